@@ -1,0 +1,69 @@
+"""Every error a user can cause, each printed as what, where, why, the override that fixes it, and the source.
+
+    HydraOverlapError
+    ├── GatingError      gating rules refuse the configuration; carries .findings
+    └── LaunchError      the configuration is fine, this machine or its data cannot run it
+
+Entry points print these without a traceback and exit with code 1.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from .findings import Finding, Fix, Place, render
+
+
+class HydraOverlapError(Exception):
+    """Base of all errors a user can cause; `str()` is what is printed."""
+
+
+class GatingError(HydraOverlapError):
+    """Gating rules refuse this configuration.
+
+    findings: every finding of severity `error`, in rule order. Programs read them; the text is a view on them.
+    """
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        self.findings = tuple(findings)
+        super().__init__(self.findings)
+
+    def __str__(self) -> str:
+        count = len(self.findings)
+        what = "1 gating rule refuses" if count == 1 else f"{count} gating rules refuse"
+        blocks = [render(finding) for finding in self.findings]
+        return "\n\n".join([f"{what} this configuration; nothing was started.", *blocks])
+
+
+class LaunchError(HydraOverlapError):
+    """A legal configuration that cannot run here. Nothing was started.
+
+    title: what is wrong, one sentence. where: lines such as `launch.max_ranks=2`. fixes: (override, effect) pairs.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        *,
+        where: Iterable[str] = (),
+        why: str = "",
+        fixes: Iterable[tuple[str, str]] = (),
+        source: str = "",
+    ) -> None:
+        self.finding = Finding(
+            rule="RUN",
+            severity="error",
+            title=title,
+            why=why,
+            where=tuple(Place(*_split(line)) for line in where),
+            fixes=tuple(Fix(override, effect) for override, effect in fixes),
+            source=source,
+        )
+        super().__init__(title)
+
+    def __str__(self) -> str:
+        return "This configuration cannot run here; nothing was started.\n\n" + render(self.finding)
+
+
+def _split(line: str) -> tuple[str, str, str]:
+    """`key=value` or a plain place -> (key, value, origin)."""
+    key, _, value = line.partition("=")
+    return key, value, ""

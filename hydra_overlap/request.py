@@ -1,0 +1,136 @@
+"""From what a user hands over to the flat, complete request that rules read: `{"parallelism.world_size": 8, ...}`."""
+
+import dataclasses
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .errors import GatingError
+from .findings import Finding, Fix, yaml_value
+from .rules import cfg
+from .rules.cfg import CFG001, CFG002
+from .schema import Request
+
+Origin = Callable[[str], str]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Leaf:
+    """One field: its type, whether it may be null, its default."""
+
+    kind: type
+    optional: bool
+    default: Any
+
+    def accepts(self, value: Any) -> bool:
+        if value is None:
+            return self.optional
+        if self.kind is bool or isinstance(value, bool):
+            return self.kind is bool and isinstance(value, bool)
+        if self.kind is float:
+            return isinstance(value, (int, float))
+        if self.kind is list:
+            return isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
+        if self.kind is dict:
+            return isinstance(value, Mapping) and all(isinstance(item, Mapping) for item in value.values())
+        return isinstance(value, self.kind)
+
+    def describe(self) -> str:
+        names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list of texts"}
+        text = names.get(self.kind, "a mapping")
+        return f"{text}, or null" if self.optional else text
+
+
+_Tree = dict[str, Any]  # name -> _Leaf or _Tree
+
+
+def _unwrap(annotation: Any) -> tuple[Any, bool]:
+    """Optional[X] -> (X, True)."""
+    arguments = typing.get_args(annotation)
+    if type(None) in arguments:
+        return next(a for a in arguments if a is not type(None)), True
+    return annotation, False
+
+
+def _tree(node: type) -> _Tree:
+    hints = typing.get_type_hints(node)
+    tree: _Tree = {}
+    for field in dataclasses.fields(node):
+        kind, optional = _unwrap(hints[field.name])
+        if dataclasses.is_dataclass(kind):
+            tree[field.name] = _tree(typing.cast(type, kind))
+            continue
+        default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+        tree[field.name] = _Leaf(typing.get_origin(kind) or kind, optional, default)
+    return tree
+
+
+TREE = _tree(Request)
+NODES = tuple(TREE)
+
+
+def _flatten(tree: _Tree, prefix: str = "") -> dict[str, _Leaf]:
+    flat: dict[str, _Leaf] = {}
+    for name, child in tree.items():
+        if isinstance(child, _Leaf):
+            flat[prefix + name] = child
+        else:
+            flat.update(_flatten(child, f"{prefix}{name}."))
+    return flat
+
+
+LEAVES = _flatten(TREE)
+DEFAULTS = {key: leaf.default for key, leaf in LEAVES.items()}
+cfg.DEFAULTS.update(DEFAULTS)
+
+
+def normalise(request: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
+    """The flat, complete request: every key of the schema, defaults where nothing was said.
+
+    request: nested mapping with any of the schema's nodes; `userbuffers` may be None. Raises GatingError (CFG rules)
+    with every unknown key, wrong type, unknown choice and value out of range.
+    """
+    flat = dict(DEFAULTS)
+    findings: list[Finding] = []
+    _read(request, TREE, "", flat, findings, origin)
+    if not findings:
+        findings = list(cfg.judge_values(flat, origin))
+    if findings:
+        raise GatingError(findings)
+    return flat
+
+
+def _read(
+    node: Mapping[str, Any], tree: _Tree, prefix: str, flat: dict[str, Any], findings: list[Finding], origin: Origin
+) -> None:
+    for name, value in node.items():
+        key = f"{prefix}{name}"
+        spec = tree.get(name)
+        if spec is None:
+            findings.append(CFG001.unknown(key, value, origin(key), tuple(tree)))
+        elif isinstance(spec, _Leaf):
+            if spec.accepts(value):
+                flat[key] = value
+            else:
+                fix = Fix(f"{key}={yaml_value(spec.default)}", "the default")
+                why = f"{key} is {spec.describe()}."
+                if key == "comm_overlap.dp.bucket_size":
+                    why += " It counts parameters, not bytes and not megabytes."
+                findings.append(CFG002.refuse(key, value, origin(key), why, fix))
+        elif isinstance(value, Mapping):
+            _read(value, spec, f"{key}.", flat, findings, origin)
+        elif value is not None or key != "userbuffers":
+            why = f"{key} is a group of settings: {', '.join(spec)}. To choose one of its options write {key}/OPTION in a defaults list."
+            findings.append(CFG002.refuse(key, value, origin(key), why, Fix(f"~{key}", "takes it out")))
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The opposite of flattening: a plain nested dict with every node of the schema."""
+    result: dict[str, Any] = {}
+    for key, value in flat.items():
+        *path, name = key.split(".")
+        node = result
+        for part in path:
+            node = node.setdefault(part, {})
+        node[name] = value
+    return result

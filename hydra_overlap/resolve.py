@@ -1,0 +1,199 @@
+"""`resolve`: the only place that decides. Pure: no torch, megatron, GPU, clock, log or environment."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from . import bridge
+from .errors import GatingError
+from .findings import Finding
+from .request import DEFAULTS, Origin, nested, normalise
+from .resolution import LedgerRow, Resolution
+from .rules import DERIVATIONS, RULES, Rule
+from .rules.cfg import CfgRule
+from .rules.dp import BASES
+from .rules.env import launch_environment
+from .rules.layout import ETP, expert_tensor_parallel_size
+
+# Which overlap fields are set on which megatron-core object, and the request key each comes from.
+TRANSFORMER_FIELDS: dict[str, str] = {
+    **{
+        name: f"comm_overlap.tp.{name}"
+        for name in (
+            "tp_comm_overlap", "tp_comm_bootstrap_backend", "tp_comm_overlap_ag", "tp_comm_overlap_rs",
+            "tp_comm_overlap_rs_dgrad", "tp_comm_bulk_dgrad", "tp_comm_bulk_wgrad", "tp_comm_overlap_disable_qkv",
+            "tp_comm_overlap_disable_fc1",
+        )
+    },
+    **{
+        name: f"comm_overlap.pp.{name}"
+        for name in (
+            "overlap_p2p_comm", "batch_p2p_comm", "overlap_p2p_comm_warmup_flush", "defer_embedding_wgrad_compute",
+            "wgrad_deferral_limit",
+        )
+    },
+    "overlap_moe_expert_parallel_comm": "comm_overlap.ep.overlap_moe_expert_parallel_comm",
+    "delay_wgrad_compute": "comm_overlap.ep.delay_wgrad_compute",
+}  # fmt: skip
+OPTIMIZER_FIELDS: dict[str, str] = {
+    "overlap_param_gather": "comm_overlap.dp.overlap_param_gather",
+    "overlap_param_gather_with_optimizer_step": "comm_overlap.dp.overlap_param_gather_with_optimizer_step",
+}
+DDP_FIELDS: dict[str, str] = {
+    "overlap_grad_reduce": "comm_overlap.dp.overlap_grad_reduce",
+    "overlap_param_gather": "comm_overlap.dp.overlap_param_gather",
+    "align_param_gather": "comm_overlap.dp.align_param_gather",
+    "bucket_size": "comm_overlap.dp.bucket_size",
+    "delay_wgrad_compute": "comm_overlap.ep.delay_wgrad_compute",
+}
+LEDGER_KEYS = (
+    *TRANSFORMER_FIELDS.values(),
+    *(k for k in DDP_FIELDS.values() if ".dp." in k),
+    OPTIMIZER_FIELDS["overlap_param_gather_with_optimizer_step"],
+)
+
+_DERIVED = {derivation.key: derivation for derivation in DERIVATIONS}
+
+
+def resolve(cfg: Any, *, origins: Mapping[str, str] | None = None) -> Resolution:
+    """Judge a request and answer it.
+
+    cfg: a DictConfig, or a plain nested mapping with the nodes of `schema.Request`; absent nodes and fields mean their
+    defaults. origins: flat key -> where its value came from, for the ledger and for messages.
+    Raises GatingError with every rule that refuses, in rule order.
+    """
+    known = {} if origins is None else origins  # not `or`: compose hands over a lazy mapping that starts empty
+
+    def origin(key: str) -> str:
+        return known.get(key, "")
+
+    flat = normalise(_plain(cfg), origin)
+    if flat["gating"] == "bridge":
+        return bridge.resolve(flat, origin)
+    return _resolve_strict(flat, known)
+
+
+def _plain(cfg: Any) -> Mapping[str, Any]:
+    """A DictConfig becomes a plain dict, interpolations resolved; a mapping stays what it is."""
+    if isinstance(cfg, dict):
+        return cfg
+    from omegaconf import DictConfig, OmegaConf
+
+    if isinstance(cfg, DictConfig):
+        plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        return dict(plain)
+    return dict(cfg)
+
+
+def _resolve_strict(flat: dict[str, Any], origins: Mapping[str, str]) -> Resolution:
+    asked = dict(flat)
+    inherited = _take_bases(flat)
+    reasons: dict[str, str] = {}
+    for derivation in DERIVATIONS:
+        if flat[derivation.key] is None:
+            flat[derivation.key] = derivation.value(flat)
+            reasons[derivation.key] = derivation.explain(flat)
+
+    def origin(key: str) -> str:
+        if key in reasons:
+            return f"derived by {_DERIVED[key].id}"
+        if key in inherited:
+            return inherited[key]
+        return origins.get(key, "default" if flat[key] == DEFAULTS[key] else "")
+
+    findings = judge(flat, origin)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        raise GatingError(errors)
+
+    flat[ETP] = expert_tensor_parallel_size(flat)
+    environment = launch_environment(flat)
+    rows = [_row(key, asked, flat, reasons, origin) for key in LEDGER_KEYS]
+    rows += [
+        LedgerRow(
+            field=f"env.{value.name}",
+            asked=None,
+            effective=value.value,
+            origin="derived",
+            rule=value.rule,
+            reason=value.reason,
+            source=value.source,
+        )  # fmt: skip
+        for value in environment
+    ]
+    on = flat["comm_overlap.tp.tp_comm_overlap"]
+    request = nested(asked)
+    request["parallelism"]["world_size"] = flat["parallelism.world_size"]
+    return Resolution(
+        gating="strict",
+        transformer_config={name: flat[key] for name, key in TRANSFORMER_FIELDS.items()},
+        optimizer_config={name: flat[key] for name, key in OPTIMIZER_FIELDS.items()},
+        ddp_config={name: flat[key] for name, key in DDP_FIELDS.items()},
+        userbuffers={gemm: dict(e) for gemm, e in flat["userbuffers.layers"].items()}
+        if on and flat["userbuffers.layers"]
+        else None,
+        env={value.name: value.value for value in environment},
+        ledger=tuple(rows),
+        findings=tuple(findings),
+        request=request,
+    )
+
+
+def _take_bases(flat: dict[str, Any]) -> dict[str, str]:
+    """A base value of ddp or optimizer is an ask where comm_overlap.dp says nothing. -> key: the base it came from."""
+    taken: dict[str, str] = {}
+    for key, bases in BASES.items():
+        for base in bases:
+            if flat[key] is None and flat[base] is not None:
+                flat[key] = flat[base]
+                taken[key] = base
+    return taken
+
+
+def _judging_order() -> tuple[type[Rule], ...]:
+    """Rules such that each comes after those it requires, otherwise in their order."""
+    order: list[type[Rule]] = []
+    waiting = [rule for rule in RULES if not issubclass(rule, CfgRule)]
+    while waiting:
+        done = {rule.__name__ for rule in order}
+        order.append(next(rule for rule in waiting if done.issuperset(rule.requires)))
+        waiting.remove(order[-1])
+    return tuple(order)
+
+
+_ORDER = _judging_order()
+
+
+def outcomes(flat: Mapping[str, Any]) -> dict[str, str]:
+    """Rule id -> holds, refused, not applicable or not evaluated (a rule it requires refused)."""
+    verdicts: dict[str, str] = {}
+    for rule in _ORDER:
+        if any(verdicts[need] in ("refused", "not evaluated") for need in rule.requires):
+            verdict = "not evaluated"
+        elif not rule.applies(flat):
+            verdict = "not applicable"
+        else:
+            verdict = "holds" if rule.holds(flat) else "refused"
+        verdicts[rule.__name__] = verdict
+    return verdicts
+
+
+def judge(flat: Mapping[str, Any], origin: Origin) -> list[Finding]:
+    """Findings of all rules on a complete request, in rule order."""
+    verdicts = outcomes(flat)
+    return [rule.finding(flat, origin) for rule in RULES if verdicts.get(rule.__name__) == "refused"]
+
+
+def _row(
+    key: str, asked: Mapping[str, Any], flat: Mapping[str, Any], reasons: Mapping[str, str], origin: Origin
+) -> LedgerRow:
+    derivation = _DERIVED[key]
+    derived = key in reasons
+    return LedgerRow(
+        field=key,
+        asked=asked[key],
+        effective=flat[key],
+        origin=origin(key) if not derived else "derived",
+        rule=derivation.id if derived else "",
+        reason=reasons.get(key, "asked"),
+        source=derivation.source if derived else "",
+    )

@@ -1,0 +1,92 @@
+"""What a rule is, and the vocabulary its declarations use.
+
+A rule reads declared keys of a flat, complete request (`{"parallelism.tensor_model_parallel_size": 4, ...}`), says when
+it applies and what must then hold. It never edits the configuration. A derivation decides a field that was left `null`.
+Both are pure: no logging, no environment, no torch, no hydra.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ..findings import Finding, Fix, Place, yaml_value
+
+Config = Mapping[str, Any]
+
+KEEPS = "keeps the overlap"
+GIVES_UP = "gives the overlap up"
+
+
+class Rule:
+    """Base of all gating rules. The class name is the id; the first line of the docstring is the title."""
+
+    severity: ClassVar[str] = "error"
+    requires: ClassVar[tuple[str, ...]] = ()
+    """Judged only if none of these refused: one cause, one message."""
+    reads: ClassVar[tuple[str, ...]] = ()
+    """Every key `applies` and `holds` may read; a test records that they read no others."""
+    why: ClassVar[str] = ""
+    """One sentence: what goes wrong without the rule."""
+    source: ClassVar[str] = ""
+    """Project, version, path:line."""
+    refused: ClassVar[tuple[str, ...]] = ()
+    """The smallest overrides that trip it, on the request of tests/rules/test_all_rules.py."""
+    fixes: ClassVar[tuple[Fix, ...]] = ()
+    shows: ClassVar[tuple[str, ...]] = ()
+    """Keys printed under `where`; empty = all of `reads`."""
+
+    @classmethod
+    def title(cls) -> str:
+        """First line of the docstring, without its full stop."""
+        return (cls.__doc__ or "").strip().splitlines()[0].rstrip(".")
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        """Whether the rule has something to say about this request."""
+        return True
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        """Whether what must hold does."""
+        raise NotImplementedError
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        """Overrides that lift the refusal of this very request; legal neighbours are computed here."""
+        return cls.fixes
+
+    @classmethod
+    def why_for(cls, c: Config) -> str:
+        """`why`, with this request's numbers where they help."""
+        return cls.why
+
+    @classmethod
+    def finding(cls, c: Config, origin: Callable[[str], str]) -> Finding:
+        """The refusal of `c` by this rule. origin: key -> where its value came from."""
+        return Finding(
+            rule=cls.__name__,
+            severity=cls.severity,
+            title=cls.title(),
+            why=cls.why_for(c),
+            where=tuple(Place(key, yaml_value(c[key]), origin(key)) for key in cls.shows or cls.reads),
+            fixes=cls.fixes_for(c),
+            source=cls.source,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Derivation:
+    """How one field that was left null is decided. id: family + 1xx.
+
+    value: request -> effective value. reason: text, or request -> text.
+    """
+
+    id: str
+    key: str
+    value: Callable[[Config], Any]
+    reason: str | Callable[[Config], str]
+    source: str
+
+    def explain(self, c: Config) -> str:
+        """Why the value is what it is, for this request."""
+        return self.reason(c) if callable(self.reason) else self.reason

@@ -1,0 +1,191 @@
+"""CFG: the request itself. Keys exist, values have the right type and a legal value.
+
+These rules look at the request before it is complete; `request.normalise` judges them while it reads, and nothing else
+is judged when one of them refuses.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from packaging.version import InvalidVersion, Version
+
+from ..findings import Finding, Fix, Place, yaml_value
+from ..suggest import nearest
+from ._base import Rule
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "gating": ("strict", "bridge"),
+    "comm_overlap.tp.tp_comm_bootstrap_backend": ("nccl", "mpi", "gloo"),
+    "model.position_embedding_type": ("rope", "learned_absolute"),
+    "model.normalization": ("RMSNorm", "LayerNorm"),
+    "model.activation_func": ("silu", "gelu"),
+    "model.moe_router_load_balancing_type": ("aux_loss", "seq_aux_loss", "sinkhorn", "none"),
+    "model.moe_token_dispatcher_type": ("allgather", "alltoall", "flex"),
+    "model.moe_flex_dispatcher_backend": ("deepep", "hybridep"),
+    "model.recompute_granularity": ("selective", "full"),
+    "model.recompute_method": ("uniform", "block"),
+    "precision.fp8": ("e4m3", "hybrid"),
+    "precision.fp8_recipe": ("delayed", "tensorwise", "blockwise", "mxfp8"),
+    "optimizer.optimizer": ("adam", "sgd"),
+    "optimizer.lr_decay_style": ("cosine", "linear", "constant"),
+    "data.kind": ("stdlib", "text", "mock"),
+    "launch.where": ("local",),
+}
+
+MINIMUM: dict[str, float] = {
+    "parallelism.tensor_model_parallel_size": 1,
+    "parallelism.pipeline_model_parallel_size": 1,
+    "parallelism.virtual_pipeline_model_parallel_size": 1,
+    "parallelism.microbatch_group_size_per_vp_stage": 1,
+    "parallelism.context_parallel_size": 1,
+    "parallelism.expert_model_parallel_size": 1,
+    "parallelism.expert_tensor_parallel_size": 1,
+    "parallelism.world_size": 1,
+    "comm_overlap.dp.bucket_size": 1,
+    "ddp.bucket_size": 1,
+    "ddp.num_distributed_optimizer_instances": 1,
+    "model.num_layers": 1,
+    "model.hidden_size": 1,
+    "model.ffn_hidden_size": 1,
+    "model.num_attention_heads": 1,
+    "model.num_query_groups": 1,
+    "model.kv_channels": 1,
+    "model.seq_length": 1,
+    "model.vocab_size": 1,
+    "model.num_moe_experts": 1,
+    "model.moe_ffn_hidden_size": 1,
+    "model.moe_router_topk": 1,
+    "model.moe_shared_expert_intermediate_size": 1,
+    "model.mtp_num_layers": 0,
+    "training.micro_batch_size": 1,
+    "training.global_batch_size": 1,
+    "training.train_iters": 1,
+    "training.log_interval": 1,
+    "optimizer.lr": 0,
+    "optimizer.min_lr": 0,
+    "optimizer.lr_warmup_iters": 0,
+    "optimizer.weight_decay": 0,
+    "optimizer.clip_grad": 0,
+    "launch.layernorm_sm_margin": 0,
+    "launch.max_ranks": 1,
+    "data.max_bytes": 1,
+}
+
+VERSIONS = ("software.torch", "software.megatron_core", "software.transformer_engine")
+
+
+class CfgRule(Rule):
+    """Base: findings are made by `request.normalise`."""
+
+    @classmethod
+    def refuse(cls, key: str, value: Any, origin: str, why: str, *fixes: Fix) -> Finding:
+        """The finding for one key."""
+        place = Place(key, yaml_value(value), origin)
+        title, name = cls.title(), cls.__name__
+        return Finding(
+            rule=name, severity="error", title=title, why=why, where=(place,), fixes=fixes, source=cls.source
+        )
+
+
+class CFG001(CfgRule):
+    """Every key exists."""
+
+    source = "hydra_overlap/schema.py"
+    refused = ("comm_overlap.dp.bucket_sise=4",)
+
+    @classmethod
+    def unknown(cls, key: str, value: Any, origin: str, known: tuple[str, ...]) -> Finding:
+        """Refuse `key`, naming its near miss and its siblings."""
+        parent, _, name = key.rpartition(".")
+        match = nearest(name, known)
+        where = f" in {parent}" if parent else ""
+        why = f"There is no {name}{where}; there are: {', '.join(known)}. An unknown key would be read by nobody."
+        fixes = [Fix(f"~{key}", "takes it out")]
+        if match:
+            prefix = f"{parent}." if parent else ""
+            fixes.insert(0, Fix(f"{prefix}{match}={yaml_value(value)}", "did you mean this?"))
+        return cls.refuse(key, value, origin, why, *fixes)
+
+
+class CFG002(CfgRule):
+    """Every value has its field's type."""
+
+    source = "hydra_overlap/schema.py"
+    refused = ("comm_overlap.dp.bucket_size=true",)
+
+
+class CFG003(CfgRule):
+    """Every named choice exists."""
+
+    source = "hydra_overlap/rules/cfg.py CHOICES"
+    refused = ("gating=lenient",)
+
+
+class CFG004(CfgRule):
+    """Every version is a version."""
+
+    source = "PEP 440"
+    refused = ("software.transformer_engine=newest",)
+
+
+class CFG005(CfgRule):
+    """Every size is in its range."""
+
+    source = "hydra_overlap/rules/cfg.py MINIMUM"
+    refused = ("comm_overlap.dp.bucket_size=-1",)
+
+
+class CFG006(CfgRule):
+    """The rules run on every composition."""
+
+    source = "hydra_overlap/compose.py"
+
+
+class CFG007(CfgRule):
+    """comm_overlap stands at the top of the config."""
+
+    source = "hydra_overlap/compose.py"
+
+
+class CFG008(CfgRule):
+    """A group takes one option."""
+
+    source = "hydra_overlap/compose.py"
+
+
+RULES: tuple[type[Rule], ...] = (CFG001, CFG002, CFG003, CFG004, CFG005, CFG006, CFG007, CFG008)
+
+
+def judge_values(flat: dict[str, Any], origin: Any) -> Iterator[Finding]:
+    """CFG003 to CFG005 on a request whose keys and types are right."""
+    for key, choices in CHOICES.items():
+        value = flat[key]
+        if value is not None and value not in choices:
+            match = nearest(value, choices)
+            fixes = [Fix(f"{key}={choice}", "did you mean this?" if choice == match else "") for choice in choices]
+            yield CFG003.refuse(key, value, origin(key), f"One of: {', '.join(choices)}.", *fixes)
+    for key in VERSIONS:
+        value = flat[key]
+        if value is not None and not _is_version(value):
+            fixes = (Fix(f"{key}=2.11.0", "such as"), Fix(f"{key}=null", "not installed"))
+            yield CFG004.refuse(key, value, origin(key), "A version such as 2.11.0, or null for not installed.", *fixes)
+    for key, least in MINIMUM.items():
+        value = flat[key]
+        if value is not None and value < least:
+            why = f"At least {least:g}."
+            if key == "comm_overlap.dp.bucket_size":
+                why += " Parameters, not bytes."
+            default = Fix(f"{key}={yaml_value(DEFAULTS.get(key))}", "the default")
+            yield CFG005.refuse(key, value, origin(key), why, default)
+
+
+DEFAULTS: dict[str, Any] = {}
+"""Flat defaults of the schema; filled by request.py, which reads the schema."""
+
+
+def _is_version(text: str) -> bool:
+    try:
+        Version(text)
+    except InvalidVersion:
+        return False
+    return True

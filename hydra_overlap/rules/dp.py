@@ -1,0 +1,347 @@
+"""DP: gradient reduction under backward, parameter gather under forward."""
+
+from ..findings import Fix
+from ._base import GIVES_UP, KEEPS, Config, Derivation, Rule
+from .layout import PP, TP, VPP, WORLD, chunk_parameters, dp_cp_size, interleaved
+
+GRAD_REDUCE = "comm_overlap.dp.overlap_grad_reduce"
+GATHER = "comm_overlap.dp.overlap_param_gather"
+STEP_GATHER = "comm_overlap.dp.overlap_param_gather_with_optimizer_step"
+ALIGN = "comm_overlap.dp.align_param_gather"
+BUCKET = "comm_overlap.dp.bucket_size"
+DEFER = "comm_overlap.pp.defer_embedding_wgrad_compute"
+DDP_DIST = "ddp.use_distributed_optimizer"
+OPT_DIST = "optimizer.use_distributed_optimizer"
+MCORE = "megatron-core core_v0.16.1 megatron/core/"
+ARGUMENTS = "megatron-core core_v0.16.1 megatron/training/arguments.py:"
+LAYOUT = (WORLD, TP, PP)
+
+# A flag of comm_overlap.dp and the base values that must not contradict it.
+BASES: dict[str, tuple[str, ...]] = {
+    GRAD_REDUCE: ("ddp.overlap_grad_reduce",),
+    GATHER: ("ddp.overlap_param_gather", "optimizer.overlap_param_gather"),
+    STEP_GATHER: ("optimizer.overlap_param_gather_with_optimizer_step",),
+    ALIGN: ("ddp.align_param_gather",),
+    BUCKET: ("ddp.bucket_size",),
+}
+
+
+class DP001(Rule):
+    """Gradient-reduce overlap needs at least two ranks that reduce gradients together."""
+
+    requires = ("PAR001",)
+    reads = (GRAD_REDUCE, *LAYOUT)
+    why = "Data x context parallel size is 1: there is no gradient reduction to overlap."
+    source = MCORE + "distributed/distributed_data_parallel.py:59-66"
+    refused = (f"{GRAD_REDUCE}=true",)
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[GRAD_REDUCE])
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return dp_cp_size(c) > 1
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        more = Fix(f"{WORLD}={c[WORLD] * 2}", KEEPS + " (twice the ranks)")
+        both = f" {GATHER}=false" if c[GATHER] else ""
+        return (more, Fix(f"{GRAD_REDUCE}=false{both}", GIVES_UP), Fix(f"{GRAD_REDUCE}=null", "decided by the layout"))
+
+
+class DP002(Rule):
+    """Parameter-gather overlap needs the distributed optimizer."""
+
+    reads = (GATHER, DDP_DIST)
+    why = "Without it every rank holds all parameters: nothing is gathered, and megatron-core ignores the flag."
+    source = ARGUMENTS + "597-599"
+    refused = (f"{GATHER}=true", "parallelism.world_size=2")
+    fixes = (Fix(f"{DDP_DIST}=true {OPT_DIST}=true", KEEPS), Fix(f"{GATHER}=false", GIVES_UP))
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[GATHER])
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return bool(c[DDP_DIST])
+
+
+class DP003(DP002):
+    """Parameter-gather overlap needs at least two ranks that share the optimizer state."""
+
+    requires = ("PAR001", "DP001", "DP002")
+    reads = (GATHER, *LAYOUT)
+    why = "Data x context parallel size is 1: there are no parameters to gather."
+    source = MCORE + "distributed/distributed_data_parallel.py:59-66"
+    refused = (f"{GATHER}=true", f"{DDP_DIST}=true", f"{OPT_DIST}=true")
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return dp_cp_size(c) > 1
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        more = Fix(f"{WORLD}={c[WORLD] * 2}", KEEPS + " (twice the ranks)")
+        return (more, Fix(f"{GATHER}=false", GIVES_UP), Fix(f"{GATHER}=null", "decided by the layout"))
+
+
+class DP004(DP002):
+    """Parameter-gather overlap needs gradient-reduce overlap."""
+
+    requires = ("DP002", "DP003")
+    reads = (GATHER, GRAD_REDUCE)
+    why = (
+        "Without gradient-reduce overlap megatron-core puts all parameters in one bucket, so that every gather is "
+        "exposed; Megatron-LM asserts."
+    )
+    source = ARGUMENTS + "600-601"
+    refused = (
+        f"{GATHER}=true", f"{GRAD_REDUCE}=false", "parallelism.world_size=2", f"{DDP_DIST}=true", f"{OPT_DIST}=true",
+    )  # fmt: skip
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return bool(c[GRAD_REDUCE])
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        gives_up = Fix(f"{GATHER}=false", GIVES_UP)
+        if c[DEFER]:
+            return (gives_up, Fix(f"{GRAD_REDUCE}=true {DEFER}=false", KEEPS + ", gives the deferral up"))
+        return (Fix(f"{GRAD_REDUCE}=true", KEEPS), gives_up)
+
+
+class DP005(Rule):
+    """Gathering with the optimizer step needs the interleaved schedule."""
+
+    reads = (STEP_GATHER, PP, VPP)
+    why = "It gathers the first model chunk while the others step; with one chunk megatron-core fails while the optimizer is built."
+    source = ARGUMENTS + "635-641"
+    refused = (f"{STEP_GATHER}=true", "parallelism.world_size=2", f"{DDP_DIST}=true", f"{OPT_DIST}=true")
+    fixes = (Fix(f"{STEP_GATHER}=false", GIVES_UP),)
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[STEP_GATHER])
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return interleaved(c)
+
+
+class DP006(DP005):
+    """Gathering with the optimizer step needs parameter-gather overlap."""
+
+    requires = ("DP005",)
+    reads = (STEP_GATHER, GATHER)
+    why = "It starts the first of those gathers early; Megatron-LM asserts."
+    source = ARGUMENTS + "638-639"
+    refused = (
+        f"{STEP_GATHER}=true", f"{GATHER}=false", "parallelism.world_size=4", f"{PP}=2", f"{VPP}=2",
+        f"{DDP_DIST}=true", f"{OPT_DIST}=true",
+    )  # fmt: skip
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return bool(c[GATHER])
+
+
+class DP007(Rule):
+    """Aligned parameter gathers need the interleaved schedule and parameter-gather overlap."""
+
+    requires = ("DP002", "DP003", "DP004")
+    reads = (ALIGN, GATHER, PP, VPP)
+    why = (
+        "Aligning makes the schedule launch the gathers of a chunk ahead; without chunks all of them are exposed (20 of 20 "
+        "instead of 4 of 20), and without the overlap there is nothing to align."
+    )
+    source = ARGUMENTS + "585-591"
+    refused = (f"{ALIGN}=true", "parallelism.world_size=2", f"{DDP_DIST}=true", f"{OPT_DIST}=true")
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[ALIGN])
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return interleaved(c) and bool(c[GATHER])
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        return (Fix(f"{ALIGN}=false", GIVES_UP), Fix(f"{ALIGN}=null", "decided by the layout"))
+
+
+class DP008(Rule):
+    """Parameter-gather overlap in the interleaved schedule is aligned."""
+
+    requires = ("DP002", "DP003", "DP004")
+    reads = (ALIGN, GATHER, PP, VPP)
+    why = "Chunks after the first have one bucket and nothing dispatches it early: all gathers are exposed (8 of 8; 0 of 8 aligned)."
+    source = MCORE + "pipeline_parallel/schedules.py:1100-1140; megatron/training/training.py:2562"
+    refused = (
+        f"{ALIGN}=false", f"{GATHER}=true", "parallelism.world_size=4", f"{PP}=2", f"{VPP}=2", f"{DDP_DIST}=true",
+        f"{OPT_DIST}=true",
+    )  # fmt: skip
+    fixes = (Fix(f"{ALIGN}=true", KEEPS), Fix(f"{GATHER}=false", GIVES_UP))
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return interleaved(c) and bool(c[GATHER])
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return bool(c[ALIGN])
+
+
+class DP009(Rule):
+    """A bucket size needs gradient-reduce overlap."""
+
+    requires = ("DP001",)
+    reads = (BUCKET, GRAD_REDUCE)
+    why = "megatron-core replaces the bucket size by null, one bucket for everything, when gradients are not reduced in backward."
+    source = MCORE + "distributed/distributed_data_parallel.py:66-68"
+    refused = (f"{BUCKET}=1000000", f"{GRAD_REDUCE}=false", "parallelism.world_size=2")
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c[BUCKET] is not None
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return bool(c[GRAD_REDUCE])
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        fixes = [Fix(f"{BUCKET}=null", "no buckets")]
+        if dp_cp_size(c) > 1 and not c[DEFER]:
+            fixes.insert(0, Fix(f"{GRAD_REDUCE}=true", "reduces gradients in backward"))
+        return tuple(fixes)
+
+
+class DP010(Rule):
+    """ddp and optimizer do not contradict comm_overlap.dp."""
+
+    reads = tuple(key for key in BASES) + tuple(base for bases in BASES.values() for base in bases)
+    why = "Two places say different things; Megatron-Bridge overwrites the base value without a word."
+    source = "Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:588-592"
+    refused = (f"{GRAD_REDUCE}=true", "ddp.overlap_grad_reduce=false", "parallelism.world_size=2")
+
+    @classmethod
+    def contradictions(cls, c: Config) -> list[str]:
+        """Base keys that are said and differ from the flag that decides."""
+        return [base for key, bases in BASES.items() for base in bases if c[base] is not None and c[base] != c[key]]
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return not cls.contradictions(c)
+
+    @classmethod
+    def why_for(cls, c: Config) -> str:
+        return ", ".join(cls.contradictions(c)) + " differs from comm_overlap.dp. " + cls.why
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        return (Fix(" ".join(f"{key}=null" for key in cls.contradictions(c)), "comm_overlap.dp decides"),)
+
+
+class DP011(Rule):
+    """ddp and optimizer agree about the distributed optimizer."""
+
+    reads = (DDP_DIST, OPT_DIST)
+    why = "One shards the gradients, the other the optimizer state; megatron-core needs both or neither."
+    source = "Megatron-Bridge v0.6.0 src/megatron/bridge/training/config.py:1950-1962"
+    refused = (f"{DDP_DIST}=true",)
+    fixes = (
+        Fix(f"{DDP_DIST}=true {OPT_DIST}=true", "distributed"),
+        Fix(f"{DDP_DIST}=false {OPT_DIST}=false", "replicated"),
+    )
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return bool(c[DDP_DIST]) == bool(c[OPT_DIST])
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        gather = f" {GATHER}=false" if c[GATHER] else ""
+        return (cls.fixes[0], Fix(cls.fixes[1].override + gather, cls.fixes[1].effect))
+
+
+RULES: tuple[type[Rule], ...] = (DP001, DP002, DP003, DP004, DP005, DP006, DP007, DP008, DP009, DP010, DP011)
+
+DEFAULT_BUCKET = 40_000_000  # parameters; megatron-core's floor
+BUCKET_PER_RANK = 1_000_000  # parameters per data-parallel rank
+SMALL_CHUNK_BUCKETS = 4  # buckets for a model chunk that the default would hold in fewer than two
+
+
+def _bucket(c: Config) -> tuple[int | None, str]:
+    """bucket_size in parameters, and why. Formula: distributed_data_parallel.py:64-65."""
+    if not c[GRAD_REDUCE]:
+        return None, "gradients are not reduced in backward: one bucket"
+    default = max(DEFAULT_BUCKET, BUCKET_PER_RANK * dp_cp_size(c))
+    chunk = chunk_parameters(c)
+    if chunk is not None and chunk < 2 * default:
+        small = max(1, chunk // SMALL_CHUNK_BUCKETS)
+        return small, (
+            f"a quarter of the first model chunk's {chunk:,} parameters: megatron-core's default of {default:,} "
+            "would leave fewer than two buckets, and one bucket overlaps nothing"
+        )
+    return default, f"max({DEFAULT_BUCKET:,}, {BUCKET_PER_RANK:,} x {dp_cp_size(c)} data-parallel ranks) parameters"
+
+
+def _ranks(c: Config) -> str:
+    return f"data x context parallel size {dp_cp_size(c)}"
+
+
+DERIVATIONS: tuple[Derivation, ...] = (
+    Derivation(
+        id="DP101",
+        key=GRAD_REDUCE,
+        value=lambda c: dp_cp_size(c) > 1 and not c[DEFER],
+        reason=lambda c: (
+            "the output layer's deferred weight gradient would miss its reduction (PP008)" if c[DEFER] else _ranks(c)
+        ),
+        source="Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:575-580; data x context ranks are ours",
+    ),
+    Derivation(
+        id="DP102",
+        key=GATHER,
+        value=lambda c: bool(c[GRAD_REDUCE] and c[DDP_DIST] and dp_cp_size(c) > 1),
+        reason=lambda c: (
+            "there is no distributed optimizer"
+            if not c[DDP_DIST]
+            else "gradients are not reduced in backward (DP004)"
+            if not c[GRAD_REDUCE]
+            else "distributed optimizer, " + _ranks(c)
+        ),
+        source="Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:575-580",
+    ),  # fmt: skip
+    Derivation(
+        id="DP103",
+        key=STEP_GATHER,
+        value=lambda c: False,
+        reason="not compatible with distributed checkpoints",
+        source=ARGUMENTS + "642-643",
+    ),
+    Derivation(
+        id="DP104",
+        key=ALIGN,
+        value=lambda c: interleaved(c) and bool(c[GATHER]),
+        reason=lambda c: (
+            "parameters are not gathered in forward"
+            if not c[GATHER]
+            else "the interleaved schedule launches the gathers"
+            if interleaved(c)
+            else "not interleaved (DP007)"
+        ),
+        source="Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:580-583",
+    ),  # fmt: skip
+    Derivation(
+        id="DP105",
+        key=BUCKET,
+        value=lambda c: _bucket(c)[0],
+        reason=lambda c: _bucket(c)[1],
+        source=MCORE + "distributed/distributed_data_parallel.py:64-68",
+    ),
+)

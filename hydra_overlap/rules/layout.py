@@ -1,0 +1,96 @@
+"""Arithmetic of the parallel layout that several rule families share. Every function takes the flat request."""
+
+from math import lcm
+from typing import Any
+
+from ._base import Config
+
+TP = "parallelism.tensor_model_parallel_size"
+PP = "parallelism.pipeline_model_parallel_size"
+VPP = "parallelism.virtual_pipeline_model_parallel_size"
+GROUP = "parallelism.microbatch_group_size_per_vp_stage"
+CP = "parallelism.context_parallel_size"
+EP = "parallelism.expert_model_parallel_size"
+ETP = "parallelism.expert_tensor_parallel_size"
+SP = "parallelism.sequence_parallel"
+WORLD = "parallelism.world_size"
+MBS = "training.micro_batch_size"
+GBS = "training.global_batch_size"
+
+
+def expert_tensor_parallel_size(c: Config) -> int:
+    """ETP; megatron-core takes TP when it is null (model_parallel_config.py:413)."""
+    return c[TP] if c[ETP] is None else c[ETP]
+
+
+def model_ranks(c: Config) -> int:
+    """Ranks that hold one copy of the dense model: TP x PP x CP."""
+    return c[TP] * c[PP] * c[CP]
+
+
+def expert_ranks(c: Config) -> int:
+    """Ranks that hold one copy of the experts: ETP x EP x PP."""
+    return expert_tensor_parallel_size(c) * c[EP] * c[PP]
+
+
+def smallest_world(c: Config) -> int:
+    """The smallest legal world_size of this layout."""
+    return lcm(model_ranks(c), expert_ranks(c))
+
+
+def data_parallel_size(c: Config) -> int:
+    """Replicas of the model, context parallelism excluded."""
+    return c[WORLD] // model_ranks(c)
+
+
+def dp_cp_size(c: Config) -> int:
+    """Ranks that reduce gradients together: data x context parallel (megatron-core's dp_cp group)."""
+    return c[WORLD] // (c[TP] * c[PP])
+
+
+def interleaved(c: Config) -> bool:
+    """Whether megatron-core picks the interleaved 1F1B schedule."""
+    return c[PP] > 1 and (c[VPP] or 1) > 1
+
+
+def num_microbatches(c: Config) -> int | None:
+    """Microbatches per step and pipeline; None while the global batch is not said."""
+    return None if c[GBS] is None else c[GBS] // (c[MBS] * data_parallel_size(c))
+
+
+def neighbours(value: int, multiple: int) -> tuple[int, ...]:
+    """Positive multiples of `multiple` next to `value`, the nearer first."""
+    below, above = value // multiple * multiple, (value // multiple + 1) * multiple
+    near = sorted({below, above}, key=lambda n: abs(n - value))
+    return tuple(n for n in near if n > 0)
+
+
+def divisors(value: int) -> tuple[int, ...]:
+    """Divisors of `value`, descending."""
+    return tuple(n for n in range(value, 0, -1) if value % n == 0)
+
+
+def chunk_parameters(c: Config) -> int | None:
+    """Parameters of the first model chunk on one rank of the first pipeline stage, experts of this rank included.
+
+    None while the model's dimensions are not said. Embedding included, norms and biases not: an estimate to size
+    buckets with (they differ by less than 1 % for the models in conf/model).
+    """
+    layers, hidden, heads = c["model.num_layers"], c["model.hidden_size"], c["model.num_attention_heads"]
+    if None in (layers, hidden, heads):
+        return None
+    head = c["model.kv_channels"] or hidden // heads
+    groups = c["model.num_query_groups"] or heads
+    ffn = c["model.ffn_hidden_size"] or 4 * hidden
+    gates = 3 if c["model.gated_linear_unit"] else 2
+    attention = hidden * head * (2 * heads + 2 * groups) // c[TP]
+    experts: Any = c["model.num_moe_experts"]
+    if experts:
+        expert_ffn = c["model.moe_ffn_hidden_size"] or ffn
+        mlp = gates * hidden * expert_ffn * experts // (c[EP] * expert_tensor_parallel_size(c)) + hidden * experts
+        mlp += gates * hidden * (c["model.moe_shared_expert_intermediate_size"] or 0) // c[TP]
+    else:
+        mlp = gates * hidden * ffn // c[TP]
+    chunk_layers = layers // (c[PP] * (c[VPP] or 1))
+    embedding = (c["model.vocab_size"] or 0) * hidden // c[TP]
+    return chunk_layers * (attention + mlp) + embedding

@@ -1,0 +1,403 @@
+"""PAR: the parallel layout itself. What megatron-core would refuse, or train wrongly, before any overlap is at stake."""
+
+from ..findings import Fix
+from ._base import Config, Derivation, Rule
+from .layout import (
+    CP,
+    EP,
+    ETP,
+    GBS,
+    GROUP,
+    MBS,
+    PP,
+    SP,
+    TP,
+    VPP,
+    WORLD,
+    data_parallel_size,
+    divisors,
+    expert_ranks,
+    interleaved,
+    model_ranks,
+    neighbours,
+    num_microbatches,
+    smallest_world,
+)
+
+MCORE = "megatron-core core_v0.16.1 megatron/core/"
+
+
+class PAR001(Rule):
+    """world_size is a multiple of TP x PP x CP."""
+
+    reads = (WORLD, TP, PP, CP)
+    why = "Each copy of the model takes TP x PP x CP ranks; what is left over could not form a copy."
+    source = "megatron-core core_v0.16.1 megatron/core/parallel_state.py:741"
+    refused = ("parallelism.world_size=6", "parallelism.tensor_model_parallel_size=4")
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return c[WORLD] % model_ranks(c) == 0
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        fixes = tuple(Fix(f"{WORLD}={n}", "legal neighbour") for n in neighbours(c[WORLD], smallest_world(c)))
+        return (*fixes, Fix(f"{WORLD}=null", f"the smallest legal: {smallest_world(c)} ranks"))
+
+
+class PAR002(Rule):
+    """world_size is a multiple of ETP x EP x PP."""
+
+    requires = ("PAR001",)
+    reads = (WORLD, EP, ETP, TP, PP)
+    why = "Experts form their own grid over the same ranks: ETP x EP x PP ranks hold one copy of them."
+    source = MCORE + "parallel_state.py:794"
+    refused = ("parallelism.world_size=3", "parallelism.expert_model_parallel_size=2", "model.num_moe_experts=4")
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return c[WORLD] % expert_ranks(c) == 0
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        fixes = tuple(Fix(f"{WORLD}={n}", "legal neighbour") for n in neighbours(c[WORLD], smallest_world(c)))
+        return (*fixes, Fix(f"{WORLD}=null", f"the smallest legal: {smallest_world(c)} ranks"))
+
+
+class PAR003(Rule):
+    """Sequence parallelism needs tensor parallelism."""
+
+    reads = (SP, TP)
+    why = "Sequence parallelism splits norm activations over the TP ranks; with one TP rank there is nothing to split."
+    source = MCORE + "model_parallel_config.py:409-411"
+    refused = ("parallelism.sequence_parallel=true",)
+    fixes = (Fix(f"{SP}=false", "no sequence parallelism"),)
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[SP])
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return c[TP] >= 2
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        more = Fix(f"{TP}=2 {WORLD}={c[WORLD] * 2}", "two TP ranks, twice the ranks")
+        return (*cls.fixes, more)
+
+
+class PAR004(Rule):
+    """num_layers is a multiple of PP x VPP."""
+
+    requires = ("PAR005",)
+    reads = ("model.num_layers", PP, VPP)
+    why = "Every model chunk holds the same number of layers."
+    source = MCORE + "transformer/transformer_config.py:1429-1520"
+    refused = ("parallelism.world_size=2", "parallelism.pipeline_model_parallel_size=2", "model.num_layers=5")
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c["model.num_layers"] is not None
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return c["model.num_layers"] % (c[PP] * (c[VPP] or 1)) == 0
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        layers, chunks = c["model.num_layers"], c[PP] * (c[VPP] or 1)
+        fixes = [Fix(f"model.num_layers={n}", f"{n // chunks} layers a chunk") for n in neighbours(layers, chunks)]
+        if c[VPP] and layers % c[PP] == 0:
+            legal = [n for n in divisors(layers // c[PP]) if n > 1]
+            nearest = sorted(legal, key=lambda n: abs(n - c[VPP]))[:2]
+            fixes += [Fix(f"{VPP}={n}", f"{layers // (c[PP] * n)} layers a chunk") for n in nearest]
+        return tuple(fixes)
+
+
+class PAR005(Rule):
+    """VPP is null or at least 2, and needs PP > 1."""
+
+    reads = (VPP, PP)
+    why = (
+        "The interleaved schedule gives every pipeline rank several model chunks. With VPP = 1 megatron-core fails at "
+        "step 0 (only Megatron-LM's argument parser turns 1 into null), with PP = 1 there is no pipeline."
+    )
+    source = "megatron-core core_v0.16.1 megatron/training/arguments.py:574-583"
+    refused = ("parallelism.virtual_pipeline_model_parallel_size=2",)
+    fixes = (Fix(f"{VPP}=null", "not interleaved"),)
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c[VPP] is not None
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return c[VPP] >= 2 and c[PP] > 1
+
+
+class PAR006(Rule):
+    """num_attention_heads is a multiple of TP."""
+
+    reads = ("model.num_attention_heads", TP)
+    why = "Attention heads are split over the TP ranks."
+    source = MCORE + "transformer/transformer_config.py:924-928"
+    refused = ("parallelism.tensor_model_parallel_size=4", "parallelism.world_size=4", "model.num_attention_heads=6")
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c["model.num_attention_heads"] is not None
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return c["model.num_attention_heads"] % c[TP] == 0
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        heads = neighbours(c["model.num_attention_heads"], c[TP])
+        return tuple(Fix(f"model.num_attention_heads={n}", "another architecture") for n in heads)
+
+
+class PAR007(Rule):
+    """num_query_groups is a multiple or a divisor of TP."""
+
+    requires = ("PAR006",)
+    reads = ("model.num_query_groups", TP)
+    why = "Key/value heads are split over the TP ranks, or each is shared by a whole number of ranks."
+    source = MCORE + "transformer/transformer_config.py:939-946"
+    refused = ("parallelism.tensor_model_parallel_size=4", "parallelism.world_size=4", "model.num_query_groups=6")
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c["model.num_query_groups"] is not None
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        groups = c["model.num_query_groups"]
+        return groups % c[TP] == 0 or c[TP] % groups == 0
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        groups = neighbours(c["model.num_query_groups"], c[TP])
+        return tuple(Fix(f"model.num_query_groups={n}", "another architecture") for n in groups)
+
+
+class PAR008(Rule):
+    """seq_length is a multiple of what splits it: TP (with sequence parallelism) and 2 x CP."""
+
+    reads = ("model.seq_length", SP, TP, CP)
+    why = (
+        "Sequence parallelism gives every TP rank an equal part; context parallelism gives every rank two equal parts."
+    )
+    source = MCORE + "transformer/attention.py, utils.py get_batch_on_this_cp_rank; models/common/embeddings"
+    refused = (
+        "parallelism.tensor_model_parallel_size=4",
+        "parallelism.sequence_parallel=true",
+        "parallelism.world_size=4",
+        "model.seq_length=1022",
+    )
+
+    @classmethod
+    def _multiple(cls, c: Config) -> int:
+        return (c[TP] if c[SP] else 1) * (2 * c[CP] if c[CP] > 1 else 1)
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c["model.seq_length"] is not None
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return c["model.seq_length"] % cls._multiple(c) == 0
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        lengths = neighbours(c["model.seq_length"], cls._multiple(c))
+        return tuple(Fix(f"model.seq_length={n}", "legal neighbour") for n in lengths)
+
+
+class PAR009(Rule):
+    """global_batch_size is a multiple of micro_batch_size x DP."""
+
+    requires = ("PAR001",)
+    reads = (GBS, MBS, WORLD, TP, PP, CP)
+    why = "Every data-parallel rank runs the same number of microbatches."
+    source = MCORE + "num_microbatches_calculator.py:479"
+    refused = ("parallelism.world_size=4", "training.global_batch_size=6")
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c[GBS] is not None
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return c[GBS] % (c[MBS] * data_parallel_size(c)) == 0
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        sizes = neighbours(c[GBS], c[MBS] * data_parallel_size(c))
+        return tuple(Fix(f"{GBS}={n}", "legal neighbour") for n in sizes)
+
+
+class PAR010(Rule):
+    """The interleaved schedule's microbatches come in whole groups of at least PP."""
+
+    requires = ("PAR001", "PAR005", "PAR009")
+    reads = (PP, VPP, GROUP, GBS, MBS, WORLD, TP, CP)
+    why = (
+        "Microbatches pass a virtual stage in groups of PP (or microbatch_group_size_per_vp_stage); a group smaller "
+        "than PP would leave stages waiting for each other, and megatron-core raises at step 0."
+    )
+    source = MCORE + "pipeline_parallel/schedules.py:995-1015"
+    refused = (
+        "parallelism.world_size=4",
+        "parallelism.pipeline_model_parallel_size=4",
+        "parallelism.virtual_pipeline_model_parallel_size=2",
+        "training.global_batch_size=6",
+    )
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return interleaved(c) and c[GBS] is not None
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        group, count = c[GROUP] or c[PP], num_microbatches(c) or 0
+        return c[PP] <= group <= count and not 0 < count % group < c[PP]
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        group = max(c[GROUP] or c[PP], c[PP])
+        samples = c[MBS] * data_parallel_size(c) * group
+        fixes = tuple(Fix(_with_group(c, f"{GBS}={n}"), "legal neighbour") for n in neighbours(c[GBS], samples))
+        return (*fixes, Fix(f"{VPP}=null", "not interleaved: gives the p2p overlap up"))
+
+
+def _with_group(c: Config, override: str) -> str:
+    too_small = c[GROUP] is not None and c[GROUP] < c[PP]
+    return f"{override} {GROUP}=null" if too_small else override
+
+
+class PAR011(Rule):
+    """Expert parallelism needs experts it divides."""
+
+    reads = (EP, "model.num_moe_experts")
+    why = "Experts are dealt out evenly over the expert-parallel ranks."
+    source = MCORE + "transformer/transformer_config.py:1048-1052, transformer/moe/moe_layer.py"
+    refused = ("parallelism.expert_model_parallel_size=2", "parallelism.world_size=2")
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c[EP] > 1
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        experts = c["model.num_moe_experts"]
+        return experts is not None and experts % c[EP] == 0
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        experts = c["model.num_moe_experts"]
+        if experts is None:
+            return (Fix(f"{EP}=1", "a dense model"),)
+        fixes = tuple(Fix(f"model.num_moe_experts={n}", "another architecture") for n in neighbours(experts, c[EP]))
+        return (*fixes, Fix(f"{EP}=1", "no expert parallelism"))
+
+
+class PAR012(Rule):
+    """MoE with tensor parallelism trains only with sequence parallelism."""
+
+    requires = ("PAR003",)
+    reads = ("model.num_moe_experts", TP, SP)
+    why = "megatron-core's MoE layer raises in the first forward without it."
+    source = MCORE + "transformer/moe/moe_layer.py:379-384"
+    refused = (
+        "model.num_moe_experts=4",
+        "parallelism.tensor_model_parallel_size=2",
+        "parallelism.world_size=2",
+    )
+    fixes = (Fix(f"{SP}=true", "splits activations over TP"), Fix("model.num_moe_experts=null", "a dense model"))
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c["model.num_moe_experts"] is not None and c[TP] > 1
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return bool(c[SP])
+
+
+class PAR013(Rule):
+    """ffn_hidden_size is a multiple of TP."""
+
+    reads = ("model.ffn_hidden_size", TP)
+    why = "The MLP is split over the TP ranks."
+    source = MCORE + "tensor_parallel/layers.py (divide)"
+    refused = ("parallelism.tensor_model_parallel_size=4", "parallelism.world_size=4", "model.ffn_hidden_size=1022")
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c["model.ffn_hidden_size"] is not None
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return c["model.ffn_hidden_size"] % c[TP] == 0
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        widths = neighbours(c["model.ffn_hidden_size"], c[TP])
+        return tuple(Fix(f"model.ffn_hidden_size={n}", "another architecture") for n in widths)
+
+
+class PAR014(Rule):
+    """Only one of bf16 and fp16."""
+
+    reads = ("precision.bf16", "precision.fp16")
+    why = "Parameters have one 16-bit format."
+    source = MCORE + "transformer/transformer_config.py:915-918"
+    refused = ("precision.bf16=true", "precision.fp16=true")
+    fixes = (Fix("precision.fp16=false", "bf16"), Fix("precision.bf16=false", "fp16"))
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return not (c["precision.bf16"] and c["precision.fp16"])
+
+
+class PAR015(Rule):
+    """fp8_param_gather needs FP8 and the distributed optimizer."""
+
+    reads = ("precision.fp8_param_gather", "precision.fp8", "ddp.use_distributed_optimizer")
+    why = "Parameters can be gathered in FP8 only if they are FP8, and only the distributed optimizer gathers them."
+    source = MCORE + "transformer/transformer_config.py:1028; megatron/training/arguments.py:655-657"
+    refused = ("precision.fp8_param_gather=true",)
+    fixes = (
+        Fix("precision.fp8_param_gather=false", "gathers in the parameters' own format"),
+        Fix(
+            "precision.bf16=true precision.fp8=hybrid ddp.use_distributed_optimizer=true "
+            "optimizer.use_distributed_optimizer=true",
+            "trains in FP8 with the distributed optimizer",
+        ),
+    )
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c["precision.fp8_param_gather"])
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return c["precision.fp8"] is not None and bool(c["ddp.use_distributed_optimizer"])
+
+
+RULES: tuple[type[Rule], ...] = (
+    PAR001, PAR002, PAR003, PAR004, PAR005, PAR006, PAR007, PAR008, PAR009, PAR010, PAR011, PAR012, PAR013, PAR014,
+    PAR015,
+)  # fmt: skip
+
+DERIVATIONS: tuple[Derivation, ...] = (
+    Derivation(
+        id="PAR101",
+        key=WORLD,
+        value=smallest_world,
+        reason="the smallest number of ranks that TP x PP x CP and ETP x EP x PP both divide",
+        source=MCORE + "parallel_state.py:741, 794",
+    ),
+)

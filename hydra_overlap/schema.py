@@ -1,0 +1,429 @@
+"""The request: one dataclass per config group, and what each field means, in which unit.
+
+Field names are megatron-core's and Transformer Engine's own. An overlap field is tri-state: `None` means "decide for
+me", anything else means "asked" and either holds or is refused. This module imports neither hydra nor torch; the
+`hydra_plugins` search-path plugin registers these classes with Hydra's ConfigStore.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Optional
+
+AUTO = "auto"  # a fact to be read from the machine at composition; see facts.py
+
+
+@dataclass
+class TpOverlap:
+    """Tensor-parallel overlap: Transformer Engine userbuffers hide the all-gathers and reduce-scatters of SP in GEMMs."""
+
+    tp_comm_overlap: Optional[bool] = None
+    """Overlap TP communication with GEMMs. null = false: upstream never turns userbuffers on by itself."""
+    tp_comm_bootstrap_backend: Optional[str] = "nccl"
+    """Process group that exchanges userbuffers handles: nccl, mpi or gloo."""
+    tp_comm_overlap_ag: Optional[bool] = None
+    """Pipeline the all-gather with the GEMM that follows it."""
+    tp_comm_overlap_rs: Optional[bool] = None
+    """Pipeline the reduce-scatter with the GEMM before it."""
+    tp_comm_overlap_rs_dgrad: Optional[bool] = None
+    """Pipeline the reduce-scatter with the dgrad GEMM; replaces both bulk overlaps of qkv and fc1."""
+    tp_comm_bulk_dgrad: Optional[bool] = None
+    """Bulk all-gather under the dgrad GEMM."""
+    tp_comm_bulk_wgrad: Optional[bool] = None
+    """Bulk reduce-scatter under the wgrad GEMM."""
+    tp_comm_overlap_disable_qkv: Optional[bool] = None
+    """Keep the QKV all-gather out of the overlap."""
+    tp_comm_overlap_disable_fc1: Optional[bool] = None
+    """Keep the FC1 all-gather out of the overlap."""
+
+
+@dataclass
+class PpOverlap:
+    """Pipeline-parallel overlap: point-to-point sends and receives under compute."""
+
+    overlap_p2p_comm: Optional[bool] = None
+    """Overlap p2p with compute; the interleaved schedule only. null = PP > 1 and VPP > 1."""
+    batch_p2p_comm: Optional[bool] = None
+    """Send and receive in one batched call; never together with overlap_p2p_comm."""
+    overlap_p2p_comm_warmup_flush: Optional[bool] = None
+    """Overlap p2p in the warm-up and flush phases as well."""
+    defer_embedding_wgrad_compute: Optional[bool] = None
+    """Compute the output layer's weight gradient in the pipeline flush instead of in each backward."""
+    wgrad_deferral_limit: Optional[int] = None
+    """Microbatches whose output-layer weight gradient is deferred; 0 = all."""
+
+
+@dataclass
+class DpOverlap:
+    """Data-parallel overlap: gradient reduce under backward, parameter gather under forward."""
+
+    overlap_grad_reduce: Optional[bool] = None
+    """Reduce gradient buckets while backward runs."""
+    overlap_param_gather: Optional[bool] = None
+    """Gather parameter buckets while forward runs; needs the distributed optimizer."""
+    overlap_param_gather_with_optimizer_step: Optional[bool] = None
+    """Gather the first chunk's parameters during the optimizer step; needs the interleaved schedule."""
+    align_param_gather: Optional[bool] = None
+    """All pipeline stages launch their gathers together; needs the interleaved schedule."""
+    bucket_size: Optional[int] = None
+    """Bucket size in parameters (not bytes). null = max(40 000 000, 1 000 000 x DP size), less for small stages."""
+
+
+@dataclass
+class EpOverlap:
+    """Expert-parallel overlap: the MoE all-to-alls of one microbatch under the compute of another."""
+
+    overlap_moe_expert_parallel_comm: Optional[bool] = None
+    """Overlap token dispatch and combine (1F1B between microbatches)."""
+    delay_wgrad_compute: Optional[bool] = None
+    """Split weight gradients off, to have more compute to hide the all-to-alls under."""
+
+
+@dataclass
+class CommOverlap:
+    """What is asked of each dimension."""
+
+    tp: TpOverlap = field(default_factory=TpOverlap)
+    pp: PpOverlap = field(default_factory=PpOverlap)
+    dp: DpOverlap = field(default_factory=DpOverlap)
+    ep: EpOverlap = field(default_factory=EpOverlap)
+
+
+@dataclass
+class TunedFor:
+    """The shape a userbuffers preset was tuned on."""
+
+    gpu: Optional[str] = None
+    """GPU, as in platform.name."""
+    hidden_size: Optional[int] = None
+    """model.hidden_size."""
+    tp: Optional[int] = None
+    """tensor_model_parallel_size."""
+    cp: Optional[int] = None
+    """context_parallel_size."""
+    mbs: Optional[int] = None
+    """micro_batch_size, samples."""
+    seq_length: Optional[int] = None
+    """model.seq_length, tokens."""
+    precision: Optional[str] = None
+    """bf16 or fp8."""
+
+
+@dataclass
+class Userbuffers:
+    """The per-GEMM dictionary Transformer Engine's initialize_ub gets, and what it was tuned for."""
+
+    name: str = ""
+    """Name of the preset."""
+    tuned_for: TunedFor = field(default_factory=TunedFor)
+    """The shape it was tuned on."""
+    source: str = ""
+    """Where the values are published."""
+    layers: Dict[str, Dict[str, Any]] = field(default_factory=dict)
+    """{qkv,proj,fc1,fc2}_{fprop,dgrad,wgrad} -> keyword arguments of Transformer Engine's add_ub."""
+
+
+@dataclass
+class Parallelism:
+    """How ranks are laid out."""
+
+    tensor_model_parallel_size: int = 1
+    """Ranks a layer is split over."""
+    pipeline_model_parallel_size: int = 1
+    """Pipeline stages, ranks."""
+    virtual_pipeline_model_parallel_size: Optional[int] = None
+    """Model chunks per pipeline rank; null = not interleaved."""
+    microbatch_group_size_per_vp_stage: Optional[int] = None
+    """Contiguous microbatches per virtual stage; null = pipeline_model_parallel_size."""
+    context_parallel_size: int = 1
+    """Ranks a sequence is split over."""
+    expert_model_parallel_size: int = 1
+    """Ranks the experts are split over."""
+    expert_tensor_parallel_size: Optional[int] = None
+    """Ranks one expert is split over; null = tensor_model_parallel_size."""
+    sequence_parallel: bool = False
+    """Split norm and dropout activations along the sequence over the TP ranks."""
+    world_size: Optional[int] = None
+    """Ranks in all; null = TP x PP x CP, or more if the experts need them. Data parallelism is what is left over."""
+
+
+@dataclass
+class Model:
+    """Architecture, in TransformerConfig's and GPTModel's names. null = not said: rules that need it do not apply."""
+
+    name: Optional[str] = None
+    """For reports only."""
+    num_layers: Optional[int] = None
+    """Transformer layers."""
+    hidden_size: Optional[int] = None
+    """Width of the residual stream."""
+    ffn_hidden_size: Optional[int] = None
+    """Width inside the MLP; null = 4 x hidden_size."""
+    num_attention_heads: Optional[int] = None
+    """Query heads."""
+    num_query_groups: Optional[int] = None
+    """Key/value heads; null = num_attention_heads."""
+    kv_channels: Optional[int] = None
+    """Width of a head; null = hidden_size / num_attention_heads."""
+    seq_length: Optional[int] = None
+    """Tokens per sample."""
+    vocab_size: Optional[int] = None
+    """Tokens in the vocabulary, before padding to a multiple of 128 x TP."""
+    position_embedding_type: str = "rope"
+    """rope or learned_absolute."""
+    rotary_base: int = 10000
+    """RoPE base period."""
+    share_embeddings_and_output_weights: bool = False
+    """Tie the input and output embedding."""
+    normalization: str = "RMSNorm"
+    """LayerNorm or RMSNorm."""
+    layernorm_epsilon: float = 1e-5
+    """Added to the variance in norms."""
+    activation_func: str = "silu"
+    """silu or gelu."""
+    gated_linear_unit: bool = True
+    """SwiGLU-style gated MLP (with silu)."""
+    add_bias_linear: bool = False
+    """Bias in linear layers."""
+    add_qkv_bias: bool = False
+    """Bias in the QKV projection alone."""
+    qk_layernorm: bool = False
+    """Normalise queries and keys."""
+    attention_dropout: float = 0.0
+    """Probability."""
+    hidden_dropout: float = 0.0
+    """Probability."""
+    init_method_std: float = 0.02
+    """Standard deviation of the initial weights."""
+    gradient_accumulation_fusion: bool = False
+    """Accumulate weight gradients inside the wgrad GEMM; a CUDA kernel."""
+    num_moe_experts: Optional[int] = None
+    """Experts per MoE layer; null = dense."""
+    moe_ffn_hidden_size: Optional[int] = None
+    """Width inside one expert; null = ffn_hidden_size."""
+    moe_router_topk: int = 2
+    """Experts per token."""
+    moe_router_load_balancing_type: str = "aux_loss"
+    """aux_loss, seq_aux_loss, sinkhorn or none."""
+    moe_aux_loss_coeff: float = 0.0
+    """Weight of the load-balancing loss."""
+    moe_token_dispatcher_type: str = "allgather"
+    """allgather, alltoall or flex."""
+    moe_flex_dispatcher_backend: Optional[str] = None
+    """deepep or hybridep, with the flex dispatcher."""
+    moe_grouped_gemm: bool = False
+    """One grouped GEMM for all local experts."""
+    moe_shared_expert_intermediate_size: Optional[int] = None
+    """Width of the shared expert; null = none."""
+    moe_shared_expert_overlap: bool = False
+    """Run the shared expert under the dispatch; excludes overlap_moe_expert_parallel_comm."""
+    mtp_num_layers: Optional[int] = None
+    """Multi-token-prediction layers."""
+    recompute_granularity: Optional[str] = None
+    """selective or full; null = keep all activations."""
+    recompute_method: Optional[str] = None
+    """uniform or block, with full."""
+    recompute_num_layers: Optional[int] = None
+    """Layers per recomputed block, with full."""
+    recompute_modules: Optional[List[str]] = None
+    """Modules recomputed, with selective; null = core_attn."""
+    cuda_graph_scope: List[str] = field(default_factory=list)
+    """Parts of a layer captured in CUDA graphs."""
+
+
+@dataclass
+class Precision:
+    """Number formats, gradient reduction included."""
+
+    bf16: bool = False
+    """Parameters and activations in bfloat16."""
+    fp16: bool = False
+    """Parameters and activations in float16, with loss scaling."""
+    fp8: Optional[str] = None
+    """e4m3 or hybrid; null = no FP8 GEMMs."""
+    fp8_recipe: Optional[str] = None
+    """delayed, tensorwise, blockwise or mxfp8."""
+    first_last_layers_bf16: bool = False
+    """Keep the first and last layers in bf16 under FP8."""
+    num_layers_at_start_in_bf16: int = 1
+    """With first_last_layers_bf16."""
+    num_layers_at_end_in_bf16: int = 1
+    """With first_last_layers_bf16."""
+    grad_reduce_in_fp32: bool = False
+    """Reduce gradients over DP in fp32."""
+    fp8_param_gather: bool = False
+    """Keep parameters in FP8 and gather them so."""
+
+
+@dataclass
+class Ddp:
+    """Base values of DistributedDataParallelConfig. Overlap flags belong to comm_overlap.dp; here they must agree."""
+
+    use_distributed_optimizer: bool = False
+    """Shard the optimizer over DP: reduce-scatter and all-gather in place of all-reduce."""
+    overlap_grad_reduce: Optional[bool] = None
+    """Set comm_overlap.dp.overlap_grad_reduce instead."""
+    overlap_param_gather: Optional[bool] = None
+    """Set comm_overlap.dp.overlap_param_gather instead."""
+    align_param_gather: Optional[bool] = None
+    """Set comm_overlap.dp.align_param_gather instead."""
+    bucket_size: Optional[int] = None
+    """Set comm_overlap.dp.bucket_size instead."""
+    num_distributed_optimizer_instances: int = 1
+    """Replicas of the optimizer shards."""
+    average_in_collective: bool = False
+    """Average inside the collective instead of scaling before it."""
+    check_for_nan_in_grad: bool = False
+    """Check each bucket for NaN and Inf before it is reduced."""
+    pad_buckets_for_high_nccl_busbw: bool = False
+    """Pad buckets to a multiple of 2^16 parameters."""
+
+
+@dataclass
+class Optimizer:
+    """Base values of OptimizerConfig and of the learning-rate schedule."""
+
+    optimizer: str = "adam"
+    """adam or sgd."""
+    use_distributed_optimizer: bool = False
+    """Must equal ddp.use_distributed_optimizer."""
+    overlap_param_gather: Optional[bool] = None
+    """Set comm_overlap.dp.overlap_param_gather instead."""
+    overlap_param_gather_with_optimizer_step: Optional[bool] = None
+    """Set comm_overlap.dp.overlap_param_gather_with_optimizer_step instead."""
+    lr: float = 3.0e-4
+    """Peak learning rate."""
+    min_lr: float = 3.0e-5
+    """Learning rate at the end of the decay."""
+    lr_warmup_iters: int = 0
+    """Steps."""
+    lr_decay_style: str = "cosine"
+    """cosine, linear or constant."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay."""
+    adam_beta1: float = 0.9
+    """Adam."""
+    adam_beta2: float = 0.95
+    """Adam."""
+    adam_eps: float = 1.0e-8
+    """Adam."""
+    clip_grad: float = 1.0
+    """Global gradient norm limit; 0 = off."""
+
+
+@dataclass
+class Training:
+    """Batch sizes and steps."""
+
+    micro_batch_size: int = 1
+    """Samples per forward."""
+    global_batch_size: Optional[int] = None
+    """Samples per step, all ranks; null = rules that need it do not apply."""
+    train_iters: int = 100
+    """Optimizer steps."""
+    seed: int = 1234
+    """Of weights and data order."""
+    log_interval: int = 1
+    """Steps between log lines."""
+
+
+@dataclass
+class Data:
+    """Where tokens come from."""
+
+    kind: str = "stdlib"
+    """stdlib (source files of the running Python), text (data.files) or mock."""
+    files: List[str] = field(default_factory=list)
+    """Text files, with kind=text; shell patterns are allowed."""
+    cache_dir: Optional[str] = None
+    """Where the tokenised data is kept; null = the user's cache directory."""
+    max_bytes: Optional[int] = None
+    """Tokenise at most so many bytes; null = all."""
+
+
+@dataclass
+class Platform:
+    """The GPU the plan is for. Facts, not wishes; `auto` reads the machine that composes."""
+
+    name: Optional[str] = None
+    """a100, h100, h200, b200, gb200, b300, gb300, cpu, or auto (read here); null = not said."""
+    sm: Optional[int] = None
+    """Compute capability x 10 (90 = Hopper, 100 = Blackwell); null = no GPU."""
+    num_sms: Optional[int] = None
+    """Streaming multiprocessors."""
+    memory_gib: Optional[float] = None
+    """Device memory, GiB."""
+    gpus_per_node: Optional[int] = None
+    """GPUs one host drives."""
+    nvlink_domain_size: Optional[int] = None
+    """GPUs that reach each other over NVLink."""
+    nvlink_gbps: Optional[float] = None
+    """NVLink bandwidth per GPU, both directions, GB/s (1e9 bytes)."""
+    memory_bandwidth_gbps: Optional[float] = None
+    """Device memory bandwidth, GB/s (1e9 bytes)."""
+
+
+@dataclass
+class Software:
+    """Versions the plan is for, as facts. null = not installed; auto = read here, or assumed for another platform."""
+
+    torch: Optional[str] = None
+    """torch."""
+    megatron_core: Optional[str] = None
+    """megatron-core."""
+    transformer_engine: Optional[str] = None
+    """transformer-engine, working (see facts.py)."""
+    origin: str = "pinned"
+    """pinned, installed (read on this machine) or assumed (a named reference stack)."""
+
+
+@dataclass
+class Launch:
+    """Where and how ranks start, and the environment they start with."""
+
+    where: str = "local"
+    """local: torch.distributed.elastic on this machine, or join what torchrun or srun started."""
+    layernorm_sm_margin: Optional[int] = None
+    """SMs that Transformer Engine's LayerNorm kernels leave to communication; null = not set."""
+    nccl_pp_comm_chunksize: Optional[int] = None
+    """NCCL_P2P_NET_CHUNKSIZE in bytes, with PP > 1; null = NCCL's default."""
+    vboost: bool = False
+    """Steer power to the tensor cores; needs root on the nodes."""
+    max_ranks: Optional[int] = None
+    """Most ranks this machine may hold; null = derived from its cores, memory and GPUs."""
+
+
+@dataclass
+class Overlap:
+    """What the resolver answered, written at composition. An output: set nothing here but env_copy."""
+
+    effective: Dict[str, Any] = field(default_factory=dict)
+    """Fields set on TransformerConfig, OptimizerConfig and DistributedDataParallelConfig, and the userbuffers dict."""
+    env: Dict[str, str] = field(default_factory=dict)
+    """Launch environment of every rank."""
+    origin: Dict[str, str] = field(default_factory=dict)
+    """Where each overlap field's value came from."""
+    notes: List[str] = field(default_factory=list)
+    """Warnings and notes."""
+    plan: Optional[str] = None
+    """Fingerprint of request and answer; null = the rules have not run."""
+    env_copy: List[str] = field(default_factory=list)
+    """What would stand in hydra.job.env_copy: variables to copy to remote jobs."""
+
+
+@dataclass
+class Request:
+    """The whole request, as `resolve` takes it."""
+
+    gating: str = "strict"
+    """strict: refuse what cannot hold. bridge: do what Megatron-Bridge v0.6.0 does, and say so."""
+    parallelism: Parallelism = field(default_factory=Parallelism)
+    comm_overlap: CommOverlap = field(default_factory=CommOverlap)
+    userbuffers: Optional[Userbuffers] = None
+    model: Model = field(default_factory=Model)
+    precision: Precision = field(default_factory=Precision)
+    ddp: Ddp = field(default_factory=Ddp)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    training: Training = field(default_factory=Training)
+    data: Data = field(default_factory=Data)
+    platform: Platform = field(default_factory=Platform)
+    software: Software = field(default_factory=Software)
+    launch: Launch = field(default_factory=Launch)
