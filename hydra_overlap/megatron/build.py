@@ -1,0 +1,191 @@
+"""megatron-core's objects, built from a plan and wired as Megatron-LM wires them.
+
+The wiring (order of construction, which functions the schedules get) follows Megatron-LM core_v0.16.1
+megatron/training/training.py: get_model, get_optimizer_param_scheduler, train. The process group is the caller's.
+"""
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from . import configs, specs, weights
+from .configs import Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """Everything one rank trains with."""
+
+    model: list[Any]
+    """DistributedDataParallel, one per model chunk."""
+    optimizer: Any
+    """MegatronOptimizer, chained: dense parameters, then experts."""
+    scheduler: Any
+    """OptimizerParamScheduler."""
+    config: Any
+    """The TransformerConfig that the model holds and the schedules read."""
+    forward_backward: Any
+    """The schedule: no pipelining, 1F1B or interleaved."""
+    num_microbatches: int
+    """Forwards of one rank per step."""
+
+
+def initialize_parallel_state(plan: Plan) -> None:
+    """Process groups of the layout, and random states that differ between TP ranks and stages as Megatron-LM's do."""
+    from megatron.core import parallel_state, tensor_parallel
+
+    layout = plan["request"]["parallelism"]
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=layout["tensor_model_parallel_size"],
+        pipeline_model_parallel_size=layout["pipeline_model_parallel_size"],
+        virtual_pipeline_model_parallel_size=layout["virtual_pipeline_model_parallel_size"],
+        context_parallel_size=layout["context_parallel_size"],
+        expert_model_parallel_size=layout["expert_model_parallel_size"],
+        expert_tensor_parallel_size=layout["expert_tensor_parallel_size"],
+        num_distributed_optimizer_instances=plan["request"]["ddp"]["num_distributed_optimizer_instances"],
+        create_gloo_process_groups=False,
+    )
+    seed = plan["request"]["training"]["seed"] + 100 * parallel_state.get_pipeline_model_parallel_rank()
+    random.seed(seed)
+    torch.manual_seed(seed)
+    tensor_parallel.model_parallel_cuda_manual_seed(seed)
+
+
+def build(plan: Plan) -> Built:
+    """Model chunks, DDP, optimizer, learning-rate schedule and pipeline schedule. Every rank calls it.
+
+    Needs initialize_parallel_state. Initial weights do not depend on the layout unless this runs on GPUs.
+    """
+    from megatron.core.optimizer import get_megatron_optimizer, get_standard_config_overrides
+    from megatron.core.pipeline_parallel import get_forward_backward_func
+
+    on_gpu = torch.cuda.is_available()
+    config = configs.transformer_config(plan, on_gpu)
+    model = _wrap(plan, config, _chunks(plan, config, on_gpu))
+    optimizer_config = configs.optimizer_config(plan)
+    optimizer = get_megatron_optimizer(
+        optimizer_config,
+        model,
+        config_overrides=get_standard_config_overrides(config=optimizer_config),
+        use_gloo_process_groups=False,
+    )
+    _wire(config, model, optimizer)
+    return Built(
+        model=model,
+        optimizer=optimizer,
+        scheduler=_scheduler(plan, optimizer),
+        config=config,
+        forward_backward=get_forward_backward_func(),
+        num_microbatches=_num_microbatches(plan),
+    )
+
+
+def _chunks(plan: Plan, config: Any, on_gpu: bool) -> list[Any]:
+    """The GPTModels of this rank: one, or one per virtual stage."""
+    from megatron.core import parallel_state, tensor_parallel
+    from megatron.core.enums import ModelType
+    from megatron.core.models.gpt import GPTModel
+    from megatron.core.transformer.module import Float16Module
+
+    model = plan["request"]["model"]
+    use_te = on_gpu and specs.transformer_engine_works()
+    stages = plan["request"]["parallelism"]["virtual_pipeline_model_parallel_size"]
+    chunks = []
+    for vp_stage in range(stages) if stages else [None]:
+        spec = specs.layer_spec(config, use_te, vp_stage)
+        chunk = GPTModel(
+            config=config,
+            transformer_layer_spec=spec,
+            mtp_block_spec=specs.multi_token_prediction_spec(config, spec, use_te, vp_stage),
+            vocab_size=configs.padded_vocab_size(plan),
+            max_sequence_length=model["seq_length"],
+            pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
+            post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage),
+            parallel_output=True,
+            share_embeddings_and_output_weights=model["share_embeddings_and_output_weights"],
+            position_embedding_type=model["position_embedding_type"],
+            rotary_base=model["rotary_base"],
+            vp_stage=vp_stage,
+        )
+        chunk.model_type = ModelType.encoder_or_decoder
+        for parameter in chunk.parameters():
+            tensor_parallel.set_defaults_if_not_set_tensor_model_parallel_attributes(parameter)
+        if on_gpu:
+            chunk.cuda(torch.cuda.current_device())
+        else:
+            weights.initialise(chunk, plan["request"]["training"]["seed"])
+        half = plan["request"]["precision"]["bf16"] or plan["request"]["precision"]["fp16"]
+        chunks.append(Float16Module(config, chunk) if half else chunk)
+    return chunks
+
+
+def _wrap(plan: Plan, config: Any, chunks: list[Any]) -> list[Any]:
+    """DistributedDataParallel around every chunk; only the first chunk is cut into buckets."""
+    from megatron.core.distributed import DistributedDataParallel
+
+    one_bucket = plan["resolution"]["optimizer_config"].get("overlap_param_gather_with_optimizer_step", False)
+    ddp_config = configs.ddp_config(plan)
+    return [
+        DistributedDataParallel(config, ddp_config, chunk, disable_bucketing=index > 0 or bool(one_bucket))
+        for index, chunk in enumerate(chunks)
+    ]
+
+
+def _wire(config: Any, model: list[Any], optimizer: Any) -> None:
+    """The functions the pipeline schedules call: loss scale, gradient and parameter synchronisation."""
+    from megatron.core.distributed import finalize_model_grads
+
+    ddp_config = model[0].ddp_config
+    config.grad_scale_func = optimizer.scale_loss
+    config.finalize_model_grads_func = finalize_model_grads
+    if ddp_config.overlap_grad_reduce:
+        config.no_sync_func = _one_or_list([chunk.no_sync for chunk in model])
+        # Megatron-LM's align_grad_reduce, on by default: pipeline stages start their reduces together.
+        config.grad_sync_func = _one_or_list([chunk.start_grad_sync for chunk in model])
+    if ddp_config.overlap_param_gather and ddp_config.align_param_gather:
+        config.param_sync_func = _one_or_list([chunk.start_param_sync for chunk in model])
+
+
+def _one_or_list(functions: list[Any]) -> Any:
+    return functions[0] if len(functions) == 1 else functions
+
+
+def _scheduler(plan: Plan, optimizer: Any) -> Any:
+    """Learning rate and weight decay over training; megatron-core counts steps in samples."""
+    from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+
+    wanted, training = plan["request"]["optimizer"], plan["request"]["training"]
+    samples = training["train_iters"] * training["global_batch_size"]
+    return OptimizerParamScheduler(
+        optimizer,
+        init_lr=0.0,
+        max_lr=wanted["lr"],
+        min_lr=wanted["min_lr"],
+        lr_warmup_steps=wanted["lr_warmup_iters"] * training["global_batch_size"],
+        lr_decay_steps=samples,
+        lr_decay_style=wanted["lr_decay_style"],
+        start_wd=wanted["weight_decay"],
+        end_wd=wanted["weight_decay"],
+        wd_incr_steps=samples,
+        wd_incr_style="constant",
+    )
+
+
+def _num_microbatches(plan: Plan) -> int:
+    """Through megatron-core's calculator, which its own modules may ask."""
+    from megatron.core import num_microbatches_calculator as calculator
+    from megatron.core import parallel_state
+
+    training = plan["request"]["training"]
+    calculator.destroy_num_microbatches_calculator()
+    calculator.init_num_microbatches_calculator(
+        rank=torch.distributed.get_rank(),
+        rampup_batch_size=None,
+        global_batch_size=training["global_batch_size"],
+        micro_batch_size=training["micro_batch_size"],
+        data_parallel_size=parallel_state.get_data_parallel_world_size(),
+        decrease_batch_size_if_needed=False,
+    )
+    return int(calculator.get_num_microbatches())

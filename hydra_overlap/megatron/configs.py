@@ -1,0 +1,138 @@
+"""A plan as megatron-core's configuration objects: TransformerConfig, DistributedDataParallelConfig, OptimizerConfig.
+
+The request names architecture, layout, precision and base values; the resolution's three dicts are laid over them, so
+that every overlap field has one origin. Fields keep megatron-core's names; the few translations are the constants below.
+"""
+
+import dataclasses
+from typing import Any
+
+from ..errors import LaunchError
+
+Plan = dict[str, Any]
+
+_LAYOUT = (
+    "tensor_model_parallel_size",
+    "pipeline_model_parallel_size",
+    "virtual_pipeline_model_parallel_size",
+    "microbatch_group_size_per_vp_stage",
+    "context_parallel_size",
+    "expert_model_parallel_size",
+    "expert_tensor_parallel_size",
+    "sequence_parallel",
+)
+_PRECISION = (
+    "bf16",
+    "fp16",
+    "fp8",
+    "fp8_recipe",
+    "first_last_layers_bf16",
+    "num_layers_at_start_in_bf16",
+    "num_layers_at_end_in_bf16",
+)
+_REQUIRED = ("num_layers", "hidden_size", "num_attention_heads", "seq_length", "vocab_size")
+VOCAB_MULTIPLE = 128  # tokens per TP rank; Megatron-LM's make_vocab_size_divisible_by
+
+
+def require_model(plan: Plan) -> None:
+    """Raise LaunchError unless the model and the batch are described completely enough to be built."""
+    request = plan["request"]
+    missing = [f"model.{name}=null" for name in _REQUIRED if request["model"][name] is None]
+    missing += ["training.global_batch_size=null"] if request["training"]["global_batch_size"] is None else []
+    if missing:
+        raise LaunchError(
+            "Training needs a model and a batch size, and part of them is not said",
+            where=missing,
+            why="A plan may leave them open to judge overlap settings alone; a run cannot.",
+            fixes=[("model=tiny training=tiny", "takes the tiny GPT and its batch sizes")],
+        )
+    optimizer, training = request["optimizer"], request["training"]
+    if optimizer["lr_warmup_iters"] >= training["train_iters"]:
+        raise LaunchError(
+            "The learning rate must finish warming up before training ends",
+            where=[
+                f"optimizer.lr_warmup_iters={optimizer['lr_warmup_iters']}",
+                f"training.train_iters={training['train_iters']}",
+            ],
+            fixes=[("optimizer.lr_warmup_iters=0", "starts at the peak learning rate")],
+            source="megatron-core core_v0.16.1 megatron/core/optimizer_param_scheduler.py",
+        )
+
+
+def padded_vocab_size(plan: Plan) -> int:
+    """Vocabulary in tokens, rounded up so that every TP rank holds a multiple of 128.
+
+    Source: Megatron-LM core_v0.16.1 megatron/training/tokenizer/tokenizer.py, _vocab_size_with_padding.
+    """
+    multiple = VOCAB_MULTIPLE * plan["request"]["parallelism"]["tensor_model_parallel_size"]
+    return -(-plan["request"]["model"]["vocab_size"] // multiple) * multiple
+
+
+def params_dtype(plan: Plan) -> Any:
+    """Dtype of parameters and activations."""
+    import torch
+
+    precision = plan["request"]["precision"]
+    return torch.bfloat16 if precision["bf16"] else torch.float16 if precision["fp16"] else torch.float32
+
+
+def transformer_config(plan: Plan, on_gpu: bool) -> Any:
+    """TransformerConfig of a plan. on_gpu: use megatron-core's fused kernels, as Megatron-LM does by default."""
+    import torch.nn.functional as F
+    from megatron.core.transformer.transformer_config import TransformerConfig
+
+    request, dtype = plan["request"], params_dtype(plan)
+    model, layout, precision = request["model"], request["parallelism"], request["precision"]
+    names = {field.name for field in dataclasses.fields(TransformerConfig)}
+    values = {name: value for name, value in model.items() if name in names and value is not None}
+    values |= {name: layout[name] for name in _LAYOUT if layout[name] is not None}
+    values |= {name: precision[name] for name in _PRECISION if precision[name] is not None}
+    values |= {
+        "activation_func": {"silu": F.silu, "gelu": F.gelu}[model["activation_func"]],
+        "params_dtype": dtype,
+        "pipeline_dtype": dtype,
+        "fp8_param": precision["fp8_param_gather"],
+        "bias_activation_fusion": on_gpu,
+        "bias_dropout_fusion": on_gpu,
+        "masked_softmax_fusion": on_gpu,
+        "apply_rope_fusion": on_gpu and model["position_embedding_type"] == "rope",
+    }
+    values.pop("cuda_graph_scope", None)
+    if model["num_moe_experts"] is None:
+        values = {name: value for name, value in values.items() if not name.startswith("moe_")}
+    elif model["moe_ffn_hidden_size"] is None:
+        values["moe_ffn_hidden_size"] = model["ffn_hidden_size"] or 4 * model["hidden_size"]
+    values |= _known(plan["resolution"]["transformer_config"], names)
+    return TransformerConfig(**values)
+
+
+def ddp_config(plan: Plan) -> Any:
+    """DistributedDataParallelConfig of a plan."""
+    from megatron.core.distributed import DistributedDataParallelConfig
+
+    request = plan["request"]
+    names = {field.name for field in dataclasses.fields(DistributedDataParallelConfig)}
+    values = _known({name: value for name, value in request["ddp"].items() if value is not None}, names)
+    values["grad_reduce_in_fp32"] = request["precision"]["grad_reduce_in_fp32"]
+    values["fp8_param_gather"] = request["precision"]["fp8_param_gather"]
+    values |= _known(plan["resolution"]["ddp_config"], names)
+    return DistributedDataParallelConfig(**values)
+
+
+def optimizer_config(plan: Plan) -> Any:
+    """AdamOptimizerConfig or SGDOptimizerConfig of a plan."""
+    from megatron.core.optimizer.optimizer_config import AdamOptimizerConfig, SGDOptimizerConfig
+
+    request = plan["request"]
+    kind = {"adam": AdamOptimizerConfig, "sgd": SGDOptimizerConfig}[request["optimizer"]["optimizer"]]
+    names = {field.name for field in dataclasses.fields(kind)}
+    values = _known({name: value for name, value in request["optimizer"].items() if value is not None}, names)
+    values |= {name: request["precision"][name] for name in ("bf16", "fp16", "fp8_recipe")}
+    values["params_dtype"] = params_dtype(plan)
+    values |= _known(plan["resolution"]["optimizer_config"], names)
+    return kind(**values)
+
+
+def _known(values: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    """The fields the target has. `tp_comm_overlap_cfg` is Bridge's own; the userbuffers dict says the same."""
+    return {name: value for name, value in values.items() if name in names}

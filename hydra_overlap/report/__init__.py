@@ -1,0 +1,1 @@
+"""What people see and keep: the ledger, progress, logs and the manifest of a run."""
