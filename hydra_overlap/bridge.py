@@ -11,10 +11,11 @@ from typing import Any
 
 from .errors import GatingError
 from .findings import Finding, Place, yaml_value
-from .request import Origin, nested
+from .request import nested
 from .resolution import LedgerRow, Resolution
-from .rules.env import launch_environment
-from .rules.layout import CP, PP, TP, VPP, WORLD, data_parallel_size, smallest_world
+from .rules._base import Origin
+from .rules.env import ENV001, launch_environment
+from .rules.layout import CP, PP, TP, VPP, WORLD, data_parallel_size, model_ranks, smallest_world
 from .versions import at_least
 
 SOURCE = "Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py"
@@ -36,11 +37,27 @@ USER_KEYS: dict[str, str] = {
     },
     **{name: f"comm_overlap.ep.{name}" for name in ("overlap_moe_expert_parallel_comm", "delay_wgrad_compute")},
 }  # fmt: skip
+# Not in CommOverlapConfig: with Bridge these are set on the model itself, and stay.
+MODEL_KEYS: dict[str, str] = {
+    **{
+        name: f"comm_overlap.tp.{name}"
+        for name in (
+            "tp_comm_overlap_ag", "tp_comm_overlap_rs", "tp_comm_overlap_rs_dgrad", "tp_comm_bulk_dgrad",
+            "tp_comm_bulk_wgrad", "tp_comm_overlap_disable_qkv", "tp_comm_overlap_disable_fc1",
+        )
+    },
+    "overlap_p2p_comm_warmup_flush": "comm_overlap.pp.overlap_p2p_comm_warmup_flush",
+}  # fmt: skip
 DDP_DEFAULTS = {
     "overlap_grad_reduce": False,
     "overlap_param_gather": False,
     "align_param_gather": False,
     "bucket_size": None,
+}
+WHY = {
+    "error": "Megatron-Bridge asserts it. gating=strict judges the same request by our rules and names fixes.",
+    "warning": "Megatron-Bridge logs one line and goes on; gating=strict refuses instead of changing what was asked.",
+    "note": "Megatron-Bridge does this without a word.",
 }
 OPTIMIZER_DEFAULTS = {"overlap_param_gather": False, "overlap_param_gather_with_optimizer_step": False}
 
@@ -51,6 +68,11 @@ def resolve(flat: dict[str, Any], origin: Origin) -> Resolution:
     if flat[WORLD] is None:
         flat[WORLD] = request["parallelism"]["world_size"] = smallest_world(flat)
     user = {name: flat[key] for name, key in USER_KEYS.items()}
+    if flat[WORLD] % model_ranks(flat):
+        title = "world_size is a multiple of TP x PP x CP"
+        raise GatingError([_refusal("BRIDGE100", title, (WORLD, TP, PP, CP), flat, origin)])
+    if flat[PP] > 1 and not ENV001.holds(flat):  # PerfEnvPlugin asserts it, and looks only in a pipeline
+        raise GatingError([ENV001.finding(flat, origin)])
     findings = _gate_tp(flat, user, origin)
     refused = [_refusal(rule, title, keys, flat, origin) for rule, title, keys in _assertions(flat, user)]
     if refused:
@@ -60,6 +82,7 @@ def resolve(flat: dict[str, Any], origin: Origin) -> Resolution:
     if model["tp_comm_overlap"] and model["tp_comm_overlap_cfg"] is None:
         title = "TP overlap runs on Transformer Engine's default userbuffers"
         findings.append(_finding("BRIDGE004", "warning", title, ("comm_overlap.tp.tp_comm_overlap",), flat, origin))
+    model |= {name: flat[key] for name, key in MODEL_KEYS.items() if flat[key] is not None}
     base_ddp = {
         name: default if flat[f"ddp.{name}"] is None else flat[f"ddp.{name}"] for name, default in DDP_DEFAULTS.items()
     }
@@ -73,6 +96,8 @@ def resolve(flat: dict[str, Any], origin: Origin) -> Resolution:
         reasons |= why
         ddp.update({name: fields[name] for name in DDP_DEFAULTS})
         optimizer.update({name: fields[name] for name in OPTIMIZER_DEFAULTS})
+        if user["delay_wgrad_compute"]:
+            ddp["delay_wgrad_compute"] = True  # copied as well; left null it means megatron-core's false
     findings += _silent_changes(flat, user, base_ddp, ddp, base_opt, optimizer, origin)
 
     environment = launch_environment(flat)
@@ -82,7 +107,7 @@ def resolve(flat: dict[str, Any], origin: Origin) -> Resolution:
         transformer_config=model,
         optimizer_config=optimizer,
         ddp_config=ddp,
-        userbuffers=model["tp_comm_overlap_cfg"] if model["tp_comm_overlap"] else None,
+        userbuffers=_layers(flat) if model["tp_comm_overlap"] else None,
         env={value.name: value.value for value in environment},
         ledger=tuple(_ledger(flat, effective, reasons, origin)),
         findings=tuple(findings),
@@ -195,9 +220,13 @@ def _model_fields(c: Mapping[str, Any], user: Mapping[str, Any]) -> tuple[dict[s
     layout = f"PP = {c[PP]}, VPP = {c[VPP] or 1}"
     reasons = {name: layout if "p2p" in name else "Bridge's default" for name in derived if user[name] is None}
     fields = {name: value if user[name] is None else user[name] for name, value in derived.items()}
-    layers = {gemm: dict(entry) for gemm, entry in c["userbuffers.layers"].items()}
-    fields["tp_comm_overlap_cfg"] = layers or None  # stays on the model even with the overlap off
+    fields["tp_comm_overlap_cfg"] = _layers(c)  # stays on the model even with the overlap off
     return fields, reasons
+
+
+def _layers(c: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
+    """The userbuffers dictionary, a copy; None where the request has none."""
+    return {gemm: dict(entry) for gemm, entry in c["userbuffers.layers"].items()} or None
 
 
 def _data_parallel_fields(c: Mapping[str, Any], user: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -245,6 +274,12 @@ def _silent_changes(
              "ddp.overlap_param_gather", "optimizer.overlap_param_gather")  # fmt: skip
     if distributed and c[CP] > 1 and data_parallel_size(c) == 1:
         note("BRIDGE204", "DP overlap is not derived: context-parallel ranks are not counted", CP, WORLD)
+    if distributed != c["optimizer.use_distributed_optimizer"]:
+        note("BRIDGE206", "the distributed optimizer is turned on for ddp and optimizer by later validation, after DP overlap was decided",
+             "ddp.use_distributed_optimizer", "optimizer.use_distributed_optimizer")  # fmt: skip
+    if user["defer_embedding_wgrad_compute"] and user["wgrad_deferral_limit"] is None:
+        title = f"wgrad_deferral_limit is derived as {DERIVED_DEFERRAL_LIMIT}, which megatron-core refuses with the deferral on"
+        note("BRIDGE207", title, USER_KEYS["defer_embedding_wgrad_compute"], USER_KEYS["wgrad_deferral_limit"])
     if c["comm_overlap.tp.tp_comm_bootstrap_backend"] is None:
         note("BRIDGE205", "tp_comm_bootstrap_backend stays null", "comm_overlap.tp.tp_comm_bootstrap_backend")
     return notes
@@ -253,14 +288,23 @@ def _silent_changes(
 def _ledger(
     c: Mapping[str, Any], effective: Mapping[str, Any], reasons: Mapping[str, str], origin: Origin
 ) -> list[LedgerRow]:
+    left = {name: key for name, key in MODEL_KEYS.items() if c[key] is not None}
     rows = []
-    for name, key in USER_KEYS.items():
+    for name, key in {**USER_KEYS, **left}.items():
         asked, value = c[key], effective[name]
-        why = reasons.get(name, "asked" if asked == value else "switched off or ignored by Bridge")
-        source = SOURCE if asked != value else ""
-        where = "derived" if name in reasons else origin(key)
-        rows.append(LedgerRow(field=key, asked=asked, effective=value, origin=where, rule="bridge" if asked != value else "",
-                              reason=why, source=source))  # fmt: skip
+        if name in reasons:
+            where, why = "derived", reasons[name]
+        elif asked is None:
+            where, why = "default", "the base value of ddp or optimizer: no distributed optimizer, nothing is derived"
+        else:
+            where = origin(key)
+            why = "asked" if asked == value else "switched off or ignored by Megatron-Bridge"
+        decided = asked != value or name in reasons
+        row = LedgerRow(
+            field=key, asked=asked, effective=value, origin=where, rule="bridge" if decided else "", reason=why,
+            source=SOURCE if decided else "",
+        )  # fmt: skip
+        rows.append(row)
     return rows
 
 
@@ -268,7 +312,7 @@ def _finding(
     rule: str, severity: str, title: str, keys: tuple[str, ...], c: Mapping[str, Any], origin: Origin
 ) -> Finding:
     places = tuple(Place(key, yaml_value(c[key]), origin(key)) for key in keys)
-    return Finding(rule=rule, severity=severity, title=title, where=places, source=SOURCE)
+    return Finding(rule=rule, severity=severity, title=title, why=WHY[severity], where=places, source=SOURCE)
 
 
 def _refusal(rule: str, title: str, keys: tuple[str, ...], c: Mapping[str, Any], origin: Origin) -> Finding:

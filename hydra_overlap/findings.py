@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 SEVERITIES = ("error", "warning", "note")
+COLUMN = 64  # columns of an override beside which its effect still finds room; below a longer one
 WIDTH = 110  # columns of wrapped prose; overrides and sources are never broken, so that they can be pasted
 
 
@@ -84,10 +85,20 @@ def render(finding: Finding) -> str:
         wrapped = textwrap.wrap(finding.why, WIDTH - 10, break_long_words=False, break_on_hyphens=False)
         lines += [f"  {'why' if index == 0 else '':<8}{line}" for index, line in enumerate(wrapped)]
     if finding.fixes:
-        width = max(len(fix.override) for fix in finding.fixes)
-        for index, fix in enumerate(finding.fixes):
-            label = "fix     " if index == 0 else "   or   "
-            lines.append(f"  {label}{fix.override:<{width}}   {fix.effect}".rstrip())
+        lines += _fix_lines(finding.fixes)
     if finding.source:
         lines.append(f"  source  {finding.source}")
     return "\n".join(lines)
+
+
+def _fix_lines(fixes: tuple[Fix, ...]) -> list[str]:
+    """Overrides, and beside or below each what it does."""
+    width = max((len(fix.override) for fix in fixes if len(fix.override) <= COLUMN), default=0)
+    lines = []
+    for index, fix in enumerate(fixes):
+        label = "fix     " if index == 0 else "   or   "
+        if len(fix.override) <= COLUMN:
+            lines.append(f"  {label}{fix.override:<{width}}   {fix.effect}".rstrip())
+        else:
+            lines += [f"  {label}{fix.override}", *([f"{'':<12}{fix.effect}"] if fix.effect else [])]
+    return lines

@@ -2,16 +2,15 @@
 
 import dataclasses
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from .errors import GatingError
 from .findings import Finding, Fix, yaml_value
 from .rules import cfg
+from .rules._base import Origin
 from .rules.cfg import CFG001, CFG002
 from .schema import Request
-
-Origin = Callable[[str], str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +31,26 @@ class _Leaf:
         if self.kind is list:
             return isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
         if self.kind is dict:
-            return isinstance(value, Mapping) and all(isinstance(item, Mapping) for item in value.values())
+            return isinstance(value, Mapping) and all(_is_entry(*item) for item in value.items())
         return isinstance(value, self.kind)
 
     def describe(self) -> str:
         names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list of texts"}
         text = names.get(self.kind, "a mapping")
         return f"{text}, or null" if self.optional else text
+
+    def copy(self, value: Any) -> Any:
+        """`value`, shared with nobody; entries of a mapping that are null are left out."""
+        if isinstance(value, Mapping):
+            return {name: dict(entry) for name, entry in value.items() if entry is not None}
+        return list(value) if self.kind is list and value is not None else value
+
+
+def _is_entry(name: Any, value: Any) -> bool:
+    """Whether an item of a mapping leaf is text -> mapping; null is an entry left out."""
+    return isinstance(name, str) and (
+        value is None or (isinstance(value, Mapping) and all(isinstance(key, str) for key in value))
+    )
 
 
 _Tree = dict[str, Any]  # name -> _Leaf or _Tree
@@ -67,6 +79,7 @@ def _tree(node: type) -> _Tree:
 
 TREE = _tree(Request)
 NODES = tuple(TREE)
+IGNORED = ("hydra", "overlap")  # in every composed config: Hydra's own node, and our answer
 
 
 def _flatten(tree: _Tree, prefix: str = "") -> dict[str, _Leaf]:
@@ -90,7 +103,10 @@ def normalise(request: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
     request: nested mapping with any of the schema's nodes; `userbuffers` may be None. Raises GatingError (CFG rules)
     with every unknown key, wrong type, unknown choice and value out of range.
     """
-    flat = dict(DEFAULTS)
+    if not isinstance(request, Mapping):
+        why = f"A request is a mapping with the nodes {', '.join(NODES)}."
+        raise GatingError([CFG002.refuse("request", request, "", why)])
+    flat = {key: leaf.copy(leaf.default) for key, leaf in LEAVES.items()}
     findings: list[Finding] = []
     _read(request, TREE, "", flat, findings, origin)
     if not findings:
@@ -105,12 +121,14 @@ def _read(
 ) -> None:
     for name, value in node.items():
         key = f"{prefix}{name}"
+        if key in IGNORED:
+            continue
         spec = tree.get(name)
         if spec is None:
             findings.append(CFG001.unknown(key, value, origin(key), tuple(tree)))
         elif isinstance(spec, _Leaf):
             if spec.accepts(value):
-                flat[key] = value
+                flat[key] = spec.copy(value)
             else:
                 fix = Fix(f"{key}={yaml_value(spec.default)}", "the default")
                 why = f"{key} is {spec.describe()}."
@@ -120,8 +138,10 @@ def _read(
         elif isinstance(value, Mapping):
             _read(value, spec, f"{key}.", flat, findings, origin)
         elif value is not None or key != "userbuffers":
-            why = f"{key} is a group of settings: {', '.join(spec)}. To choose one of its options write {key}/OPTION in a defaults list."
-            findings.append(CFG002.refuse(key, value, origin(key), why, Fix(f"~{key}", "takes it out")))
+            why = f"{key} is a group of settings: {', '.join(spec)}."
+            option = Fix(f"{key.replace('.', '/')}={value}", "chooses that option, if the group has it")
+            fixes = (option,) if isinstance(value, str) and value.isidentifier() else ()
+            findings.append(CFG002.refuse(key, value, origin(key), why, *fixes))
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,18 +1,21 @@
 """`resolve`: the only place that decides. Pure: no torch, megatron, GPU, clock, log or environment."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from . import bridge
 from .errors import GatingError
 from .findings import Finding
-from .request import DEFAULTS, Origin, nested, normalise
+from .fixes import proven
+from .request import DEFAULTS, IGNORED, nested, normalise
 from .resolution import LedgerRow, Resolution
 from .rules import DERIVATIONS, RULES, Rule
-from .rules.cfg import CfgRule
+from .rules._base import Origin
+from .rules.cfg import CFG002, VERSIONS, CfgRule
 from .rules.dp import BASES
-from .rules.env import launch_environment
-from .rules.layout import ETP, expert_tensor_parallel_size
+from .rules.env import EnvValue, launch_environment
+from .rules.layout import WORLD
 
 # Which overlap fields are set on which megatron-core object, and the request key each comes from.
 TRANSFORMER_FIELDS: dict[str, str] = {
@@ -72,69 +75,90 @@ def resolve(cfg: Any, *, origins: Mapping[str, str] | None = None) -> Resolution
     return _resolve_strict(flat, known)
 
 
-def _plain(cfg: Any) -> Mapping[str, Any]:
-    """A DictConfig becomes a plain dict, interpolations resolved; a mapping stays what it is."""
+def _plain(cfg: Any) -> Any:
+    """A DictConfig becomes a plain dict, interpolations resolved; anything else stays what it is."""
     if isinstance(cfg, dict):
         return cfg
     from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
-    if isinstance(cfg, DictConfig):
-        plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-        return dict(plain)
-    return dict(cfg)
+    if not isinstance(cfg, DictConfig):
+        return cfg
+    plain: dict[Any, Any] = {}
+    key: Any = ""
+    try:
+        for key in cfg:
+            if key not in IGNORED:  # their interpolations are not ours to resolve
+                value = cfg[key]
+                config = OmegaConf.is_config(value)
+                plain[key] = OmegaConf.to_container(value, resolve=True, throw_on_missing=True) if config else value
+    except (OmegaConfBaseException, TypeError) as error:
+        where = str(getattr(error, "full_key", None) or key)
+        raise GatingError([CFG002.refuse(where, None, "", f"It cannot be read: {error}")]) from error
+    return plain
 
 
-def _resolve_strict(flat: dict[str, Any], origins: Mapping[str, str]) -> Resolution:
-    asked = dict(flat)
-    inherited = _take_bases(flat)
-    reasons: dict[str, str] = {}
+@dataclass(frozen=True)
+class _Complete:
+    """A request with every null decided.
+
+    asked: with the base values of ddp and optimizer taken in. flat: with derived values. reasons: of what was derived.
+    inherited: key -> the base it came from.
+    """
+
+    asked: dict[str, Any]
+    flat: dict[str, Any]
+    reasons: dict[str, str]
+    inherited: dict[str, str]
+
+
+def _complete(request: Mapping[str, Any]) -> _Complete:
+    asked = dict(request)
+    inherited = _take_bases(asked)
+    flat, reasons = dict(asked), {}
     for derivation in DERIVATIONS:
         if flat[derivation.key] is None:
             flat[derivation.key] = derivation.value(flat)
             reasons[derivation.key] = derivation.explain(flat)
+    return _Complete(asked, flat, reasons, inherited)
+
+
+def _errors(request: Mapping[str, Any]) -> tuple[Finding, ...]:
+    """What refuses a flat request."""
+    findings = judge(_complete(request).flat, lambda key: "")
+    return tuple(finding for finding in findings if finding.severity == "error")
+
+
+def _resolve_strict(request: dict[str, Any], origins: Mapping[str, str]) -> Resolution:
+    complete = _complete(request)
+    flat = complete.flat
 
     def origin(key: str) -> str:
-        if key in reasons:
+        if key in complete.reasons:
             return f"derived by {_DERIVED[key].id}"
-        if key in inherited:
-            return inherited[key]
-        return origins.get(key, "default" if flat[key] == DEFAULTS[key] else "")
+        if key in complete.inherited:
+            return complete.inherited[key]
+        return origins.get(key, "default" if key in DEFAULTS and flat[key] == DEFAULTS[key] else "")
 
     findings = judge(flat, origin)
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
-        raise GatingError(errors)
+        raise GatingError(proven(errors, request, _errors))
 
-    flat[ETP] = expert_tensor_parallel_size(flat)
     environment = launch_environment(flat)
-    rows = [_row(key, asked, flat, reasons, origin) for key in LEDGER_KEYS]
-    rows += [
-        LedgerRow(
-            field=f"env.{value.name}",
-            asked=None,
-            effective=value.value,
-            origin="derived",
-            rule=value.rule,
-            reason=value.reason,
-            source=value.source,
-        )  # fmt: skip
-        for value in environment
-    ]
+    answered = nested(request)
+    answered["parallelism"]["world_size"] = flat[WORLD]
     on = flat["comm_overlap.tp.tp_comm_overlap"]
-    request = nested(asked)
-    request["parallelism"]["world_size"] = flat["parallelism.world_size"]
     return Resolution(
         gating="strict",
         transformer_config={name: flat[key] for name, key in TRANSFORMER_FIELDS.items()},
         optimizer_config={name: flat[key] for name, key in OPTIMIZER_FIELDS.items()},
         ddp_config={name: flat[key] for name, key in DDP_FIELDS.items()},
-        userbuffers={gemm: dict(e) for gemm, e in flat["userbuffers.layers"].items()}
-        if on and flat["userbuffers.layers"]
-        else None,
+        userbuffers=({gemm: dict(entry) for gemm, entry in flat["userbuffers.layers"].items()} or None) if on else None,
         env={value.name: value.value for value in environment},
-        ledger=tuple(rows),
+        ledger=tuple(_ledger(complete, origin, environment)),
         findings=tuple(findings),
-        request=request,
+        request=answered,
     )
 
 
@@ -183,17 +207,40 @@ def judge(flat: Mapping[str, Any], origin: Origin) -> list[Finding]:
     return [rule.finding(flat, origin) for rule in RULES if verdicts.get(rule.__name__) == "refused"]
 
 
-def _row(
-    key: str, asked: Mapping[str, Any], flat: Mapping[str, Any], reasons: Mapping[str, str], origin: Origin
-) -> LedgerRow:
-    derivation = _DERIVED[key]
-    derived = key in reasons
+def _ledger(complete: _Complete, origin: Origin, environment: Iterable[EnvValue]) -> Iterator[LedgerRow]:
+    """One row per overlap field, then the userbuffers dictionary, assumed versions and the environment."""
+    flat = complete.flat
+    for key in LEDGER_KEYS:
+        yield _row(key, complete, origin)
+    if flat["userbuffers.layers"]:
+        on = flat["comm_overlap.tp.tp_comm_overlap"]
+        name = flat["userbuffers.name"] or "unnamed"
+        yield LedgerRow(
+            field="userbuffers", asked=name, effective=name if on else None, origin=origin("userbuffers.name"),
+            rule="" if on else "UB202", reason="asked" if on else "tp_comm_overlap is off", source=flat["userbuffers.source"],
+        )  # fmt: skip
+    if flat["software.origin"] == "assumed":
+        for key in VERSIONS:
+            yield LedgerRow(
+                field=key, asked=flat[key], effective=flat[key], origin="assumed", rule="",
+                reason="the reference stack, for a machine that is not this one; checked where the run starts", source="",
+            )  # fmt: skip
+    for value in environment:
+        yield LedgerRow(
+            field=f"env.{value.name}", asked=None, effective=value.value, origin="derived", rule=value.rule,
+            reason=value.reason, source=value.source,
+        )  # fmt: skip
+
+
+def _row(key: str, complete: _Complete, origin: Origin) -> LedgerRow:
+    derived = key in complete.reasons
+    where = "derived" if derived else origin(key)
     return LedgerRow(
         field=key,
-        asked=asked[key],
-        effective=flat[key],
-        origin=origin(key) if not derived else "derived",
-        rule=derivation.id if derived else "",
-        reason=reasons.get(key, "asked"),
-        source=derivation.source if derived else "",
+        asked=complete.asked[key],
+        effective=complete.flat[key],
+        origin=where,
+        rule=_DERIVED[key].id if derived else "",
+        reason=complete.reasons.get(key, "not said: the default" if where == "default" else "asked"),
+        source=_DERIVED[key].source if derived else "",
     )

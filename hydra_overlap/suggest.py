@@ -1,11 +1,12 @@
 """Near misses: `did you mean`."""
 
-import difflib
 from collections.abc import Iterable
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word most like `word`, or None if nothing is close."""
+    import difflib  # only mistakes need it
+
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return matches[0] if matches else None
 

@@ -1,7 +1,7 @@
 """Every rule and every derivation, in order. The one place that lists them."""
 
 from . import cfg, dp, env, ep, par, pp, tp, ub
-from ._base import Config, Derivation, Rule
+from ._base import ARCHITECTURE, Config, Derivation, Rule
 
 RULES: tuple[type[Rule], ...] = (
     *cfg.RULES,
@@ -24,4 +24,4 @@ DERIVATIONS: tuple[Derivation, ...] = (
 )
 """In the order they are made: each may read what an earlier one decided."""
 
-__all__ = ["DERIVATIONS", "RULES", "Config", "Derivation", "Rule"]
+__all__ = ["ARCHITECTURE", "DERIVATIONS", "RULES", "Config", "Derivation", "Rule"]

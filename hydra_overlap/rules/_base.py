@@ -12,9 +12,11 @@ from typing import Any, ClassVar
 from ..findings import Finding, Fix, Place, yaml_value
 
 Config = Mapping[str, Any]
+Origin = Callable[[str], str]  # key -> where its value came from
 
 KEEPS = "keeps the overlap"
 GIVES_UP = "gives the overlap up"
+ARCHITECTURE = "another architecture"
 
 
 class Rule:
@@ -61,14 +63,19 @@ class Rule:
         return cls.why
 
     @classmethod
-    def finding(cls, c: Config, origin: Callable[[str], str]) -> Finding:
+    def places(cls, c: Config, origin: Origin) -> tuple[Place, ...]:
+        """The offending settings."""
+        return tuple(Place(key, yaml_value(c[key]), origin(key)) for key in cls.shows or cls.reads)
+
+    @classmethod
+    def finding(cls, c: Config, origin: Origin) -> Finding:
         """The refusal of `c` by this rule. origin: key -> where its value came from."""
         return Finding(
             rule=cls.__name__,
             severity=cls.severity,
             title=cls.title(),
             why=cls.why_for(c),
-            where=tuple(Place(key, yaml_value(c[key]), origin(key)) for key in cls.shows or cls.reads),
+            where=cls.places(c, origin),
             fixes=cls.fixes_for(c),
             source=cls.source,
         )

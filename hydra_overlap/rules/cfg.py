@@ -32,6 +32,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "launch.where": ("local",),
 }
 
+LISTS: dict[str, tuple[str, ...]] = {
+    "model.recompute_modules": ("core_attn", "moe_act", "layernorm", "mla_up_proj", "mlp", "moe", "shared_experts"),
+    "model.cuda_graph_scope": ("full_iteration", "attn", "mlp", "moe", "moe_router", "moe_preprocess", "mamba"),
+}
+"""Names a list may hold: megatron-core core_v0.16.1 transformer_config.py:1198, transformer/enums.py CudaGraphScope."""
+
+AUTO = "auto"  # a fact still to be read from a machine; as in schema.py
+
 MINIMUM: dict[str, float] = {
     "parallelism.tensor_model_parallel_size": 1,
     "parallelism.pipeline_model_parallel_size": 1,
@@ -57,6 +65,13 @@ MINIMUM: dict[str, float] = {
     "model.moe_router_topk": 1,
     "model.moe_shared_expert_intermediate_size": 1,
     "model.mtp_num_layers": 0,
+    "model.recompute_num_layers": 1,
+    "model.rotary_base": 1,
+    "model.attention_dropout": 0,
+    "model.hidden_dropout": 0,
+    "platform.sm": 1,
+    "platform.nvlink_domain_size": 1,
+    "userbuffers.tuned_for.tp": 1,
     "training.micro_batch_size": 1,
     "training.global_batch_size": 1,
     "training.train_iters": 1,
@@ -81,10 +96,10 @@ class CfgRule(Rule):
     def refuse(cls, key: str, value: Any, origin: str, why: str, *fixes: Fix) -> Finding:
         """The finding for one key."""
         place = Place(key, yaml_value(value), origin)
-        title, name = cls.title(), cls.__name__
         return Finding(
-            rule=name, severity="error", title=title, why=why, where=(place,), fixes=fixes, source=cls.source
-        )
+            rule=cls.__name__, severity="error", title=cls.title(), why=why, where=(place,), fixes=fixes,
+            source=cls.source,
+        )  # fmt: skip
 
 
 class CFG001(CfgRule):
@@ -100,10 +115,9 @@ class CFG001(CfgRule):
         match = nearest(name, known)
         where = f" in {parent}" if parent else ""
         why = f"There is no {name}{where}; there are: {', '.join(known)}. An unknown key would be read by nobody."
-        fixes = [Fix(f"~{key}", "takes it out")]
-        if match:
-            prefix = f"{parent}." if parent else ""
-            fixes.insert(0, Fix(f"{prefix}{match}={yaml_value(value)}", "did you mean this?"))
+        prefix = f"{parent}." if parent else ""
+        meant = Fix(f"{prefix}{match}={yaml_value(value)}", f"in place of {key}: did you mean this?")
+        fixes = (meant,) if match else ()
         return cls.refuse(key, value, origin, why, *fixes)
 
 
@@ -164,18 +178,34 @@ def judge_values(flat: dict[str, Any], origin: Any) -> Iterator[Finding]:
             match = nearest(value, choices)
             fixes = [Fix(f"{key}={choice}", "did you mean this?" if choice == match else "") for choice in choices]
             yield CFG003.refuse(key, value, origin(key), f"One of: {', '.join(choices)}.", *fixes)
+    for key, choices in LISTS.items():
+        for item in flat[key] or ():
+            if item not in choices:
+                known = [name for name in flat[key] if name in choices]
+                fix = Fix(f"{key}={yaml_value(known)}", "those that exist")
+                yield CFG003.refuse(key, flat[key], origin(key), f"{item} is none of: {', '.join(choices)}.", fix)
+                break
     for key in VERSIONS:
         value = flat[key]
         if value is not None and not _is_version(value):
-            fixes = (Fix(f"{key}=2.11.0", "such as"), Fix(f"{key}=null", "not installed"))
-            yield CFG004.refuse(key, value, origin(key), "A version such as 2.11.0, or null for not installed.", *fixes)
+            why = "A version such as 2.11.0, or null for not installed."
+            if value == AUTO:
+                why += (
+                    " auto stands for a fact of the machine: Hydra's composition fills it in, a plain call must say it."
+                )
+            versions = (Fix(f"{key}=2.11.0", "such as"), Fix(f"{key}=null", "not installed"))
+            yield CFG004.refuse(key, value, origin(key), why, *versions)
+    if flat["platform.name"] == AUTO:
+        why = "auto stands for the machine that composes: Hydra's composition fills it in, a plain call must say it."
+        stand_ins = (Fix("platform.name=cpu", "no GPU"), Fix("platform.name=h100 platform.sm=90", "such as"))
+        yield CFG003.refuse("platform.name", AUTO, origin("platform.name"), why, *stand_ins)
     for key, least in MINIMUM.items():
         value = flat[key]
         if value is not None and value < least:
-            why = f"At least {least:g}."
+            why = f"{key} is at least {least:g}."
             if key == "comm_overlap.dp.bucket_size":
-                why += " Parameters, not bytes."
-            default = Fix(f"{key}={yaml_value(DEFAULTS.get(key))}", "the default")
+                why += " It counts parameters, not bytes."
+            default = Fix(f"{key}={yaml_value(DEFAULTS[key])}", "the default")
             yield CFG005.refuse(key, value, origin(key), why, default)
 
 

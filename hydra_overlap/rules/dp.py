@@ -1,8 +1,24 @@
 """DP: gradient reduction under backward, parameter gather under forward."""
 
+from math import gcd
+
 from ..findings import Fix
 from ._base import GIVES_UP, KEEPS, Config, Derivation, Rule
-from .layout import PP, TP, VPP, WORLD, chunk_parameters, dp_cp_size, interleaved
+from .layout import (
+    EP,
+    ETP,
+    PP,
+    TP,
+    VPP,
+    WORLD,
+    chunk_parameters,
+    data_parallel_size,
+    divisor_below,
+    dp_cp_size,
+    expert_ranks,
+    interleave,
+    interleaved,
+)
 
 GRAD_REDUCE = "comm_overlap.dp.overlap_grad_reduce"
 GATHER = "comm_overlap.dp.overlap_param_gather"
@@ -11,6 +27,7 @@ ALIGN = "comm_overlap.dp.align_param_gather"
 BUCKET = "comm_overlap.dp.bucket_size"
 DEFER = "comm_overlap.pp.defer_embedding_wgrad_compute"
 DDP_DIST = "ddp.use_distributed_optimizer"
+INSTANCES = "ddp.num_distributed_optimizer_instances"
 OPT_DIST = "optimizer.use_distributed_optimizer"
 MCORE = "megatron-core core_v0.16.1 megatron/core/"
 ARGUMENTS = "megatron-core core_v0.16.1 megatron/training/arguments.py:"
@@ -32,7 +49,7 @@ class DP001(Rule):
     requires = ("PAR001",)
     reads = (GRAD_REDUCE, *LAYOUT)
     why = "Data x context parallel size is 1: there is no gradient reduction to overlap."
-    source = MCORE + "distributed/distributed_data_parallel.py:59-66"
+    source = "Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:576"
     refused = (f"{GRAD_REDUCE}=true",)
 
     @classmethod
@@ -46,35 +63,38 @@ class DP001(Rule):
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
         more = Fix(f"{WORLD}={c[WORLD] * 2}", KEEPS + " (twice the ranks)")
-        both = f" {GATHER}=false" if c[GATHER] else ""
-        return (more, Fix(f"{GRAD_REDUCE}=false{both}", GIVES_UP), Fix(f"{GRAD_REDUCE}=null", "decided by the layout"))
+        return (more, Fix(f"{GRAD_REDUCE}=false", GIVES_UP), Fix(f"{GRAD_REDUCE}=null", "lets the layout decide"))
 
 
-class DP002(Rule):
+class GatherRule(Rule):
+    """Base: applies while parameters are gathered in forward."""
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[GATHER])
+
+
+class DP002(GatherRule):
     """Parameter-gather overlap needs the distributed optimizer."""
 
     reads = (GATHER, DDP_DIST)
     why = "Without it every rank holds all parameters: nothing is gathered, and megatron-core ignores the flag."
     source = ARGUMENTS + "597-599"
-    refused = (f"{GATHER}=true", "parallelism.world_size=2")
+    refused = (f"{GATHER}=true",)
     fixes = (Fix(f"{DDP_DIST}=true {OPT_DIST}=true", KEEPS), Fix(f"{GATHER}=false", GIVES_UP))
-
-    @classmethod
-    def applies(cls, c: Config) -> bool:
-        return bool(c[GATHER])
 
     @classmethod
     def holds(cls, c: Config) -> bool:
         return bool(c[DDP_DIST])
 
 
-class DP003(DP002):
+class DP003(GatherRule):
     """Parameter-gather overlap needs at least two ranks that share the optimizer state."""
 
     requires = ("PAR001", "DP001", "DP002")
     reads = (GATHER, *LAYOUT)
     why = "Data x context parallel size is 1: there are no parameters to gather."
-    source = MCORE + "distributed/distributed_data_parallel.py:59-66"
+    source = "Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:576"
     refused = (f"{GATHER}=true", f"{DDP_DIST}=true", f"{OPT_DIST}=true")
 
     @classmethod
@@ -84,10 +104,10 @@ class DP003(DP002):
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
         more = Fix(f"{WORLD}={c[WORLD] * 2}", KEEPS + " (twice the ranks)")
-        return (more, Fix(f"{GATHER}=false", GIVES_UP), Fix(f"{GATHER}=null", "decided by the layout"))
+        return (more, Fix(f"{GATHER}=false", GIVES_UP), Fix(f"{GATHER}=null", "lets the layout decide"))
 
 
-class DP004(DP002):
+class DP004(GatherRule):
     """Parameter-gather overlap needs gradient-reduce overlap."""
 
     requires = ("DP002", "DP003")
@@ -100,48 +120,48 @@ class DP004(DP002):
     refused = (
         f"{GATHER}=true", f"{GRAD_REDUCE}=false", "parallelism.world_size=2", f"{DDP_DIST}=true", f"{OPT_DIST}=true",
     )  # fmt: skip
+    fixes = (Fix(f"{GRAD_REDUCE}=true", KEEPS), Fix(f"{GATHER}=false", GIVES_UP))
 
     @classmethod
     def holds(cls, c: Config) -> bool:
         return bool(c[GRAD_REDUCE])
 
-    @classmethod
-    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        gives_up = Fix(f"{GATHER}=false", GIVES_UP)
-        if c[DEFER]:
-            return (gives_up, Fix(f"{GRAD_REDUCE}=true {DEFER}=false", KEEPS + ", gives the deferral up"))
-        return (Fix(f"{GRAD_REDUCE}=true", KEEPS), gives_up)
 
-
-class DP005(Rule):
-    """Gathering with the optimizer step needs the interleaved schedule."""
-
-    reads = (STEP_GATHER, PP, VPP)
-    why = "It gathers the first model chunk while the others step; with one chunk megatron-core fails while the optimizer is built."
-    source = ARGUMENTS + "635-641"
-    refused = (f"{STEP_GATHER}=true", "parallelism.world_size=2", f"{DDP_DIST}=true", f"{OPT_DIST}=true")
-    fixes = (Fix(f"{STEP_GATHER}=false", GIVES_UP),)
+class StepRule(Rule):
+    """Base: applies while parameters are gathered with the optimizer step."""
 
     @classmethod
     def applies(cls, c: Config) -> bool:
         return bool(c[STEP_GATHER])
 
+
+class DP005(StepRule):
+    """Gathering with the optimizer step needs the interleaved schedule."""
+
+    reads = (STEP_GATHER, PP, VPP)
+    why = "It gathers the first model chunk while the others step; with one chunk megatron-core fails while the optimizer is built."
+    source = ARGUMENTS + "635-641"
+    refused = (f"{STEP_GATHER}=true", f"{DDP_DIST}=true", f"{OPT_DIST}=true")
+
     @classmethod
     def holds(cls, c: Config) -> bool:
         return interleaved(c)
 
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        keeps = Fix(interleave(c), KEEPS + ("" if c[PP] > 1 else " (twice the ranks)"))
+        return (keeps, Fix(f"{STEP_GATHER}=false", GIVES_UP))
 
-class DP006(DP005):
+
+class DP006(StepRule):
     """Gathering with the optimizer step needs parameter-gather overlap."""
 
     requires = ("DP005",)
     reads = (STEP_GATHER, GATHER)
     why = "It starts the first of those gathers early; Megatron-LM asserts."
     source = ARGUMENTS + "638-639"
-    refused = (
-        f"{STEP_GATHER}=true", f"{GATHER}=false", "parallelism.world_size=4", f"{PP}=2", f"{VPP}=2",
-        f"{DDP_DIST}=true", f"{OPT_DIST}=true",
-    )  # fmt: skip
+    refused = (f"{STEP_GATHER}=true", f"{PP}=2", f"{VPP}=2", f"{DDP_DIST}=true", f"{OPT_DIST}=true")  # fmt: skip
+    fixes = (Fix(f"{GATHER}=true", KEEPS), Fix(f"{STEP_GATHER}=false", GIVES_UP))
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -158,7 +178,7 @@ class DP007(Rule):
         "instead of 4 of 20), and without the overlap there is nothing to align."
     )
     source = ARGUMENTS + "585-591"
-    refused = (f"{ALIGN}=true", "parallelism.world_size=2", f"{DDP_DIST}=true", f"{OPT_DIST}=true")
+    refused = (f"{ALIGN}=true", f"{DDP_DIST}=true", f"{OPT_DIST}=true")
 
     @classmethod
     def applies(cls, c: Config) -> bool:
@@ -170,7 +190,8 @@ class DP007(Rule):
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        return (Fix(f"{ALIGN}=false", GIVES_UP), Fix(f"{ALIGN}=null", "decided by the layout"))
+        gives_up = (Fix(f"{ALIGN}=false", GIVES_UP), Fix(f"{ALIGN}=null", "lets the layout decide"))
+        return (Fix(f"{GATHER}=true", KEEPS), *gives_up) if interleaved(c) else gives_up
 
 
 class DP008(Rule):
@@ -179,10 +200,9 @@ class DP008(Rule):
     requires = ("DP002", "DP003", "DP004")
     reads = (ALIGN, GATHER, PP, VPP)
     why = "Chunks after the first have one bucket and nothing dispatches it early: all gathers are exposed (8 of 8; 0 of 8 aligned)."
-    source = MCORE + "pipeline_parallel/schedules.py:1100-1140; megatron/training/training.py:2562"
+    source = MCORE + "pipeline_parallel/schedules.py:1176-1188; megatron/training/training.py:2562"
     refused = (
-        f"{ALIGN}=false", f"{GATHER}=true", "parallelism.world_size=4", f"{PP}=2", f"{VPP}=2", f"{DDP_DIST}=true",
-        f"{OPT_DIST}=true",
+        f"{ALIGN}=false", "parallelism.world_size=4", f"{PP}=2", f"{VPP}=2", f"{DDP_DIST}=true", f"{OPT_DIST}=true",
     )  # fmt: skip
     fixes = (Fix(f"{ALIGN}=true", KEEPS), Fix(f"{GATHER}=false", GIVES_UP))
 
@@ -202,7 +222,7 @@ class DP009(Rule):
     reads = (BUCKET, GRAD_REDUCE)
     why = "megatron-core replaces the bucket size by null, one bucket for everything, when gradients are not reduced in backward."
     source = MCORE + "distributed/distributed_data_parallel.py:66-68"
-    refused = (f"{BUCKET}=1000000", f"{GRAD_REDUCE}=false", "parallelism.world_size=2")
+    refused = (f"{BUCKET}=1000000",)
 
     @classmethod
     def applies(cls, c: Config) -> bool:
@@ -212,12 +232,7 @@ class DP009(Rule):
     def holds(cls, c: Config) -> bool:
         return bool(c[GRAD_REDUCE])
 
-    @classmethod
-    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        fixes = [Fix(f"{BUCKET}=null", "no buckets")]
-        if dp_cp_size(c) > 1 and not c[DEFER]:
-            fixes.insert(0, Fix(f"{GRAD_REDUCE}=true", "reduces gradients in backward"))
-        return tuple(fixes)
+    fixes = (Fix(f"{GRAD_REDUCE}=true", "reduces gradients in backward"), Fix(f"{BUCKET}=null", "no buckets"))
 
 
 class DP010(Rule):
@@ -262,13 +277,38 @@ class DP011(Rule):
     def holds(cls, c: Config) -> bool:
         return bool(c[DDP_DIST]) == bool(c[OPT_DIST])
 
+
+class DP012(Rule):
+    """Instances of the distributed optimizer need one, and divide the ranks it is sharded over."""
+
+    requires = ("PAR001", "PAR002", "DP011")
+    reads = (INSTANCES, DDP_DIST, *LAYOUT, EP, ETP)
+    why = "Each instance shards the optimizer over an equal part of the data-parallel ranks, of the experts' ranks as well."
+    source = (
+        MCORE + "parallel_state.py:832-836, 1263-1265; megatron/core/distributed/distributed_data_parallel.py:226-229"
+    )
+    refused = (f"{INSTANCES}=2", f"{DDP_DIST}=true", f"{OPT_DIST}=true")
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c[INSTANCES] > 1
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return bool(c[DDP_DIST]) and cls._shared(c) % c[INSTANCES] == 0
+
+    @classmethod
+    def _shared(cls, c: Config) -> int:
+        return gcd(dp_cp_size(c), c[WORLD] // expert_ranks(c))
+
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        gather = f" {GATHER}=false" if c[GATHER] else ""
-        return (cls.fixes[0], Fix(cls.fixes[1].override + gather, cls.fixes[1].effect))
+        fewer = divisor_below(cls._shared(c), c[INSTANCES])
+        fixes = (Fix(f"{INSTANCES}=1", "one instance"),)
+        return (Fix(f"{INSTANCES}={fewer}", "fewer instances"), *fixes) if fewer > 1 else fixes
 
 
-RULES: tuple[type[Rule], ...] = (DP001, DP002, DP003, DP004, DP005, DP006, DP007, DP008, DP009, DP010, DP011)
+RULES: tuple[type[Rule], ...] = (DP001, DP002, DP003, DP004, DP005, DP006, DP007, DP008, DP009, DP010, DP011, DP012)
 
 DEFAULT_BUCKET = 40_000_000  # parameters; megatron-core's floor
 BUCKET_PER_RANK = 1_000_000  # parameters per data-parallel rank
@@ -279,7 +319,8 @@ def _bucket(c: Config) -> tuple[int | None, str]:
     """bucket_size in parameters, and why. Formula: distributed_data_parallel.py:64-65."""
     if not c[GRAD_REDUCE]:
         return None, "gradients are not reduced in backward: one bucket"
-    default = max(DEFAULT_BUCKET, BUCKET_PER_RANK * dp_cp_size(c))
+    ranks = data_parallel_size(c)  # megatron-core counts without context parallelism here
+    default = max(DEFAULT_BUCKET, BUCKET_PER_RANK * ranks)
     chunk = chunk_parameters(c)
     if chunk is not None and chunk < 2 * default:
         small = max(1, chunk // SMALL_CHUNK_BUCKETS)
@@ -287,7 +328,7 @@ def _bucket(c: Config) -> tuple[int | None, str]:
             f"a quarter of the first model chunk's {chunk:,} parameters: megatron-core's default of {default:,} "
             "would leave fewer than two buckets, and one bucket overlaps nothing"
         )
-    return default, f"max({DEFAULT_BUCKET:,}, {BUCKET_PER_RANK:,} x {dp_cp_size(c)} data-parallel ranks) parameters"
+    return default, f"max({DEFAULT_BUCKET:,}, {BUCKET_PER_RANK:,} x {ranks} data-parallel ranks) parameters"
 
 
 def _ranks(c: Config) -> str:
@@ -316,7 +357,7 @@ DERIVATIONS: tuple[Derivation, ...] = (
             else "distributed optimizer, " + _ranks(c)
         ),
         source="Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:575-580",
-    ),  # fmt: skip
+    ),
     Derivation(
         id="DP103",
         key=STEP_GATHER,
@@ -336,7 +377,7 @@ DERIVATIONS: tuple[Derivation, ...] = (
             else "not interleaved (DP007)"
         ),
         source="Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:580-583",
-    ),  # fmt: skip
+    ),
     Derivation(
         id="DP105",
         key=BUCKET,

@@ -17,16 +17,16 @@ SHARED_OVERLAP = "model.moe_shared_expert_overlap"
 SHARED = "model.moe_shared_expert_intermediate_size"
 MCORE = "megatron-core core_v0.16.1 megatron/core/transformer/transformer_config.py:"
 BRIDGE = "Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:"
-OFF = Fix(f"{OVERLAP}=false {DELAY}=false", GIVES_UP)
+OFF = Fix(f"{OVERLAP}=false", GIVES_UP)
 LEGAL = (
-    f"{OVERLAP}=true", f"{EXPERTS}=4", f"{EP}=2", f"{WORLD}=2", f"{DISPATCHER}=alltoall", "precision.bf16=true",
+    f"{OVERLAP}=true", f"{EXPERTS}=4", f"{EP}=2", f"{DISPATCHER}=alltoall", "precision.bf16=true",
     "software.torch=2.11.0",
 )  # fmt: skip
 
 
-def _but(*changes: str) -> tuple[str, ...]:
-    """The legal example with some overrides replaced."""
-    keys = {change.partition("=")[0] for change in changes}
+def _but(*changes: str, without: str = "") -> tuple[str, ...]:
+    """The legal example with some overrides replaced, or one left out."""
+    keys = {change.partition("=")[0] for change in (*changes, without)}
     return (*(override for override in LEGAL if override.partition("=")[0] not in keys), *changes)
 
 
@@ -59,28 +59,13 @@ class EP001(EpRule):
 
 
 class EP002(EpRule):
-    """Expert-parallel overlap needs at least two experts."""
-
-    requires = ("EP001", "PAR011")
-    reads = (OVERLAP, EXPERTS)
-    why = "A dense model has no token dispatch to overlap."
-    source = BRIDGE + "482-485"
-    refused = _but(f"{EXPERTS}=1", f"{EP}=2")
-    fixes = (OFF,)
-
-    @classmethod
-    def holds(cls, c: Config) -> bool:
-        return (c[EXPERTS] or 0) > 1
-
-
-class EP003(EpRule):
     """Expert-parallel overlap needs the alltoall or flex dispatcher."""
 
-    requires = ("EP001", "EP002")
+    requires = ("EP001", "PAR011")
     reads = (OVERLAP, DISPATCHER)
     why = "The allgather dispatcher has no dispatch and combine steps to schedule apart."
     source = MCORE + "1866-1869"
-    refused = _but(f"{DISPATCHER}=allgather")
+    refused = _but(without=DISPATCHER)
     fixes = (Fix(f"{DISPATCHER}=alltoall", KEEPS), OFF)
 
     @classmethod
@@ -88,14 +73,14 @@ class EP003(EpRule):
         return c[DISPATCHER] in ("alltoall", "flex")
 
 
-class EP004(EpRule):
+class EP003(EpRule):
     """Expert-parallel overlap needs bf16 or fp16."""
 
     requires = ("EP001",)
     reads = (OVERLAP, "precision.bf16", "precision.fp16")
     why = "Its schedule is written for 16-bit activations; megatron-core asserts."
     source = MCORE + "1882-1884"
-    refused = _but("precision.bf16=false")
+    refused = _but(without="precision.bf16")
     fixes = (Fix("precision.bf16=true", KEEPS), OFF)
 
     @classmethod
@@ -103,14 +88,14 @@ class EP004(EpRule):
         return bool(c["precision.bf16"] or c["precision.fp16"])
 
 
-class EP005(EpRule):
+class EP004(EpRule):
     """Expert-parallel overlap needs torch 2.6."""
 
     requires = ("EP001",)
     reads = (OVERLAP, "software.torch")
     why = "It hangs with older versions; megatron-core asserts."
-    source = MCORE + "1853-1855"
-    refused = _but("software.torch=2.5.1")
+    source = MCORE + "1853-1856"
+    refused = _but(without="software.torch")
     fixes = (Fix("software.torch=2.6.0", KEEPS + ", if that version is what the run will find"), OFF)
 
     @classmethod
@@ -118,27 +103,22 @@ class EP005(EpRule):
         return at_least(c["software.torch"], "2.6.0")
 
 
-class EP006(EpRule):
+class EP005(EpRule):
     """Expert-parallel overlap under pipeline parallelism needs the interleaved schedule."""
 
     requires = ("EP001",)
     reads = (OVERLAP, PP, VPP)
     why = "The plain 1F1B schedule has no second microbatch to run under the all-to-all; megatron-core asserts."
-    source = MCORE + "1856-1860"
-    refused = _but(f"{PP}=2", f"{WORLD}=4")
+    source = MCORE + "1857-1861"
+    refused = _but(f"{PP}=2")
+    fixes = (Fix(f"{VPP}=2", KEEPS), OFF)
 
     @classmethod
     def holds(cls, c: Config) -> bool:
         return c[PP] == 1 or c[VPP] is not None
 
-    @classmethod
-    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        layers = c["model.num_layers"]
-        fits = layers is None or layers % (2 * c[PP]) == 0
-        return (Fix(f"{VPP}=2", KEEPS), OFF) if fits else (OFF,)
 
-
-class EP007(EpRule):
+class EP006(EpRule):
     """Expert-parallel overlap excludes full recomputation."""
 
     requires = ("EP001",)
@@ -157,7 +137,7 @@ class EP007(EpRule):
         return c["model.recompute_granularity"] != "full" and method is None and layers is None
 
 
-class EP008(EpRule):
+class EP007(EpRule):
     """Expert-parallel overlap excludes recomputing the MoE layer."""
 
     requires = ("EP001",)
@@ -177,7 +157,7 @@ class EP008(EpRule):
         return (Fix(f"model.recompute_modules={value}", KEEPS), OFF)
 
 
-class EP009(EpRule):
+class EP008(EpRule):
     """Expert-parallel overlap excludes shared-expert overlap."""
 
     requires = ("EP001",)
@@ -192,7 +172,7 @@ class EP009(EpRule):
         return not c[SHARED_OVERLAP]
 
 
-class EP010(EpRule):
+class EP009(EpRule):
     """Expert-parallel overlap takes at most one multi-token-prediction layer, under pipeline parallelism."""
 
     requires = ("EP001",)
@@ -213,28 +193,32 @@ class EP010(EpRule):
         return layers is None or (layers == 1 and (c[PP] > 1 or at_least(version, "0.18.0")))
 
 
-class EP011(Rule):
+class DelayRule(Rule):
+    """Base: applies while weight gradients are delayed."""
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[DELAY])
+
+
+class EP010(DelayRule):
     """Delayed weight gradients need expert-parallel overlap."""
 
     reads = (DELAY, OVERLAP)
     why = "Only its schedule runs the weight gradients that were split off; megatron-core asserts."
     source = MCORE + "1910-1912"
     refused = (f"{DELAY}=true",)
-    fixes = (Fix(f"{DELAY}=false", GIVES_UP),)
-
-    @classmethod
-    def applies(cls, c: Config) -> bool:
-        return bool(c[DELAY])
+    fixes = (Fix(f"{OVERLAP}=true", KEEPS), Fix(f"{DELAY}=false", GIVES_UP))
 
     @classmethod
     def holds(cls, c: Config) -> bool:
         return bool(c[OVERLAP])
 
 
-class EP012(EP011):
+class EP011(DelayRule):
     """Delayed weight gradients need Transformer Engine 2.7, and 2.8 with gradient-reduce overlap."""
 
-    requires = ("EP011",)
+    requires = ("EP010",)
     reads = (DELAY, TE, GRAD_REDUCE)
     why = (
         "Its layers split backward in two. Upstreams differ: with gradient-reduce overlap Megatron-Bridge asks for 2.7 and "
@@ -242,7 +226,7 @@ class EP012(EP011):
         "We take the stricter."
     )
     source = BRIDGE + "521-530; megatron-core core_v0.16.1 megatron/training/arguments.py:1212-1220"
-    refused = (*LEGAL, f"{DELAY}=true", f"{TE}=2.6.0")
+    refused = (*LEGAL, f"{DELAY}=true")
     fixes = (Fix(f"{TE}=2.8.0", KEEPS + ", if that version is what the run will find"), Fix(f"{DELAY}=false", GIVES_UP))
 
     @classmethod
@@ -250,10 +234,10 @@ class EP012(EP011):
         return at_least(c[TE], "2.8.0" if c[GRAD_REDUCE] else "2.7.0")
 
 
-class EP013(EP011):
+class EP012(DelayRule):
     """Delayed weight gradients inside a CUDA graph need Transformer Engine 2.12, fused accumulation and no attention bias."""
 
-    requires = ("EP012",)
+    requires = ("EP011",)
     reads = (DELAY, SCOPE, SHARED, SHARED_OVERLAP, TE, GAF, "model.add_bias_linear", "model.add_qkv_bias")
     why = "The graph needs static gradient addresses, which only fused accumulation has; biases are not supported."
     source = BRIDGE + "538-557"
@@ -280,8 +264,45 @@ class EP013(EP011):
         return (Fix(f"{SCOPE}=[{','.join(kept)}]", KEEPS + ", outside the graph"), Fix(f"{DELAY}=false", GIVES_UP))
 
 
+class EP013(EpRule):
+    """Expert-parallel overlap keeps MoE layers and MLPs out of CUDA graphs."""
+
+    requires = ("EP001",)
+    reads = (OVERLAP, SCOPE)
+    why = "Its schedule runs them apart, a captured graph cannot be taken apart; megatron-core asserts."
+    source = MCORE + "1898-1906"
+    refused = _but(f"{SCOPE}=[moe]")
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return "moe" not in c[SCOPE] and "mlp" not in c[SCOPE]
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        kept = [scope for scope in c[SCOPE] if scope not in ("moe", "mlp")]
+        return (Fix(f"{SCOPE}=[{','.join(kept)}]", KEEPS + ", outside the graph"), OFF)
+
+
+class EP014(Rule):
+    """Shared-expert overlap needs a shared expert and the alltoall dispatcher."""
+
+    reads = (SHARED_OVERLAP, SHARED, DISPATCHER, EXPERTS)
+    why = "Without a shared expert nothing runs under the dispatch; with another dispatcher megatron-core raises."
+    source = MCORE + "1083-1095"
+    refused = (f"{SHARED_OVERLAP}=true",)
+    fixes = (Fix(f"{DISPATCHER}=alltoall", KEEPS), Fix(f"{SHARED_OVERLAP}=false", GIVES_UP))
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[SHARED_OVERLAP])
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return c[EXPERTS] is not None and c[SHARED] is not None and c[DISPATCHER] == "alltoall"
+
+
 RULES: tuple[type[Rule], ...] = (
-    EP001, EP002, EP003, EP004, EP005, EP006, EP007, EP008, EP009, EP010, EP011, EP012, EP013,
+    EP001, EP002, EP003, EP004, EP005, EP006, EP007, EP008, EP009, EP010, EP011, EP012, EP013, EP014,
 )  # fmt: skip
 
 DERIVATIONS: tuple[Derivation, ...] = (

@@ -53,6 +53,11 @@ def interleaved(c: Config) -> bool:
     return c[PP] > 1 and (c[VPP] or 1) > 1
 
 
+def interleave(c: Config) -> str:
+    """The overrides that turn the interleaved schedule on, with two model chunks per rank."""
+    return f"{VPP}=2" if c[PP] > 1 else f"{PP}=2 {VPP}=2 {WORLD}={c[WORLD] * 2}"
+
+
 def num_microbatches(c: Config) -> int | None:
     """Microbatches per step and pipeline; None while the global batch is not said."""
     return None if c[GBS] is None else c[GBS] // (c[MBS] * data_parallel_size(c))
@@ -61,13 +66,13 @@ def num_microbatches(c: Config) -> int | None:
 def neighbours(value: int, multiple: int) -> tuple[int, ...]:
     """Positive multiples of `multiple` next to `value`, the nearer first."""
     below, above = value // multiple * multiple, (value // multiple + 1) * multiple
-    near = sorted({below, above}, key=lambda n: abs(n - value))
+    near = sorted({below, above}, key=lambda n: (abs(n - value), n))
     return tuple(n for n in near if n > 0)
 
 
-def divisors(value: int) -> tuple[int, ...]:
-    """Divisors of `value`, descending."""
-    return tuple(n for n in range(value, 0, -1) if value % n == 0)
+def divisor_below(value: int, limit: int) -> int:
+    """The largest divisor of `value` that is `limit` or less; searched among the 4,096 numbers below, else 1."""
+    return next((n for n in range(limit, max(0, limit - 4096), -1) if value % n == 0), 1)
 
 
 def chunk_parameters(c: Config) -> int | None:

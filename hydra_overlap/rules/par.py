@@ -1,7 +1,9 @@
 """PAR: the parallel layout itself. What megatron-core would refuse, or train wrongly, before any overlap is at stake."""
 
+from math import gcd, lcm
+
 from ..findings import Fix
-from ._base import Config, Derivation, Rule
+from ._base import ARCHITECTURE, Config, Derivation, Rule
 from .layout import (
     CP,
     EP,
@@ -15,8 +17,9 @@ from .layout import (
     VPP,
     WORLD,
     data_parallel_size,
-    divisors,
+    divisor_below,
     expert_ranks,
+    expert_tensor_parallel_size,
     interleaved,
     model_ranks,
     neighbours,
@@ -40,6 +43,10 @@ class PAR001(Rule):
         return c[WORLD] % model_ranks(c) == 0
 
     @classmethod
+    def why_for(cls, c: Config) -> str:
+        return f"{c[WORLD]} is no multiple of {c[TP]} x {c[PP]} x {c[CP]} = {model_ranks(c)}. {cls.why}"
+
+    @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
         fixes = tuple(Fix(f"{WORLD}={n}", "legal neighbour") for n in neighbours(c[WORLD], smallest_world(c)))
         return (*fixes, Fix(f"{WORLD}=null", f"the smallest legal: {smallest_world(c)} ranks"))
@@ -57,6 +64,11 @@ class PAR002(Rule):
     @classmethod
     def holds(cls, c: Config) -> bool:
         return c[WORLD] % expert_ranks(c) == 0
+
+    @classmethod
+    def why_for(cls, c: Config) -> str:
+        grid = f"{expert_tensor_parallel_size(c)} x {c[EP]} x {c[PP]} = {expert_ranks(c)}"
+        return f"{c[WORLD]} is no multiple of {grid}. {cls.why}"
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
@@ -93,8 +105,8 @@ class PAR004(Rule):
     requires = ("PAR005",)
     reads = ("model.num_layers", PP, VPP)
     why = "Every model chunk holds the same number of layers."
-    source = MCORE + "transformer/transformer_config.py:1429-1520"
-    refused = ("parallelism.world_size=2", "parallelism.pipeline_model_parallel_size=2", "model.num_layers=5")
+    source = MCORE + "transformer/transformer_block.py:155-178"
+    refused = ("parallelism.pipeline_model_parallel_size=2", "model.num_layers=5")
 
     @classmethod
     def applies(cls, c: Config) -> bool:
@@ -105,14 +117,21 @@ class PAR004(Rule):
         return c["model.num_layers"] % (c[PP] * (c[VPP] or 1)) == 0
 
     @classmethod
+    def why_for(cls, c: Config) -> str:
+        chunks = c[PP] * (c[VPP] or 1)
+        return f"{c['model.num_layers']} layers do not fill {chunks} model chunks evenly. {cls.why}"
+
+    @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        layers, chunks = c["model.num_layers"], c[PP] * (c[VPP] or 1)
-        fixes = [Fix(f"model.num_layers={n}", f"{n // chunks} layers a chunk") for n in neighbours(layers, chunks)]
-        if c[VPP] and layers % c[PP] == 0:
-            legal = [n for n in divisors(layers // c[PP]) if n > 1]
-            nearest = sorted(legal, key=lambda n: abs(n - c[VPP]))[:2]
-            fixes += [Fix(f"{VPP}={n}", f"{layers // (c[PP] * n)} layers a chunk") for n in nearest]
-        return tuple(fixes)
+        layers = c["model.num_layers"]
+        architecture = tuple(
+            Fix(f"model.num_layers={n}", ARCHITECTURE) for n in neighbours(layers, c[PP] * (c[VPP] or 1))
+        )
+        stages = divisor_below(layers, c[PP])
+        chunks = 1 if stages == 1 or not c[VPP] else divisor_below(layers // stages, c[VPP])
+        changes = [] if stages == c[PP] else [f"{PP}={stages}"]
+        changes += [f"{VPP}={'null' if chunks == 1 else chunks}"] if c[VPP] else []
+        return (Fix(" ".join(changes), f"{layers // (stages * chunks)} layers a chunk"), *architecture)
 
 
 class PAR005(Rule):
@@ -142,7 +161,7 @@ class PAR006(Rule):
     reads = ("model.num_attention_heads", TP)
     why = "Attention heads are split over the TP ranks."
     source = MCORE + "transformer/transformer_config.py:924-928"
-    refused = ("parallelism.tensor_model_parallel_size=4", "parallelism.world_size=4", "model.num_attention_heads=6")
+    refused = ("parallelism.tensor_model_parallel_size=4", "model.num_attention_heads=6")
 
     @classmethod
     def applies(cls, c: Config) -> bool:
@@ -154,8 +173,9 @@ class PAR006(Rule):
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        heads = neighbours(c["model.num_attention_heads"], c[TP])
-        return tuple(Fix(f"model.num_attention_heads={n}", "another architecture") for n in heads)
+        heads = c["model.num_attention_heads"]
+        fewer = Fix(f"{TP}={divisor_below(heads, c[TP])}", "fewer TP ranks")
+        return (fewer, *(Fix(f"model.num_attention_heads={n}", ARCHITECTURE) for n in neighbours(heads, c[TP])))
 
 
 class PAR007(Rule):
@@ -165,7 +185,7 @@ class PAR007(Rule):
     reads = ("model.num_query_groups", TP)
     why = "Key/value heads are split over the TP ranks, or each is shared by a whole number of ranks."
     source = MCORE + "transformer/transformer_config.py:939-946"
-    refused = ("parallelism.tensor_model_parallel_size=4", "parallelism.world_size=4", "model.num_query_groups=6")
+    refused = ("parallelism.tensor_model_parallel_size=4", "model.num_query_groups=6")
 
     @classmethod
     def applies(cls, c: Config) -> bool:
@@ -178,28 +198,30 @@ class PAR007(Rule):
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        groups = neighbours(c["model.num_query_groups"], c[TP])
-        return tuple(Fix(f"model.num_query_groups={n}", "another architecture") for n in groups)
+        groups = c["model.num_query_groups"]
+        fewer = Fix(f"{TP}={divisor_below(gcd(groups, c[TP]), c[TP])}", "fewer TP ranks")
+        return (fewer, *(Fix(f"model.num_query_groups={n}", ARCHITECTURE) for n in neighbours(groups, c[TP])))
 
 
 class PAR008(Rule):
-    """seq_length is a multiple of what splits it: TP (with sequence parallelism) and 2 x CP."""
+    """seq_length is a multiple of what splits it: 2 x CP, and CP x TP with sequence parallelism."""
 
     reads = ("model.seq_length", SP, TP, CP)
     why = (
-        "Sequence parallelism gives every TP rank an equal part; context parallelism gives every rank two equal parts."
+        "Context parallelism gives every rank two equal parts of the sequence; sequence parallelism splits what a rank has "
+        "equally over its TP ranks."
     )
-    source = MCORE + "transformer/attention.py, utils.py get_batch_on_this_cp_rank; models/common/embeddings"
+    source = MCORE + "utils.py get_batch_on_this_cp_rank; tensor_parallel/mappings.py _split_along_first_dim"
     refused = (
         "parallelism.tensor_model_parallel_size=4",
         "parallelism.sequence_parallel=true",
-        "parallelism.world_size=4",
         "model.seq_length=1022",
     )
 
     @classmethod
     def _multiple(cls, c: Config) -> int:
-        return (c[TP] if c[SP] else 1) * (2 * c[CP] if c[CP] > 1 else 1)
+        halves = 2 * c[CP] if c[CP] > 1 else 1
+        return lcm(halves, c[CP] * (c[TP] if c[SP] else 1))
 
     @classmethod
     def applies(cls, c: Config) -> bool:
@@ -208,6 +230,10 @@ class PAR008(Rule):
     @classmethod
     def holds(cls, c: Config) -> bool:
         return c["model.seq_length"] % cls._multiple(c) == 0
+
+    @classmethod
+    def why_for(cls, c: Config) -> str:
+        return f"{c['model.seq_length']} is no multiple of {cls._multiple(c)}. {cls.why}"
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
@@ -233,6 +259,11 @@ class PAR009(Rule):
         return c[GBS] % (c[MBS] * data_parallel_size(c)) == 0
 
     @classmethod
+    def why_for(cls, c: Config) -> str:
+        step = f"{c[MBS]} x {data_parallel_size(c)} = {c[MBS] * data_parallel_size(c)}"
+        return f"{c[GBS]} is no multiple of {step}. {cls.why}"
+
+    @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
         sizes = neighbours(c[GBS], c[MBS] * data_parallel_size(c))
         return tuple(Fix(f"{GBS}={n}", "legal neighbour") for n in sizes)
@@ -249,7 +280,6 @@ class PAR010(Rule):
     )
     source = MCORE + "pipeline_parallel/schedules.py:995-1015"
     refused = (
-        "parallelism.world_size=4",
         "parallelism.pipeline_model_parallel_size=4",
         "parallelism.virtual_pipeline_model_parallel_size=2",
         "training.global_batch_size=6",
@@ -257,24 +287,30 @@ class PAR010(Rule):
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return interleaved(c) and c[GBS] is not None
+        return interleaved(c) and (c[GBS] is not None or c[GROUP] is not None)
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        group, count = c[GROUP] or c[PP], num_microbatches(c) or 0
+        group, count = c[GROUP] or c[PP], num_microbatches(c)
+        if count is None:
+            return c[PP] <= group
         return c[PP] <= group <= count and not 0 < count % group < c[PP]
 
     @classmethod
+    def why_for(cls, c: Config) -> str:
+        count = num_microbatches(c)
+        said = "" if count is None else f", {count} microbatches a step"
+        return f"PP = {c[PP]}, groups of {c[GROUP] or c[PP]}{said}. {cls.why}"
+
+    @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        group = max(c[GROUP] or c[PP], c[PP])
-        samples = c[MBS] * data_parallel_size(c) * group
-        fixes = tuple(Fix(_with_group(c, f"{GBS}={n}"), "legal neighbour") for n in neighbours(c[GBS], samples))
+        too_small = c[GROUP] is not None and c[GROUP] < c[PP]
+        fixes = [Fix(f"{GROUP}=null", "groups of PP microbatches")] if c[GROUP] is not None else []
+        if c[GBS] is not None:
+            samples = c[MBS] * data_parallel_size(c) * (c[PP] if too_small else c[GROUP] or c[PP])
+            reset = f" {GROUP}=null" if too_small else ""
+            fixes += [Fix(f"{GBS}={n}{reset}", "legal neighbour") for n in neighbours(c[GBS], samples)]
         return (*fixes, Fix(f"{VPP}=null", "not interleaved: gives the p2p overlap up"))
-
-
-def _with_group(c: Config, override: str) -> str:
-    too_small = c[GROUP] is not None and c[GROUP] < c[PP]
-    return f"{override} {GROUP}=null" if too_small else override
 
 
 class PAR011(Rule):
@@ -283,7 +319,7 @@ class PAR011(Rule):
     reads = (EP, "model.num_moe_experts")
     why = "Experts are dealt out evenly over the expert-parallel ranks."
     source = MCORE + "transformer/transformer_config.py:1048-1052, transformer/moe/moe_layer.py"
-    refused = ("parallelism.expert_model_parallel_size=2", "parallelism.world_size=2")
+    refused = ("parallelism.expert_model_parallel_size=2",)
 
     @classmethod
     def applies(cls, c: Config) -> bool:
@@ -299,8 +335,9 @@ class PAR011(Rule):
         experts = c["model.num_moe_experts"]
         if experts is None:
             return (Fix(f"{EP}=1", "a dense model"),)
-        fixes = tuple(Fix(f"model.num_moe_experts={n}", "another architecture") for n in neighbours(experts, c[EP]))
-        return (*fixes, Fix(f"{EP}=1", "no expert parallelism"))
+        ranks = divisor_below(experts, c[EP])
+        architecture = (Fix(f"model.num_moe_experts={n}", ARCHITECTURE) for n in neighbours(experts, c[EP]))
+        return (Fix(f"{EP}={ranks}", f"{experts // ranks} experts a rank"), *architecture)
 
 
 class PAR012(Rule):
@@ -310,12 +347,8 @@ class PAR012(Rule):
     reads = ("model.num_moe_experts", TP, SP)
     why = "megatron-core's MoE layer raises in the first forward without it."
     source = MCORE + "transformer/moe/moe_layer.py:379-384"
-    refused = (
-        "model.num_moe_experts=4",
-        "parallelism.tensor_model_parallel_size=2",
-        "parallelism.world_size=2",
-    )
-    fixes = (Fix(f"{SP}=true", "splits activations over TP"), Fix("model.num_moe_experts=null", "a dense model"))
+    refused = ("model.num_moe_experts=4", "parallelism.tensor_model_parallel_size=2")
+    fixes = (Fix(f"{SP}=true", "splits activations over TP"), Fix(f"{TP}=1", "no tensor parallelism"))
 
     @classmethod
     def applies(cls, c: Config) -> bool:
@@ -331,8 +364,8 @@ class PAR013(Rule):
 
     reads = ("model.ffn_hidden_size", TP)
     why = "The MLP is split over the TP ranks."
-    source = MCORE + "tensor_parallel/layers.py (divide)"
-    refused = ("parallelism.tensor_model_parallel_size=4", "parallelism.world_size=4", "model.ffn_hidden_size=1022")
+    source = MCORE + "tensor_parallel/layers.py:842, 1166"
+    refused = ("parallelism.tensor_model_parallel_size=4", "model.ffn_hidden_size=1022")
 
     @classmethod
     def applies(cls, c: Config) -> bool:
@@ -344,8 +377,9 @@ class PAR013(Rule):
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        widths = neighbours(c["model.ffn_hidden_size"], c[TP])
-        return tuple(Fix(f"model.ffn_hidden_size={n}", "another architecture") for n in widths)
+        width = c["model.ffn_hidden_size"]
+        fewer = Fix(f"{TP}={divisor_below(gcd(width, c[TP]), c[TP])}", "fewer TP ranks")
+        return (fewer, *(Fix(f"model.ffn_hidden_size={n}", ARCHITECTURE) for n in neighbours(width, c[TP])))
 
 
 class PAR014(Rule):
@@ -387,9 +421,38 @@ class PAR015(Rule):
         return c["precision.fp8"] is not None and bool(c["ddp.use_distributed_optimizer"])
 
 
+class PAR016(Rule):
+    """Full recomputation names a method and a number of layers, selective recomputation neither."""
+
+    reads = ("model.recompute_granularity", "model.recompute_method", "model.recompute_num_layers")
+    why = "megatron-core raises while the config is built."
+    source = MCORE + "transformer/transformer_config.py:1161-1185"
+    refused = ("model.recompute_granularity=full",)
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c["model.recompute_granularity"] is not None
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        method, layers = c["model.recompute_method"], c["model.recompute_num_layers"]
+        if c["model.recompute_granularity"] == "full":
+            return method is not None and layers is not None
+        return layers is None
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        if c["model.recompute_granularity"] == "selective":
+            return (Fix("model.recompute_num_layers=null", "recomputes modules"),)
+        method, layers = c["model.recompute_method"] or "uniform", c["model.recompute_num_layers"] or 1
+        full = Fix(f"model.recompute_method={method} model.recompute_num_layers={layers}", "recomputes whole layers")
+        none = "model.recompute_granularity=null model.recompute_method=null model.recompute_num_layers=null"
+        return (full, Fix(none, "keeps all activations"))
+
+
 RULES: tuple[type[Rule], ...] = (
     PAR001, PAR002, PAR003, PAR004, PAR005, PAR006, PAR007, PAR008, PAR009, PAR010, PAR011, PAR012, PAR013, PAR014,
-    PAR015,
+    PAR015, PAR016,
 )  # fmt: skip
 
 DERIVATIONS: tuple[Derivation, ...] = (

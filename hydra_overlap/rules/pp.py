@@ -2,7 +2,7 @@
 
 from ..findings import Fix
 from ._base import GIVES_UP, KEEPS, Config, Derivation, Rule
-from .layout import PP, VPP, WORLD, dp_cp_size, interleaved
+from .layout import PP, VPP, WORLD, dp_cp_size, interleave, interleaved
 
 OVERLAP = "comm_overlap.pp.overlap_p2p_comm"
 BATCH = "comm_overlap.pp.batch_p2p_comm"
@@ -36,11 +36,8 @@ class PP001(Rule):
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        fixes = []
-        layers = c["model.num_layers"] if c[PP] > 1 else None
-        if c[PP] > 1 and (layers is None or layers % (c[PP] * 2) == 0):
-            fixes.append(Fix(f"{VPP}=2", KEEPS))
-        return (*fixes, Fix(f"{OVERLAP}=false", GIVES_UP), Fix(f"{OVERLAP}=null", "decided by the layout"))
+        keeps = Fix(interleave(c), KEEPS + ("" if c[PP] > 1 else " (twice the ranks)"))
+        return (keeps, Fix(f"{OVERLAP}=false", GIVES_UP), Fix(f"{OVERLAP}=null", "lets the layout decide"))
 
 
 class PP002(Rule):
@@ -50,10 +47,8 @@ class PP002(Rule):
     reads = (OVERLAP, BATCH)
     why = "Batched sends and receives are waited for at once; megatron-core raises at step 0."
     source = MCORE + "pipeline_parallel/schedules.py:921-922"
-    refused = (
-        f"{OVERLAP}=true", f"{BATCH}=true", f"{PP}=2", f"{VPP}=2", f"{WORLD}=2",
-    )  # fmt: skip
-    fixes = (Fix(f"{BATCH}=null", KEEPS), Fix(f"{OVERLAP}=false {BATCH}=false", GIVES_UP))
+    refused = (f"{BATCH}=true", f"{PP}=2", f"{VPP}=2")  # fmt: skip
+    fixes = (Fix(f"{BATCH}=null", KEEPS), Fix(f"{OVERLAP}=false {BATCH}=null", GIVES_UP))
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -70,8 +65,8 @@ class PP003(Rule):
         "trains on corrupted activations without a word (gradient norm 36.9 to 68,782 in four steps at PP = 2, VPP = 2). "
         "Megatron-LM asserts PP > 2; we refuse every PP."
     )
-    source = "megatron-core core_v0.16.1 megatron/training/arguments.py:579-582"
-    refused = (f"{BATCH}=true", f"{OVERLAP}=false", f"{PP}=2", f"{VPP}=2", f"{WORLD}=2")
+    source = "megatron-core core_v0.16.1 megatron/training/arguments.py:574-582"
+    refused = (f"{BATCH}=true", f"{OVERLAP}=false", f"{PP}=2", f"{VPP}=2")
     fixes = (Fix(f"{BATCH}=null {OVERLAP}=null", "overlapped p2p"), Fix(f"{BATCH}=false", "plain p2p"))
 
     @classmethod
@@ -89,7 +84,7 @@ class PP004(Rule):
     requires = ("PP001", "PP002")
     reads = (FLUSH, OVERLAP)
     why = "It extends the overlap of the steady state; alone megatron-core raises while the config is built."
-    source = CONFIG + "450-456"
+    source = CONFIG + "450-455"
     refused = (f"{FLUSH}=true",)
 
     @classmethod
@@ -102,59 +97,67 @@ class PP004(Rule):
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        keeps = (Fix(f"{OVERLAP}=null", KEEPS),) if c[OVERLAP] is False and interleaved(c) else ()
-        return (*keeps, Fix(f"{FLUSH}=false", GIVES_UP))
+        keeps = Fix(f"{OVERLAP}=null" if interleaved(c) else interleave(c), KEEPS)
+        return (keeps, Fix(f"{FLUSH}=false", GIVES_UP))
 
 
-class PP005(Rule):
+class DeferRule(Rule):
+    """Base: applies while the output layer's weight gradient is deferred."""
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[DEFER])
+
+
+class PP005(DeferRule):
     """Deferring the output layer's weight gradient needs pipeline parallelism."""
 
     reads = (DEFER, PP)
     why = "It fills the pipeline's flush; without one megatron-core raises while the config is built."
     source = CONFIG + "425-428"
     refused = (f"{DEFER}=true",)
-    fixes = (Fix(f"{DEFER}=false", GIVES_UP),)
-
-    @classmethod
-    def applies(cls, c: Config) -> bool:
-        return bool(c[DEFER])
 
     @classmethod
     def holds(cls, c: Config) -> bool:
         return c[PP] > 1
 
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        keeps = Fix(f"{PP}=2 {WORLD}={c[WORLD] * 2}", "keeps the deferral (twice the ranks)")
+        return (keeps, Fix(f"{DEFER}=false", "gives the deferral up"))
 
-class PP006(PP005):
+
+class PP006(DeferRule):
     """Deferring the output layer's weight gradient needs gradient_accumulation_fusion."""
 
     requires = ("PP005",)
     reads = (DEFER, GAF)
     why = "The deferred GEMM accumulates straight into main_grad; megatron-core raises while the config is built."
     source = CONFIG + "430-433"
-    refused = (f"{DEFER}=true", f"{PP}=2", f"{WORLD}=2")
-    fixes = (Fix(f"{GAF}=true", "keeps the deferral"), Fix(f"{DEFER}=false", GIVES_UP))
+    refused = (f"{DEFER}=true", f"{PP}=2")
+    fixes = (Fix(f"{GAF}=true", "keeps the deferral"), Fix(f"{DEFER}=false", "gives the deferral up"))
 
     @classmethod
     def holds(cls, c: Config) -> bool:
         return bool(c[GAF])
 
 
-class PP007(PP005):
+class PP007(DeferRule):
     """wgrad_deferral_limit is 0 or more."""
 
     requires = ("PP005",)
     reads = (DEFER, LIMIT)
     why = "0 defers every microbatch. Megatron-Bridge derives -1, which megatron-core refuses."
     source = CONFIG + "435-438"
-    refused = (f"{DEFER}=true", f"{PP}=2", f"{WORLD}=2", f"{GAF}=true", f"{LIMIT}=-1")
-    fixes = (Fix(f"{LIMIT}=0", "defers all"), Fix(f"{DEFER}=false {LIMIT}=0", GIVES_UP))
+    refused = (f"{DEFER}=true", f"{PP}=2", f"{GAF}=true", f"{LIMIT}=-1")
+    fixes = (Fix(f"{LIMIT}=0", "defers all"), Fix(f"{DEFER}=false {LIMIT}=null", "gives the deferral up"))
 
     @classmethod
     def holds(cls, c: Config) -> bool:
         return c[LIMIT] >= 0
 
 
-class PP008(PP005):
+class PP008(DeferRule):
     """Deferring the output layer's weight gradient excludes overlapped gradient reduction."""
 
     requires = ("PP005", "PAR001")
@@ -172,16 +175,29 @@ class PP008(PP005):
     )
 
     @classmethod
-    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        gather = " comm_overlap.dp.overlap_param_gather=false" if c["comm_overlap.dp.overlap_param_gather"] else ""
-        return (cls.fixes[0], Fix(cls.fixes[1].override + gather, cls.fixes[1].effect))
-
-    @classmethod
     def holds(cls, c: Config) -> bool:
         return not c[GRAD_REDUCE] or dp_cp_size(c) < 2
 
 
-RULES: tuple[type[Rule], ...] = (PP001, PP002, PP003, PP004, PP005, PP006, PP007, PP008)
+class PP009(Rule):
+    """A deferral limit needs the deferral."""
+
+    reads = (LIMIT, DEFER)
+    why = "megatron-core never reads wgrad_deferral_limit while defer_embedding_wgrad_compute is off."
+    source = CONFIG + "327-332"
+    refused = (f"{LIMIT}=22",)
+    fixes = (Fix(f"{DEFER}=true", "turns the deferral on"), Fix(f"{LIMIT}=null", "no limit"))
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return not c[DEFER]
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return c[LIMIT] == 0
+
+
+RULES: tuple[type[Rule], ...] = (PP001, PP002, PP003, PP004, PP005, PP006, PP007, PP008, PP009)
 
 
 def _layout(c: Config) -> str:
@@ -195,16 +211,16 @@ DERIVATIONS: tuple[Derivation, ...] = (
         key=OVERLAP,
         value=interleaved,
         reason=lambda c: f"true only for PP > 1 and VPP > 1; here {_layout(c)}",
-        source="Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:455-464",
+        source="Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:453-464",
     ),
     Derivation(
         id="PP102",
         key=BATCH,
         value=lambda c: c[PP] > 1 and not interleaved(c),
         reason=lambda c: f"batched in the plain 1F1B schedule only (PP003); here {_layout(c)}",
-        source="Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:455-464",
+        source="Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:453-464",
     ),
     Derivation(id="PP103", key=FLUSH, value=lambda c: False, reason="megatron-core's default", source=CONFIG + "334"),
-    Derivation(id="PP104", key=DEFER, value=lambda c: False, reason="megatron-core's default", source=CONFIG + "320"),
+    Derivation(id="PP104", key=DEFER, value=lambda c: False, reason="megatron-core's default", source=CONFIG + "322"),
     Derivation(id="PP105", key=LIMIT, value=lambda c: 0, reason="megatron-core's default", source=CONFIG + "327"),
 )

@@ -2,10 +2,11 @@
 
 from ..findings import Fix
 from ._base import GIVES_UP, KEEPS, Config, Derivation, Rule
-from .layout import SP, TP, WORLD
+from .layout import SP, TP, WORLD, divisor_below
 
 ON = "comm_overlap.tp.tp_comm_overlap"
 TE = "software.transformer_engine"
+TUNED_TP = "userbuffers.tuned_for.tp"
 PARTS = (
     "tp_comm_overlap_ag",
     "tp_comm_overlap_rs",
@@ -41,7 +42,9 @@ class TP001(TpRule):
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        return (Fix(f"{TP}=2 {SP}=true {WORLD}={c[WORLD] * 2}", KEEPS + " (twice the ranks)"), OFF)
+        ranks = max(2, c[TUNED_TP] or 2)
+        keeps = Fix(f"{TP}={ranks} {SP}=true {WORLD}={c[WORLD] * ranks}", f"{KEEPS} ({ranks} times the ranks)")
+        return (keeps, OFF)
 
 
 class TP002(TpRule):
@@ -54,7 +57,7 @@ class TP002(TpRule):
         "are none. Megatron-Bridge switches the overlap off, Megatron-LM asserts."
     )
     source = "megatron-core core_v0.16.1 megatron/training/arguments.py:915-916"
-    refused = (f"{ON}=true", f"{TP}=2", f"{WORLD}=2", f"{TE}=2.11.0")
+    refused = (f"{ON}=true", f"{TP}=2", f"{TE}=2.11.0")
     fixes = (Fix(f"{SP}=true", KEEPS), OFF)
 
     @classmethod
@@ -72,7 +75,7 @@ class TP003(TpRule):
         "megatron-core's local layers never read the flag."
     )
     source = "Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:450"
-    refused = (f"{ON}=true", f"{TP}=2", f"{SP}=true", f"{WORLD}=2")
+    refused = (f"{ON}=true", f"{TP}=2", f"{SP}=true")
     fixes = (Fix(f"{TE}=2.11.0", KEEPS + ", if that version is what the run will find"), OFF)
 
     @classmethod
@@ -86,7 +89,7 @@ class TP004(TpRule):
     reads = (ON, "platform.name")
     why = "Userbuffers are CUDA kernels and NVLink peer buffers. A plan for a GPU can be rehearsed on this machine."
     source = "Transformer Engine v2.11 transformer_engine/pytorch/module/base.py initialize_ub"
-    refused = (f"{ON}=true", f"{TP}=2", f"{SP}=true", f"{WORLD}=2", f"{TE}=2.11.0", "platform.name=cpu")
+    refused = (f"{ON}=true", f"{TP}=2", f"{SP}=true", f"{TE}=2.11.0", "platform.name=cpu")
     fixes = (Fix("platform=h100", KEEPS + " (plans for that GPU)"), OFF)
 
     @classmethod
@@ -113,7 +116,7 @@ class TP005(Rule):
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
         asked = " ".join(f"{key}=null" for key in PART_KEYS if c[key])
-        return (Fix(asked, GIVES_UP), Fix(f"{ON}=true", KEEPS + " (the TP rules then apply)"))
+        return (Fix(asked, GIVES_UP), Fix(f"{ON}=true", KEEPS))
 
 
 class TP006(TpRule):
@@ -126,10 +129,7 @@ class TP006(TpRule):
     )
     source = "Transformer Engine v2.11 transformer_engine/pytorch/module/layernorm_linear.py; reproduced on 2.12"
     refused = (
-        f"{ON}=true", f"{TP}=2", f"{SP}=true", f"{TE}=2.11.0", f"{BULK_WGRAD}=true", "parallelism.world_size=4",
-        "comm_overlap.ep.delay_wgrad_compute=true", "comm_overlap.ep.overlap_moe_expert_parallel_comm=true",
-        "model.num_moe_experts=4", "parallelism.expert_model_parallel_size=2",
-        "model.moe_token_dispatcher_type=alltoall", "precision.bf16=true", "software.torch=2.11.0",
+        f"{ON}=true", f"{TP}=2", f"{SP}=true", f"{TE}=2.11.0", f"{BULK_WGRAD}=true", "comm_overlap.ep.delay_wgrad_compute=true", "comm_overlap.ep.overlap_moe_expert_parallel_comm=true", "model.num_moe_experts=4", "parallelism.expert_model_parallel_size=2", "model.moe_token_dispatcher_type=alltoall", "precision.bf16=true", "software.torch=2.11.0",
     )  # fmt: skip
     fixes = (
         Fix(f"{BULK_WGRAD}=false", "keeps both other overlaps"),
@@ -145,7 +145,26 @@ class TP006(TpRule):
         return not c[BULK_WGRAD]
 
 
-RULES: tuple[type[Rule], ...] = (TP001, TP002, TP003, TP004, TP005, TP006)
+class TP007(TpRule):
+    """TP overlap stays inside one NVLink domain."""
+
+    requires = ("TP001", "TP004")
+    reads = (ON, TP, "platform.nvlink_domain_size")
+    why = "Userbuffers write into their peers' memory over NVLink; ranks beyond the domain cannot be reached so."
+    source = "Transformer Engine v2.11 transformer_engine/common/comm_gemm_overlap/userbuffers/userbuffers-host.cpp"
+    refused = (f"{ON}=true", f"{TP}=16", f"{SP}=true", f"{TE}=2.11.0", "platform.nvlink_domain_size=8")  # fmt: skip
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        domain = c["platform.nvlink_domain_size"]
+        return domain is None or c[TP] <= domain
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        return (Fix(f"{TP}={divisor_below(c[TP], c['platform.nvlink_domain_size'])}", KEEPS + " (fewer TP ranks)"), OFF)
+
+
+RULES: tuple[type[Rule], ...] = (TP001, TP002, TP003, TP004, TP005, TP006, TP007)
 
 
 def _default(name: str, value: bool, number: str, line: int) -> Derivation:

@@ -1,11 +1,12 @@
 """UB: the userbuffers dictionary. Transformer Engine accepts most mistakes in it without a word."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, NamedTuple
 
-from ..findings import Fix
+from ..findings import Fix, Place, yaml_value
 from ..suggest import did_you_mean
-from ._base import Config, Rule
-from .layout import TP
+from ._base import Config, Origin, Rule
+from .layout import TP, WORLD
 
 NAME = "userbuffers.name"
 LAYERS = "userbuffers.layers"
@@ -20,14 +21,22 @@ DGRAD = ("qkv_dgrad", "fc1_dgrad")  # bulk all-gather by default; another method
 EXTERNAL = ("proj_wgrad", "fc2_wgrad")
 BULK = ("qkv_dgrad", "qkv_wgrad", "fc1_dgrad", "fc1_wgrad")
 
-FIELDS: dict[str, type] = {
+FIELDS: dict[str, Any] = {
     "method": str, "is_reduce_scatter": bool, "num_sm": int, "cga_size": int, "set_sm_margin": bool, "num_splits": int,
     "aggregate": bool, "atomic_gemm": bool, "use_ce": bool, "fp8_buf": bool, "comm_priority": int,
     "gemm_priority": int, "pipeline_rs_overlap_first_gemm": bool,
 }  # fmt: skip
+TYPES = {str: "text", bool: "true or false", int: "a whole number"}
 METHODS = ("bulk", "pipeline", "ring_exchange", "external")
 MAX_SM = 32  # NVTE_MAX_SMS: the kernels' array of flags has that many entries
 NONE_FIX = Fix("userbuffers=none", "keeps the overlap with Transformer Engine's defaults")
+
+
+def _num_sm(entry: Mapping[str, Any]) -> int:
+    """The legal num_sm nearest to the one in `entry`: a multiple of its cga_size."""
+    cga = entry.get("cga_size")
+    step = cga if type(cga) is int and 1 <= cga <= MAX_SM else 1
+    return step if entry["num_sm"] < 1 else MAX_SM // step * step
 
 
 def legal_methods(gemm: str) -> tuple[str, ...]:
@@ -41,14 +50,22 @@ def legal_methods(gemm: str) -> tuple[str, ...]:
     return ("ring_exchange",) if gemm in ALL_GATHER else ("ring_exchange", "pipeline")
 
 
-class UbRule(Rule):
-    """Base: judges the dictionary entry by entry; `problems` yields one sentence each."""
+class Problem(NamedTuple):
+    """One offence. path: below userbuffers.layers. override: what mends it, None if nothing obvious does."""
 
-    reads = (LAYERS,)
-    shows = (NAME,)
+    path: str
+    text: str
+    override: str | None
+
+
+class UbRule(Rule):
+    """Base: judges the dictionary entry by entry."""
+
+    reads: ClassVar[tuple[str, ...]] = (LAYERS,)
+    shows: ClassVar[tuple[str, ...]] = (NAME,)
 
     @classmethod
-    def problems(cls, c: Config) -> Iterator[tuple[str, Fix | None]]:
+    def problems(cls, c: Config) -> Iterator[Problem]:
         raise NotImplementedError
 
     @classmethod
@@ -61,15 +78,39 @@ class UbRule(Rule):
 
     @classmethod
     def why_for(cls, c: Config) -> str:
-        return "; ".join(text for text, _ in cls.problems(c)) + ". " + cls.why
+        return "; ".join(problem.text for problem in cls.problems(c)) + f". {cls.why}"
+
+    @classmethod
+    def places(cls, c: Config, origin: Origin) -> tuple[Place, ...]:
+        paths = dict.fromkeys(problem.path for problem in cls.problems(c))
+        entries = (
+            Place(f"{LAYERS}.{path}", yaml_value(_at(c[LAYERS], path)), origin(f"{LAYERS}.{path}")) for path in paths
+        )
+        return (*super().places(c, origin), *entries)
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        """One override that mends every entry, if each can be mended by one; and TE's defaults."""
-        fixes = [fix for _, fix in cls.problems(c)]
-        if all(fixes):
-            return (Fix(" ".join(fix.override for fix in fixes if fix), "keeps the overlap"), NONE_FIX)
-        return (NONE_FIX,)
+        """What mends every entry; TE's defaults if something has no obvious remedy.
+
+        Not both: userbuffers=none beside an entry that was typed on the command line does not compose.
+        """
+        overrides = dict.fromkeys(problem.override for problem in cls.problems(c))
+        if None in overrides:
+            return (NONE_FIX,)
+        return (Fix(" ".join(filter(None, overrides)), "mends the dictionary"),)
+
+
+def _at(layers: Mapping[str, Mapping[str, Any]], path: str) -> Any:
+    """An entry, or one of its arguments."""
+    if path in layers:
+        return layers[path]
+    gemm, _, argument = path.partition(".")
+    return layers.get(gemm, {}).get(argument)
+
+
+def _delete(*path: str) -> str | None:
+    """The override that takes an entry or argument out; None for a name that no override can say."""
+    return f"~{LAYERS}.{'.'.join(path)}" if all(name.isidentifier() for name in path) else None
 
 
 class UB001(Rule):
@@ -84,8 +125,7 @@ class UB001(Rule):
     )
     source = TE + "initialize_ub (num_splits = tp_size on rings); docs/decisions/0004-preset-off-its-shape.md"
     refused = (
-        f"{ON}=true", f"{TP}=2", "parallelism.sequence_parallel=true", "parallelism.world_size=2",
-        "software.transformer_engine=2.11.0", "userbuffers.name=mine", "userbuffers.tuned_for.tp=4",
+        f"{ON}=true", f"{TP}=2", "parallelism.sequence_parallel=true", "software.transformer_engine=2.11.0", "userbuffers.tuned_for.tp=4",
     )  # fmt: skip
 
     @classmethod
@@ -99,7 +139,8 @@ class UB001(Rule):
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
         tuned = c[TUNED_TP]
-        return (NONE_FIX, Fix(f"parallelism=tp{tuned}", "keeps the overlap and the preset"))
+        ranks = c[WORLD] // c[TP] * tuned
+        return (NONE_FIX, Fix(f"{TP}={tuned} {WORLD}={ranks}", "keeps the overlap and the preset, as many replicas"))
 
 
 class UB002(UbRule):
@@ -110,36 +151,41 @@ class UB002(UbRule):
     refused = ("userbuffers.layers.qkv_fwd={method:ring_exchange}",)
 
     @classmethod
-    def problems(cls, c: Config) -> Iterator[tuple[str, Fix | None]]:
+    def problems(cls, c: Config) -> Iterator[Problem]:
         for gemm in c[LAYERS]:
             if gemm not in GEMMS:
-                yield f"no GEMM is called {gemm}{did_you_mean(gemm, GEMMS)}", Fix(f"~userbuffers.layers.{gemm}", "")
+                yield Problem(gemm, f"There is no GEMM {gemm}{did_you_mean(gemm, GEMMS)}", _delete(gemm))
 
 
 class UB003(UbRule):
     """A userbuffers entry holds add_ub's arguments, with their types and ranges."""
 
     requires = ("UB002",)
-    why = "num_sm beyond 32 overruns the kernels' flags; num_sm not divisible by cga_size loses its clusters in C++."
+    why = "num_sm beyond 32 overruns the kernels' flags; Transformer Engine checks names only."
     source = TE + "add_ub; common/comm_gemm_overlap/userbuffers/userbuffers.h NVTE_MAX_SMS"
     refused = ("userbuffers.layers.qkv_fprop={num_sm:64}",)
 
     @classmethod
-    def problems(cls, c: Config) -> Iterator[tuple[str, Fix | None]]:
+    def problems(cls, c: Config) -> Iterator[Problem]:
         for gemm, entry in c[LAYERS].items():
-            place = f"userbuffers.layers.{gemm}"
             for name, value in entry.items():
-                if name not in FIELDS:
-                    yield f"{gemm} has no argument {name}{did_you_mean(name, FIELDS)}", Fix(f"~{place}.{name}", "")
-                elif type(value) is not FIELDS[name]:
-                    yield f"{gemm}.{name} is {FIELDS[name].__name__}, not {value!r}", None
-                elif name == "num_sm" and not 1 <= value <= MAX_SM:
-                    yield f"{gemm}.num_sm={value} is outside 1..{MAX_SM}", Fix(f"{place}.num_sm={MAX_SM}", "")
-                elif name in ("cga_size", "num_splits") and value < 1:
-                    yield f"{gemm}.{name}={value} is below 1", Fix(f"{place}.{name}=1", "")
-            num_sm, cga = entry.get("num_sm"), entry.get("cga_size")
-            if type(num_sm) is int and type(cga) is int and cga > 0 and 0 < num_sm <= MAX_SM and num_sm % cga:
-                yield f"{gemm}.num_sm={num_sm} is no multiple of cga_size={cga}", Fix(f"{place}.cga_size=1", "")
+                text, override = _judged(gemm, name, value, entry)
+                if text:
+                    yield Problem(f"{gemm}.{name}", text, override)
+
+
+def _judged(gemm: str, name: str, value: Any, entry: Mapping[str, Any]) -> tuple[str, str | None]:
+    """What is wrong with one argument (nothing: empty), and the override that mends it."""
+    place = f"{LAYERS}.{gemm}.{name}"
+    if name not in FIELDS:
+        return f"{gemm} has no argument {name}{did_you_mean(name, FIELDS)}", _delete(gemm, name)
+    if type(value) is not FIELDS[name]:
+        return f"{gemm}.{name} is {TYPES[FIELDS[name]]}, not {yaml_value(value)}", _delete(gemm, name)
+    if name == "num_sm" and not 1 <= value <= MAX_SM:
+        return f"{gemm}.num_sm={value} is outside 1..{MAX_SM}", f"{place}={_num_sm(entry)}"
+    if name in ("cga_size", "num_splits") and value < 1:
+        return f"{gemm}.{name}={value} is below 1", f"{place}=1"
+    return "", None
 
 
 class UB004(UbRule):
@@ -151,12 +197,12 @@ class UB004(UbRule):
     refused = ("userbuffers.layers.proj_fprop={method:bulk}",)
 
     @classmethod
-    def problems(cls, c: Config) -> Iterator[tuple[str, Fix | None]]:
+    def problems(cls, c: Config) -> Iterator[Problem]:
         for gemm, entry in c[LAYERS].items():
             method, legal = entry.get("method"), legal_methods(gemm)
             if method is not None and method not in legal:
-                fix = Fix(f"userbuffers.layers.{gemm}.method={legal[0]}", "")
-                yield f"{gemm} runs {' or '.join(legal)}, not {method}", fix
+                text = f"{gemm} runs {' or '.join(legal)}, not {yaml_value(method)}"
+                yield Problem(f"{gemm}.method", text, f"{LAYERS}.{gemm}.method={legal[0]}")
 
 
 class UB005(UbRule):
@@ -171,12 +217,12 @@ class UB005(UbRule):
     )
 
     @classmethod
-    def problems(cls, c: Config) -> Iterator[tuple[str, Fix | None]]:
+    def problems(cls, c: Config) -> Iterator[Problem]:
         for gemm in DGRAD:
             wgrad = gemm.replace("dgrad", "wgrad")
             method = c[LAYERS].get(gemm, {}).get("method", "bulk")
             if method != "bulk" and wgrad in c[LAYERS]:
-                yield f"{gemm} is {method} and {wgrad} is set too", Fix(f"~userbuffers.layers.{wgrad}", "")
+                yield Problem(f"{gemm}.method", f"{gemm} is {method} and {wgrad} is set too", _delete(wgrad))
 
 
 class UB006(UbRule):
@@ -188,10 +234,46 @@ class UB006(UbRule):
     refused = ("userbuffers.layers.qkv_fprop={atomic_gemm:true}",)
 
     @classmethod
-    def problems(cls, c: Config) -> Iterator[tuple[str, Fix | None]]:
+    def problems(cls, c: Config) -> Iterator[Problem]:
         for gemm, entry in c[LAYERS].items():
             if entry.get("atomic_gemm"):
-                yield f"{gemm}.atomic_gemm=true", Fix(f"userbuffers.layers.{gemm}.atomic_gemm=false", "")
+                path = f"{gemm}.atomic_gemm"
+                yield Problem(path, f"{path} is true", f"{LAYERS}.{path}=false")
+
+
+class UB007(UbRule):
+    """A pipelined or ring dgrad is not used with FP8 beside bf16 layers."""
+
+    requires = ("UB004",)
+    reads = (LAYERS, ON, "precision.fp8", "precision.first_last_layers_bf16")
+    shows = (NAME, "precision.fp8", "precision.first_last_layers_bf16")
+    why = (
+        "Two sets of buffers are made, and the second one takes the GEMM out of a list it has already left: "
+        "ValueError: list.remove(x): x not in list."
+    )
+    source = TE + "initialize_ub (two quantization modes); measured on 2.10 to 2.20.2"
+    refused = (
+        f"{ON}=true", f"{TP}=2", "parallelism.sequence_parallel=true", "software.transformer_engine=2.11.0", "precision.fp8=hybrid", "precision.first_last_layers_bf16=true", "userbuffers.layers.qkv_dgrad={method:ring_exchange}",
+    )  # fmt: skip
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        mixed = c["precision.fp8"] is not None and c["precision.first_last_layers_bf16"]
+        return bool(c[LAYERS] and c[ON] and mixed)
+
+    @classmethod
+    def problems(cls, c: Config) -> Iterator[Problem]:
+        for gemm in DGRAD:
+            method = c[LAYERS].get(gemm, {}).get("method", "bulk")
+            if method != "bulk":
+                yield Problem(f"{gemm}.method", f"{gemm} is {method}", f"{LAYERS}.{gemm}.method=bulk")
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        return (
+            *super().fixes_for(c),
+            Fix("precision.first_last_layers_bf16=false", "keeps the preset, all layers in FP8"),
+        )
 
 
 class UB201(Rule):
@@ -208,9 +290,7 @@ class UB201(Rule):
     shows = (NAME,)
     source = "docs/decisions/0004-preset-off-its-shape.md"
     refused = (
-        f"{ON}=true", f"{TP}=2", "parallelism.sequence_parallel=true", "parallelism.world_size=2",
-        "software.transformer_engine=2.11.0", "userbuffers.name=mine", "userbuffers.tuned_for.seq_length=4096",
-        "model.seq_length=8192",
+        f"{ON}=true", f"{TP}=2", "parallelism.sequence_parallel=true", "software.transformer_engine=2.11.0", "userbuffers.tuned_for.seq_length=4096", "model.seq_length=8192",
     )  # fmt: skip
 
     @classmethod
@@ -244,4 +324,42 @@ class UB201(Rule):
         return "Tuned for " + "; ".join(cls.differences(c)) + ". It works, its speed is not the published one."
 
 
-RULES: tuple[type[Rule], ...] = (UB001, UB002, UB003, UB004, UB005, UB006, UB201)
+class UB202(Rule):
+    """A userbuffers dictionary has an effect only with TP overlap."""
+
+    severity = "note"
+    reads = (ON, LAYERS)
+    shows = (NAME, ON)
+    why = "Nothing reads it while tp_comm_overlap is off."
+    source = "megatron-core core_v0.16.1 megatron/training/initialize.py:242-252"
+    refused = ("userbuffers.layers.qkv_fprop={method:ring_exchange}",)
+    fixes = (Fix(f"{ON}=true", "turns the overlap on"), Fix("userbuffers=none", "says what happens"))
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[LAYERS])
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return bool(c[ON])
+
+
+class UB203(UbRule):
+    """num_sm is a multiple of cga_size."""
+
+    severity = "note"
+    requires = ("UB003",)
+    why = "Otherwise the kernel is launched without clusters; two published presets are so."
+    source = "Transformer Engine v2.11 transformer_engine/common/comm_gemm_overlap/userbuffers/userbuffers.cu (SETUP_LAUNCH_CONFIG)"
+    refused = ("userbuffers.layers.proj_fprop={num_sm:1,cga_size:2}",)
+
+    @classmethod
+    def problems(cls, c: Config) -> Iterator[Problem]:
+        for gemm, entry in c[LAYERS].items():
+            num_sm, cga = entry.get("num_sm"), entry.get("cga_size")
+            if num_sm is not None and cga is not None and num_sm % cga:
+                text = f"{gemm}.num_sm={num_sm} is no multiple of cga_size={cga}"
+                yield Problem(f"{gemm}.num_sm", text, f"{LAYERS}.{gemm}.cga_size=1")
+
+
+RULES: tuple[type[Rule], ...] = (UB001, UB002, UB003, UB004, UB005, UB006, UB007, UB201, UB202, UB203)

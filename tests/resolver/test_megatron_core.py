@@ -1,0 +1,220 @@
+"""Our answers against the megatron-core that is installed: its config classes built for real.
+
+Two directions: what we accept it accepts, field by field; and what we say it refuses while a config is built it refuses.
+"""
+
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import fields
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from hydra_overlap import ApplyError, GatingError, Resolution, resolve
+from hydra_overlap.request import nested
+from hydra_overlap.resolve import TRANSFORMER_FIELDS, _complete
+from hydra_overlap.rules import DERIVATIONS, RULES
+from hydra_overlap.rules.ep import EP006, EP013
+from tests.overrides import flat_of, refusing, request_of
+from tests.strategies import SCENARIOS, nest, plausible
+
+pytest.importorskip("megatron.core")
+
+BUILT_WITH = "0.16.1"  # the version whose lines the rules cite
+Request = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """megatron-core warns about Transformer Engine and about choices that are not ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def transformer_config(request: Request, overlap: Request) -> Any:
+    """TransformerConfig of a complete request; sizes that were not said take values that fit the layout."""
+    import torch
+    from megatron.core.transformer.transformer_config import TransformerConfig
+
+    layout, model, precision = request["parallelism"], request["model"], request["precision"]
+    known = {field.name for field in fields(TransformerConfig)}
+    values = {
+        name: value for name, value in (layout | model | precision).items() if name in known and value is not None
+    }
+    values.pop("activation_func")
+    if model["num_moe_experts"] is None:
+        values = {name: value for name, value in values.items() if not name.startswith("moe_") or "overlap" in name}
+    if values.pop("cuda_graph_scope"):
+        from megatron.core.transformer.enums import CudaGraphScope
+
+        values["cuda_graph_impl"] = "transformer_engine"
+        values["cuda_graph_scope"] = [CudaGraphScope[name] for name in model["cuda_graph_scope"]]
+    heads = 8 * layout["tensor_model_parallel_size"]
+    stages = layout["pipeline_model_parallel_size"] * (layout["virtual_pipeline_model_parallel_size"] or 1)
+    defaults = {"num_layers": 4 * stages, "hidden_size": 16 * heads, "num_attention_heads": heads}
+    needed = {
+        "pipeline_dtype": torch.bfloat16,
+        "fp8_param": precision["fp8_param_gather"],
+        "bias_activation_fusion": False,
+    }
+    return TransformerConfig(**{**defaults, **values, **needed, **overlap})
+
+
+def objects(request: Request) -> tuple[Any, Any, Any]:
+    """megatron-core's three configs before any overlap is set."""
+    from megatron.core.distributed import DistributedDataParallelConfig
+    from megatron.core.optimizer import OptimizerConfig
+
+    return transformer_config(request, {}), OptimizerConfig(), DistributedDataParallelConfig()
+
+
+def accepted_by_megatron_core(resolution: Resolution) -> None:
+    from megatron.core.distributed import DistributedDataParallelConfig
+    from megatron.core.optimizer import OptimizerConfig
+
+    built = transformer_config(resolution.request, resolution.transformer_config)
+    assert {name: getattr(built, name) for name in resolution.transformer_config} == resolution.transformer_config
+    sharded = resolution.request["ddp"]["use_distributed_optimizer"]
+    DistributedDataParallelConfig(use_distributed_optimizer=sharded, **resolution.ddp_config)
+    OptimizerConfig(use_distributed_optimizer=sharded, **resolution.optimizer_config)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_megatron_core_takes_every_scenario(name: str) -> None:
+    accepted_by_megatron_core(resolve(nest(SCENARIOS[name])))
+
+
+@settings(max_examples=500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(plausible())
+def test_megatron_core_takes_whatever_we_take(request: Request) -> None:
+    request.setdefault("software", {})["megatron_core"] = BUILT_WITH
+    request.setdefault("model", {})["cuda_graph_scope"] = []  # asks for a Transformer Engine that is not here
+    try:
+        resolution = resolve(request)
+    except GatingError:
+        return
+    accepted_by_megatron_core(resolution)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_apply_sets_every_field_on_the_real_objects_and_they_stay(name: str) -> None:
+    resolution = resolve(nest(SCENARIOS[name]))
+    transformer, optimizer, ddp = objects(resolution.request)
+    resolution.apply(transformer, optimizer, ddp)
+    targets = (transformer, optimizer, ddp)
+    for target, values in zip(
+        targets, (resolution.transformer_config, resolution.optimizer_config, resolution.ddp_config), strict=True
+    ):
+        assert values
+        assert {field: getattr(target, field) for field in values} == values
+
+
+def test_apply_takes_bridges_answer_but_for_bridges_own_field() -> None:
+    asked = {"comm_overlap": {"tp": {"tp_comm_overlap": False}}, "userbuffers": {"layers": {"qkv_fprop": {}}}}
+    resolution = resolve({"gating": "bridge", **asked})
+    transformer, optimizer, ddp = objects(resolution.request)
+    resolution.apply(transformer, optimizer, ddp)
+    assert not hasattr(transformer, "tp_comm_overlap_cfg")
+    assert transformer.wgrad_deferral_limit == -1
+
+
+def test_apply_sets_nothing_on_an_object_that_lacks_a_field() -> None:
+    resolution = resolve({"parallelism": {"world_size": 2}})
+    transformer, optimizer, _ = objects(resolution.request)
+    before = vars(transformer).copy()
+    with pytest.raises(ApplyError, match=r"object\.overlap_grad_reduce"):
+        resolution.apply(transformer, optimizer, object())
+    assert vars(transformer) == before
+
+
+AT_CONSTRUCTION = {
+    "PAR003": "sequence parallelism without tensor parallelism",
+    "PAR006": "num_attention_heads .* must be a multiple",
+    "PAR007": "num_query_groups .* must be a multiple or divisor",
+    "PAR011": "num_moe_experts must be non None",
+    "PAR014": "Only one of self.fp16",
+    "PAR015": "fp8_param must be used together with fp8",
+    "PAR016": "recompute_method must be",
+    "PP004": "warmup and flush is only",
+    "PP005": "when pipeline model parallel is not used",
+    "PP006": "when gradient accumulation fusion is not used",
+    "PP007": "limit should be greater than or equal to 0",
+    "EP001": "only supported with expert model parallelism",
+    "EP002": "alltoall/flex token dispatcher",
+    "EP003": "only supported with bf16 or fp16",
+    "EP005": "virtual_pipeline_model_parallel_size must be specified",
+    "EP006": "disable full recomputation",
+    "EP008": "disable moe_shared_expert_overlap",
+    "EP009": "MTP layernum only supports 1",
+    "EP010": "must be enabled when enabling delay_wgrad_compute",
+    "EP013": "CUDA graph scope on moe and mlp",
+    "EP014": "only works with alltoall",
+}
+EXAMPLES = {
+    "PAR016": ("model.recompute_granularity=full", "model.recompute_num_layers=1"),
+    "EP006": (
+        *EP006.refused, "model.recompute_method=uniform", "model.recompute_num_layers=1",
+    ),
+    "EP013": tuple(override.replace("[moe]", "[mlp]") for override in EP013.refused),
+    "EP014": (
+        "model.moe_shared_expert_overlap=true", "model.num_moe_experts=4", "model.moe_shared_expert_intermediate_size=64",
+    ),
+}  # fmt: skip
+"""Where another rule would refuse the declared example first, or megatron-core would not look at it."""
+
+
+def complete(overrides: tuple[str, ...]) -> tuple[Request, Request]:
+    """The complete request, refused or not, and its overlap fields."""
+    flat = _complete(flat_of(request_of(*overrides))).flat
+    return nested(flat), {name: flat[key] for name, key in TRANSFORMER_FIELDS.items()}
+
+
+@pytest.mark.parametrize("name", AT_CONSTRUCTION)
+def test_megatron_core_refuses_the_example_of_a_rule_it_shares(name: str) -> None:
+    rule = next(rule for rule in RULES if rule.__name__ == name)
+    overrides = EXAMPLES.get(name, rule.refused)
+    assert name in refusing(*overrides)
+    request, overlap = complete(overrides)
+    overlap["moe_layer_freq"] = 2  # a dense layer in between, so that an MLP in a CUDA graph is looked at
+    with pytest.raises((ValueError, AssertionError), match=AT_CONSTRUCTION[name]):
+        transformer_config(request, overlap)
+
+
+SILENT = {
+    "PP001": ("comm_overlap.pp.overlap_p2p_comm=true",),
+    "DP002": ("comm_overlap.dp.overlap_param_gather=true",),
+    "TP001": ("comm_overlap.tp.tp_comm_overlap=true",),
+    "PAR005": ("parallelism.virtual_pipeline_model_parallel_size=2",),
+}
+
+
+@pytest.mark.parametrize("rule", SILENT)
+def test_megatron_core_alone_would_build_what_we_refuse(rule: str) -> None:
+    """The reason for these rules: nothing is said while the config is built."""
+    assert rule in refusing(*SILENT[rule])
+    request, overlap = complete(SILENT[rule])
+    built = transformer_config(request, overlap)
+    assert {name: getattr(built, name) for name in overlap} == overlap
+
+
+CITED = [
+    (getattr(item, "__name__", None) or getattr(item, "id", ""), path, lines)
+    for item in (*RULES, *DERIVATIONS)
+    for path, lines in re.findall(r"(megatron/core/[\w/]+\.py):(\d[\d, -]*)", item.source)
+]
+
+
+@pytest.mark.parametrize(("name", "path", "lines"), CITED)
+def test_a_cited_line_of_megatron_core_exists(name: str, path: str, lines: str) -> None:
+    if metadata.version("megatron-core") != BUILT_WITH:
+        pytest.skip(f"the lines cited are those of {BUILT_WITH}")
+    spec = util.find_spec("megatron.core")
+    assert spec is not None and spec.origin is not None
+    text = (Path(spec.origin).parent.parent.parent / path).read_text().splitlines()
+    for last in re.findall(r"(\d+)(?!\d*-)", lines):
+        assert int(last) <= len(text), f"{name}: {path} has {len(text)} lines"

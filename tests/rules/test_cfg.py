@@ -1,0 +1,123 @@
+"""CFG: keys, types, choices, versions and ranges."""
+
+from typing import Any
+
+import pytest
+
+from hydra_overlap import Finding, GatingError, resolve
+from hydra_overlap.request import DEFAULTS
+from hydra_overlap.rules.cfg import CHOICES, LISTS, MINIMUM, VERSIONS
+from tests.overrides import refusing
+from tests.strategies import nest
+
+
+def findings(request: Any) -> tuple[Finding, ...]:
+    with pytest.raises(GatingError) as refusal:
+        resolve(request)
+    return refusal.value.findings
+
+
+def test_nothing_said_is_a_legal_request() -> None:
+    assert resolve({}).gating == "strict"
+
+
+@pytest.mark.parametrize(("key", "meant"), [
+    ("comm_overlap.dp.bucket_sise", "comm_overlap.dp.bucket_size"),
+    ("comm_overlap.tp.tp_comm_overlp", "comm_overlap.tp.tp_comm_overlap"),
+    ("paralelism", "parallelism"),
+    ("comm_overlap.ddp", "comm_overlap.dp"),
+    ("userbuffers.layer", "userbuffers.layers"),
+])  # fmt: skip
+def test_refuses_an_unknown_key_and_asks_whether_another_was_meant(key: str, meant: str) -> None:
+    (finding,) = findings(nest({key: 4}))
+    assert finding.rule == "CFG001"
+    assert [fix.override for fix in finding.fixes] == [f"{meant}=4"]
+    assert finding.fixes[0].effect.startswith(f"in place of {key}")
+
+
+def test_names_the_known_keys_where_nothing_is_near() -> None:
+    (finding,) = findings({"comm_overlap": {"dp": {"zzz": 1}}})
+    assert "bucket_size" in finding.why
+    assert finding.fixes == ()
+
+
+@pytest.mark.parametrize("value", [True, "4", 4.0, [4], {"a": 1}])
+def test_refuses_a_bucket_size_that_is_no_whole_number(value: Any) -> None:
+    (finding,) = findings({"comm_overlap": {"dp": {"bucket_size": value}}})
+    assert finding.rule == "CFG002"
+    assert "parameters" in finding.why
+
+
+@pytest.mark.parametrize("value", ["true", 1, 0, "yes", None])
+def test_refuses_a_flag_that_is_no_boolean(value: Any) -> None:
+    assert findings({"parallelism": {"sequence_parallel": value}})[0].rule == "CFG002"
+
+
+def test_refuses_null_only_where_null_means_nothing() -> None:
+    assert findings({"parallelism": {"tensor_model_parallel_size": None}})[0].rule == "CFG002"
+    assert resolve({"parallelism": {"virtual_pipeline_model_parallel_size": None}}).env
+
+
+def test_an_integer_is_a_number_and_a_boolean_is_none() -> None:
+    assert resolve({"optimizer": {"lr": 1}}).request["optimizer"]["lr"] == 1
+    assert findings({"optimizer": {"lr": True}})[0].rule == "CFG002"
+
+
+@pytest.mark.parametrize("node", ["comm_overlap", "model", "parallelism", "userbuffers"])
+def test_refuses_a_text_in_place_of_a_group(node: str) -> None:
+    assert findings({node: "tp4_h100"})[0].rule == "CFG002"
+
+
+def test_only_userbuffers_may_be_null_as_a_whole() -> None:
+    assert resolve({"userbuffers": None}).userbuffers is None
+    assert findings({"model": None})[0].rule == "CFG002"
+
+
+@pytest.mark.parametrize("key", CHOICES)
+def test_refuses_a_choice_that_does_not_exist_and_lists_those_that_do(key: str) -> None:
+    (finding,) = findings(nest({key: "nonsense"}))
+    assert finding.rule == "CFG003"
+    assert [fix.override for fix in finding.fixes] == [f"{key}={choice}" for choice in CHOICES[key]]
+
+
+def test_marks_the_choice_that_was_meant() -> None:
+    (finding,) = findings({"model": {"moe_token_dispatcher_type": "all2all"}})
+    assert [fix.override for fix in finding.fixes if fix.effect] == ["model.moe_token_dispatcher_type=alltoall"]
+
+
+@pytest.mark.parametrize("key", VERSIONS)
+def test_refuses_a_version_that_is_none_and_explains_auto(key: str) -> None:
+    assert refusing(f"{key}=newest") == ["CFG004"]
+    (finding,) = findings(nest({key: "auto"}))
+    assert "composition fills it in" in finding.why
+
+
+def test_refuses_a_platform_that_nobody_has_read() -> None:
+    (finding,) = findings({"platform": {"name": "auto"}})
+    assert finding.rule == "CFG003"
+    assert "composition fills it in" in finding.why
+
+
+@pytest.mark.parametrize("key", MINIMUM)
+def test_refuses_every_size_below_its_minimum_and_allows_its_default(key: str) -> None:
+    (finding,) = findings(nest({key: MINIMUM[key] - 1 if MINIMUM[key] else -1}))
+    assert finding.rule == "CFG005"
+    default = DEFAULTS[key]
+    assert default is None or default >= MINIMUM[key]
+
+
+def test_says_every_wrong_value_at_once_but_judges_no_further() -> None:
+    request = {"nonsense": 1, "comm_overlap": {"tp": {"tp_comm_overlap": True}, "dp": {"bucket_size": "x"}}}
+    assert [finding.rule for finding in findings(request)] == ["CFG001", "CFG002"]
+
+
+def test_a_where_line_names_key_and_value() -> None:
+    (finding,) = findings({"comm_overlap": {"dp": {"bucket_size": True}}})
+    assert [str(place) for place in finding.where] == ["comm_overlap.dp.bucket_size=true"]
+
+
+@pytest.mark.parametrize("key", LISTS)
+def test_refuses_a_list_with_a_name_that_does_not_exist(key: str) -> None:
+    (finding,) = findings(nest({key: [LISTS[key][0], "nonsense"]}))
+    assert finding.rule == "CFG003"
+    assert finding.fixes[0].override == f"{key}=[{LISTS[key][0]}]"

@@ -1,0 +1,114 @@
+"""EP: edges of expert-parallel overlap and of delayed weight gradients."""
+
+import pytest
+
+from hydra_overlap import resolve
+from tests.overrides import refusing, request_of
+
+OVERLAP = "comm_overlap.ep.overlap_moe_expert_parallel_comm=true"
+DELAY = "comm_overlap.ep.delay_wgrad_compute=true"
+EXPERTS = (
+    "model.num_moe_experts=4", "parallelism.expert_model_parallel_size=2", "model.moe_token_dispatcher_type=alltoall",
+    "precision.bf16=true", "software.torch=2.11.0",
+)  # fmt: skip
+LEGAL = (*EXPERTS, OVERLAP)
+TE212 = "software.transformer_engine=2.12.0"
+
+
+def test_expert_overlap_is_opt_in() -> None:
+    assert resolve(request_of(*EXPERTS)).transformer_config["overlap_moe_expert_parallel_comm"] is False
+    assert resolve(request_of(*LEGAL)).transformer_config["overlap_moe_expert_parallel_comm"] is True
+
+
+def test_refuses_expert_overlap_without_expert_parallelism_whatever_else_is_missing() -> None:
+    assert refusing(OVERLAP) == ["EP001"]
+
+
+def test_refuses_a_dense_model_through_its_layout() -> None:
+    assert refusing(OVERLAP, *EXPERTS[1:]) == ["PAR011"]
+
+
+@pytest.mark.parametrize(("change", "rules"), [
+    ("model.moe_token_dispatcher_type=allgather", ["EP002"]),
+    ("model.moe_token_dispatcher_type=flex", []),
+    ("precision.bf16=false", ["EP003"]),
+    ("software.torch=2.5.1", ["EP004"]),
+    ("software.torch=2.6.0", []),
+    ("software.torch=2.6.0a0+ecf3bae40a.nv25.01", ["EP004"]),
+    ("parallelism.pipeline_model_parallel_size=2", ["EP005"]),
+    ("model.recompute_method=uniform", ["EP006"]),
+    ("model.recompute_num_layers=1", ["EP006"]),
+    ("model.recompute_granularity=selective", []),
+    ("model.recompute_modules=[core_attn]", []),
+    ("model.recompute_modules=[core_attn,moe]", ["EP007"]),
+    ("model.moe_shared_expert_intermediate_size=64", []),
+    ("model.cuda_graph_scope=[attn,moe_router]", []),
+    ("model.cuda_graph_scope=[attn,mlp]", ["EP013"]),
+])  # fmt: skip
+def test_expert_overlap_one_step_from_legal(change: str, rules: list[str]) -> None:
+    assert refusing(*LEGAL, change) == rules
+
+
+def test_allows_expert_overlap_in_fp16_and_in_the_interleaved_schedule() -> None:
+    assert refusing(*LEGAL, "precision.bf16=false", "precision.fp16=true") == []
+    pipeline = ("parallelism.pipeline_model_parallel_size=2", "parallelism.virtual_pipeline_model_parallel_size=2")
+    assert refusing(*LEGAL, *pipeline) == []
+
+
+def test_refuses_both_overlaps_of_the_shared_expert() -> None:
+    shared = ("model.moe_shared_expert_intermediate_size=64", "model.moe_shared_expert_overlap=true")
+    assert refusing(*LEGAL, *shared) == ["EP008"]
+    assert refusing(*EXPERTS, *shared) == []
+
+
+@pytest.mark.parametrize(("layers", "core", "pipeline", "rules"), [
+    (1, "0.16.1", False, ["EP009"]), (1, "0.16.1", True, []), (1, "0.18.2", False, []), (2, "0.19.0", True, ["EP009"]),
+    (0, "0.18.2", False, ["EP009"]), (0, "0.19.0", False, []),
+])  # fmt: skip
+def test_mtp_layers_beside_expert_overlap_depend_on_megatron_core(
+    layers: int, core: str, pipeline: bool, rules: list[str]
+) -> None:
+    schedule = ("parallelism.pipeline_model_parallel_size=2", "parallelism.virtual_pipeline_model_parallel_size=2")
+    asked = (*LEGAL, f"model.mtp_num_layers={layers}", f"software.megatron_core={core}")
+    assert refusing(*asked, *(schedule if pipeline else ())) == rules
+
+
+def test_refuses_delayed_weight_gradients_without_expert_overlap() -> None:
+    assert refusing(DELAY) == refusing(DELAY, *EXPERTS, TE212) == ["EP010"]
+    assert refusing(DELAY, *LEGAL, TE212) == []
+
+
+def test_delayed_weight_gradients_reach_both_objects() -> None:
+    resolution = resolve(request_of(DELAY, *LEGAL, TE212))
+    assert resolution.transformer_config["delay_wgrad_compute"] is resolution.ddp_config["delay_wgrad_compute"] is True
+
+
+@pytest.mark.parametrize(("te", "reduce", "rules"), [
+    ("null", "false", ["EP011"]), ("2.6.0", "false", ["EP011"]), ("2.7.0", "false", []), ("2.7.0", "true", ["EP011"]),
+    ("2.8.0", "true", []),
+])  # fmt: skip
+def test_delayed_weight_gradients_need_a_transformer_engine_new_enough(te: str, reduce: str, rules: list[str]) -> None:
+    asked = (f"software.transformer_engine={te}", f"comm_overlap.dp.overlap_grad_reduce={reduce}")
+    assert refusing(DELAY, *LEGAL, *asked) == rules
+
+
+GRAPH = "model.cuda_graph_scope=[attn]"
+GAF = "model.gradient_accumulation_fusion=true"
+SHARED = "model.moe_shared_expert_intermediate_size=64"
+
+
+@pytest.mark.parametrize(("changes", "rules"), [
+    ((GRAPH,), ["EP012"]), ((GRAPH, GAF), []), ((GRAPH, GAF, "software.transformer_engine=2.11.0"), ["EP012"]),
+    ((GRAPH, GAF, "model.add_bias_linear=true"), ["EP012"]), ((GRAPH, GAF, "model.add_qkv_bias=true"), ["EP012"]),
+    (("model.cuda_graph_scope=[moe_router]",), []), (("model.cuda_graph_scope=[moe_router]", SHARED), ["EP012"]),
+    (("model.cuda_graph_scope=[moe_router]", SHARED, GAF, "model.add_qkv_bias=true"), []),
+])  # fmt: skip
+def test_delayed_weight_gradients_inside_a_cuda_graph(changes: tuple[str, ...], rules: list[str]) -> None:
+    assert refusing(DELAY, *LEGAL, TE212, *changes) == rules
+
+
+def test_refuses_shared_expert_overlap_that_would_hide_nothing() -> None:
+    on = "model.moe_shared_expert_overlap=true"
+    assert refusing(on) == refusing(on, *EXPERTS) == ["EP014"]
+    assert refusing(on, SHARED, *EXPERTS, "model.moe_token_dispatcher_type=flex") == ["EP014"]
+    assert refusing(on, SHARED, *EXPERTS) == []

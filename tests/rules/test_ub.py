@@ -1,0 +1,164 @@
+"""UB: the userbuffers dictionary, entry by entry."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hydra_overlap import GatingError, Resolution, resolve
+from hydra_overlap.findings import yaml_value
+from tests.overrides import refusing, remarks, request_of
+
+PRESETS = json.loads((Path(__file__).parent.parent / "reference" / "bridge_userbuffers_presets.json").read_text())[
+    "presets"
+]
+TP2 = (
+    "comm_overlap.tp.tp_comm_overlap=true", "parallelism.tensor_model_parallel_size=2",
+    "parallelism.sequence_parallel=true", "software.transformer_engine=2.11.0",
+)  # fmt: skip
+
+
+def judged(layers: dict[str, Any]) -> list[str]:
+    """Rules that refuse a dictionary, TP overlap on."""
+    request = request_of(*TP2)
+    request["userbuffers"] = {"name": "mine", "layers": layers}
+    try:
+        resolve(request)
+    except GatingError as refusal:
+        return [finding.rule for finding in refusal.findings]
+    return []
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_allows_every_published_preset(name: str) -> None:
+    assert judged(PRESETS[name]) == []
+
+
+def test_hands_the_dictionary_on_unchanged_and_as_a_copy() -> None:
+    layers = {"qkv_fprop": {"method": "ring_exchange", "aggregate": True}}
+    request = request_of(*TP2)
+    request["userbuffers"] = {"layers": layers}
+    resolution: Resolution = resolve(request)
+    assert resolution.userbuffers == layers
+    assert resolution.userbuffers is not layers
+    assert resolution.userbuffers["qkv_fprop"] is not layers["qkv_fprop"]
+
+
+@pytest.mark.parametrize(("tuned", "rules"), [("null", []), ("2", []), ("4", ["UB001"]), ("1", ["UB001"])])
+def test_refuses_a_preset_tuned_for_another_tp_size(tuned: str, rules: list[str]) -> None:
+    assert refusing(*TP2, f"userbuffers.tuned_for.tp={tuned}") == rules
+
+
+def test_a_preset_for_another_tp_size_is_no_matter_while_tp_overlap_is_off() -> None:
+    assert refusing("userbuffers.tuned_for.tp=4", TP2[1]) == []
+
+
+@pytest.mark.parametrize(("layers", "rules"), [
+    ({"qkv_fprop": {}}, []),
+    ({"qkv_fwd": {}}, ["UB002"]),
+    ({"QKV_fprop": {}}, ["UB002"]),
+    ({"qkv_fwd": {"num_sm": 64}}, ["UB002"]),  # its arguments are not judged: one cause, one message
+])  # fmt: skip
+def test_refuses_gemms_that_do_not_exist(layers: dict[str, Any], rules: list[str]) -> None:
+    assert judged(layers) == rules
+
+
+@pytest.mark.parametrize(("entry", "rules"), [
+    ({"num_sm": 32}, []), ({"num_sm": 33}, ["UB003"]), ({"num_sm": 1}, []), ({"num_sm": 0}, ["UB003"]),
+    ({"num_sm": 24, "cga_size": 2}, []), ({"cga_size": 0}, ["UB003"]),
+    ({"num_splits": 0}, ["UB003"]), ({"num_sm": True}, ["UB003"]), ({"num_sm": "16"}, ["UB003"]), ({"num_sm": None}, ["UB003"]),
+    ({"set_sm_margin": 1}, ["UB003"]), ({"num_sms": 16}, ["UB003"]), ({"fp8_buf": [False]}, ["UB003"]),
+])  # fmt: skip
+def test_refuses_arguments_out_of_range_or_of_another_type(entry: dict[str, Any], rules: list[str]) -> None:
+    assert judged({"proj_fprop": {"method": "pipeline", **entry}}) == rules
+
+
+@pytest.mark.parametrize(("gemm", "legal", "illegal"), [
+    ("qkv_fprop", ["ring_exchange"], ["bulk", "pipeline", "external", "ring"]),
+    ("proj_fprop", ["ring_exchange", "pipeline"], ["bulk"]),
+    ("fc2_fprop", ["ring_exchange", "pipeline"], ["bulk"]),
+    ("fc1_dgrad", ["bulk", "ring_exchange", "pipeline"], ["external"]),
+    ("qkv_wgrad", ["bulk"], ["ring_exchange", "pipeline"]),
+    ("proj_dgrad", ["ring_exchange"], ["pipeline", "bulk"]),
+    ("fc2_wgrad", ["external"], ["bulk"]),
+])  # fmt: skip
+def test_refuses_methods_a_gemm_cannot_run(gemm: str, legal: list[str], illegal: list[str]) -> None:
+    for method in legal:
+        assert judged({gemm: {"method": method}}) == [], method
+    for method in illegal:
+        assert judged({gemm: {"method": method}}) == ["UB004"], method
+
+
+@pytest.mark.parametrize("layer", ["qkv", "fc1"])
+def test_refuses_a_dgrad_that_leaves_no_room_for_its_bulk_wgrad(layer: str) -> None:
+    wgrad = {f"{layer}_wgrad": {"method": "bulk"}}
+    assert judged({f"{layer}_dgrad": {"method": "ring_exchange"}, **wgrad}) == ["UB005"]
+    assert judged({f"{layer}_dgrad": {"method": "bulk"}, **wgrad}) == []
+    assert judged({f"{layer}_dgrad": {"method": "ring_exchange"}}) == []
+    assert judged({f"{layer}_dgrad": {"num_sm": 4}, **wgrad}) == []  # bulk by default
+
+
+def test_refuses_atomic_gemms() -> None:
+    assert judged({"qkv_fprop": {"atomic_gemm": True}}) == ["UB006"]
+    assert judged({"qkv_fprop": {"atomic_gemm": False}}) == []
+
+
+def test_refuses_a_ring_dgrad_in_fp8_only_beside_bf16_layers() -> None:
+    ring = (*TP2, "userbuffers.layers.qkv_dgrad={method:ring_exchange}")
+    assert refusing(*ring, "precision.fp8=hybrid", "precision.first_last_layers_bf16=true") == ["UB007"]
+    assert refusing(*ring, "precision.fp8=hybrid") == []
+    assert refusing(*ring, "precision.first_last_layers_bf16=true") == []
+
+
+TUNED = (*TP2, "userbuffers.tuned_for={gpu:h100,hidden_size:8192,tp:2,cp:1,mbs:1,seq_length:8192,precision:bf16}")
+HERE = ("platform.name=h100", "model.hidden_size=8192", "model.seq_length=8192", "precision.bf16=true")
+
+
+def test_a_preset_on_its_shape_gets_no_remark() -> None:
+    assert remarks(*TUNED, *HERE) == []
+
+
+@pytest.mark.parametrize("change", [
+    "platform.name=b200", "model.hidden_size=4096", "model.seq_length=4096", "training.micro_batch_size=2",
+    "parallelism.context_parallel_size=2", "precision.fp8=hybrid",
+])  # fmt: skip
+def test_a_preset_off_its_shape_gets_a_note(change: str) -> None:
+    assert remarks(*TUNED, *HERE, change) == ["UB201"]
+
+
+def test_what_is_not_said_on_one_side_is_not_off_its_shape() -> None:
+    assert remarks(*TP2, "userbuffers.tuned_for={tp:2}", *HERE) == []
+    assert remarks(*TUNED) == []
+
+
+def test_a_dictionary_that_nothing_reads_gets_a_note() -> None:
+    layers = yaml_value(PRESETS["userbuffers_bf16_h100_h8192_tp4_mbs1_seqlen8192"])
+    assert remarks(f"userbuffers.layers={layers}") == ["UB202"]
+    assert remarks(f"userbuffers.layers={layers}", *TP2) == []
+
+
+@pytest.mark.parametrize(("cga", "remark"), [(1, []), (2, []), (5, ["UB203"])])
+def test_clusters_that_do_not_fill_the_sms_get_a_note(cga: int, remark: list[str]) -> None:
+    assert remarks(*TP2, f"userbuffers.layers.proj_fprop={{method:pipeline,num_sm:24,cga_size:{cga}}}") == remark
+
+
+def test_the_refusal_points_at_the_entry_not_only_at_the_preset() -> None:
+    request = request_of(*TP2, "userbuffers={name:mine,layers:{qkv_fprop:{num_sm:64,cga_size:3}}}")
+    with pytest.raises(GatingError) as refusal:
+        resolve(request)
+    (finding,) = refusal.value.findings
+    assert [str(place) for place in finding.where] == [
+        "userbuffers.name=mine",
+        "userbuffers.layers.qkv_fprop.num_sm=64",
+    ]
+    assert finding.fixes[0].override == "userbuffers.layers.qkv_fprop.num_sm=30"
+
+
+@pytest.mark.parametrize("name", ["two words", "a.b", "", "x=1", "{", "~"])
+def test_names_that_no_override_can_say_are_refused_with_a_fix_that_works(name: str) -> None:
+    request = request_of(*TP2)
+    request["userbuffers"] = {"name": "mine", "layers": {name: {}, "qkv_fprop": {name: 1}}}
+    with pytest.raises(GatingError) as refusal:
+        resolve(request)
+    assert refusal.value.findings[0].fixes[-1].override == "userbuffers=none"
