@@ -2,164 +2,171 @@
 
 Hydra has no compose hook, but every composition ends by iterating over `hydra.job.env_copy`. `_overlap/enforce.yaml`
 sets it to `${overlap.check:}`, so reading it runs `check` below on the finished config. A second latch,
-`hydra.job.env_set.HYDRA_OVERLAP_PLAN: ${overlap.guard:}`, refuses to start a job whose config `check` never saw.
-Mechanics and traps: docs/decisions/0002-enforcement-at-compose-time.md.
+`hydra.job.env_set.HYDRA_OVERLAP_PLAN: ${overlap.guard:}`, refuses to start a job whose config `check` never saw, and
+`judged` is what a job calls on the config it was handed. Mechanics and traps:
+docs/decisions/0002-enforcement-at-compose-time.md.
 """
 
 import hashlib
 import json
+import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
+import yaml
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
-from . import facts, origins
+from . import origins, shape
 from .errors import GatingError
 from .findings import Finding, Fix
-from .request import NODES
+from .reading import Reading, read
 from .resolution import Resolution
 from .resolve import resolve
-from .rules.cfg import CFG001, CFG002, CFG006, CFG007, CFG008
+from .rules.cfg import CFG001, CFG006
 from .rules.env import ENV002
 
 OUTPUT = "overlap"
 PLAN_VARIABLE = "HYDRA_OVERLAP_PLAN"
 
+# Where sweepers keep the values of a sweep that stands in YAML: Hydra's and Optuna's, Optuna 1.1, Ax, Nevergrad.
+SWEEP_PARAMETERS = ("params", "search_space", "ax_config.params", "parametrization")
+MASTER_NOTE = "This is the config of a sweep before its values are applied; every job of the sweep is judged by itself."
+
 
 class ComposeRefusal(GatingError, InterpolationResolutionError, ConfigCompositionException):  # type: ignore[misc]
     """A GatingError that Hydra 1.3 and 1.4 print without a traceback.
 
-    omegaconf re-raises InterpolationResolutionError unwrapped; Hydra tidies ConfigCompositionException.
+    omegaconf re-raises InterpolationResolutionError unwrapped; Hydra tidies ConfigCompositionException. job: the
+    overrides of the refused job, if it is one of a sweep.
     """
 
     _initialized = True  # omegaconf: the message is final, do not decorate it
 
-    def __init__(self, findings: tuple[Finding, ...]) -> None:
+    def __init__(self, findings: tuple[Finding, ...], job: str = "") -> None:
         GatingError.__init__(self, findings)
+        self.job = job
+
+    def __str__(self) -> str:
+        text = GatingError.__str__(self)
+        return f"{text}\n\nrefused in the job: {self.job}" if self.job else text
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ComposeRefusal, (self.findings,)
+        return ComposeRefusal, (self.findings, self.job)
 
 
-def register() -> None:
-    """Make `${overlap.check:}` and `${overlap.guard:}` known to omegaconf. Idempotent."""
-    OmegaConf.register_new_resolver("overlap.check", check, replace=True)
-    OmegaConf.register_new_resolver("overlap.guard", guard, replace=True)
+def refusal_in(error: BaseException) -> GatingError | None:
+    """The GatingError that `error` is or was raised from: Hydra 1.3 wraps it in an exception without a text."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, GatingError):
+        cause = cause.__cause__
+    return cause
 
 
-def check(*, _root_: DictConfig) -> list[str]:
+def check(root: DictConfig) -> list[str]:
     """Judge a finished config, write the answer into it, and give Hydra its list of variables to copy.
 
-    Writes `overlap.*` and `hydra.job.env_set`. Raises ComposeRefusal. Does nothing in the middle of a merge, for the
+    Writes `overlap.*` and `hydra.job.env_set`. Raises ComposeRefusal. Judges nothing in the middle of a merge, in the
     master config of a sweep (its values are not applied yet) and while the shell completes a line.
     """
-    hydra = _root_.get("hydra")
-    if hydra is None or not hydra.runtime.choices or _completing() or _sweep_master(hydra):
+    if _unfinished(root):
         return []
-    with _refusing():
-        _check_shape(_root_)
-        request, filled = read_request(_root_)
-        known = origins.of(_root_)
-        resolution = resolve(request, origins=known)
-        _check_environment(hydra, resolution)
-    with _writable(_root_):
-        _write(_root_, resolution, filled)
-        hydra.job.env_set.update({**resolution.env, PLAN_VARIABLE: _root_[OUTPUT].plan})
-    return list(_root_[OUTPUT].env_copy)
+    if not isinstance(root.get(OUTPUT), DictConfig):
+        why = "The answer goes into overlap; your config or command line took it away."
+        raise ComposeRefusal((CFG001.refuse(OUTPUT, root.get(OUTPUT), "", why),))
+    if _sweep_master(root.hydra):
+        with _writable(root):
+            root[OUTPUT].notes = [MASTER_NOTE]
+        return []
+    with _refusing(root.hydra):
+        shape.check(root)
+        reading = read(root, foreign_nodes=True)
+        resolution = resolve(reading.request, origins=origins.of(root, root.hydra))
+        _check_environment(root.hydra, resolution)
+        copied = _variables_to_copy(root)
+    with _writable(root):
+        _write(root, resolution, reading)
+        # A plain list from here on: whoever reads it later does not judge again, on a config already answered.
+        root.hydra.job.env_copy = copied
+        root.hydra.job.env_set.update({**resolution.env, PLAN_VARIABLE: root[OUTPUT].plan})
+    return copied
 
 
-def guard(*, _root_: DictConfig) -> str:
+def guard(root: DictConfig) -> str:
     """Refuse a job whose config was never judged; `check` puts the plan's fingerprint in this place."""
-    if _completing() or "hydra" not in _root_ or not _root_.hydra.runtime.choices or _sweep_master(_root_.hydra):
+    if _unfinished(root) or _sweep_master(root.hydra):
         return ""
     finding = CFG006.refuse(
         "hydra.job.env_copy",
-        OmegaConf.to_container(_root_.hydra.job.env_copy),
+        OmegaConf.to_container(root.hydra.job.env_copy),
         "",
-        "hydra.job.env_copy carries the check; your config or command line replaced it.",
+        "hydra.job.env_copy carries the check; your config or command line replaced it, so nothing was judged.",
         Fix("overlap.env_copy=[...]", "copies these variables and keeps the check"),
     )
     raise ComposeRefusal((finding,))
 
 
-def read_request(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The request nodes of a composed config as a plain dict, facts filled in; and the facts that were filled."""
-    request = {
-        name: OmegaConf.to_container(cfg[name], resolve=True, throw_on_missing=True)
-        if OmegaConf.is_config(cfg.get(name))
-        else cfg.get(name)
-        for name in NODES
-        if name in cfg
-    }
-    filled = facts.fill(request)
-    return request, filled
+def judged(cfg: DictConfig, *, foreign_nodes: bool = False) -> Resolution:
+    """The answer to a job's config, derived anew from its request: what a job calls first, and uses alone.
+
+    It closes the ways on which a config reaches a job without a composition that judged it, such as a saved
+    `.hydra/config.yaml` that is run again with an override on top. foreign_nodes: nodes such as `model` may be the
+    app's own, with keys that no rule reads (see `reading`). Raises GatingError if a rule refuses, or (CFG006) if `overlap.plan` is not
+    the fingerprint of this very request and answer: what stands in `overlap` was made for another one.
+    """
+    if not OmegaConf.is_config(cfg.get("comm_overlap")):
+        raise GatingError((_never_judged(cfg, "There is no comm_overlap in this config, so no rule ran."),))
+    reading = read(cfg, foreign_nodes=foreign_nodes)
+    found = OmegaConf.select(cfg, f"{OUTPUT}.plan")
+    resolution = resolve(reading.request, origins=origins.of(cfg, _hydra_of(found)))
+    if found is None:
+        raise GatingError((_never_judged(cfg, "overlap.plan is empty: the rules did not run at composition."),))
+    if found != fingerprint(reading, resolution):
+        why = "What stands in overlap.* was derived from another request, or for a machine of another kind."
+        raise GatingError((_never_judged(cfg, why),))
+    return resolution
 
 
-def fingerprint(request: Mapping[str, Any], resolution: Resolution) -> str:
-    """Identity of a plan: what was asked and what is set, versions and GPU facts left out."""
+def fingerprint(reading: Reading, resolution: Resolution) -> str:
+    """Identity of a plan: what was asked and what is set. Facts of the machine count only by what they change.
+
+    `data` is left out: no rule reads it, and its paths may be known only when the job runs.
+    """
     answer = resolution.to_dict()
-    asked = {name: node for name, node in request.items() if name not in ("platform", "software")}
+    asked = {name: node for name, node in reading.request.items() if name not in ("platform", "software", "data")}
     settings = {
         key: answer[key] for key in ("transformer_config", "optimizer_config", "ddp_config", "userbuffers", "env")
     }
-    text = json.dumps([asked, settings], sort_keys=True, default=str)
+    text = json.dumps([asked, settings, reading.unread], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _unfinished(root: DictConfig) -> bool:
+    """Whether root is in the middle of a merge, or of a line the shell completes; `choices` are filled at the end."""
+    return "hydra" not in root or not root.hydra.runtime.choices or _completing()
+
+
 def _completing() -> bool:
-    return any(argument in ("-sc", "--shell-completion") for argument in sys.argv)
+    """Whether Hydra completes a line for the shell. The variable as well: an app may have a flag -sc of its own."""
+    return "COMP_LINE" in os.environ and any(argument in ("-sc", "--shell-completion") for argument in sys.argv)
 
 
 def _sweep_master(hydra: DictConfig) -> bool:
     """Whether this is the config Hydra composes before it applies a sweep's values."""
-    task: list[str] = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # type: ignore[assignment]
-    overrides = OverridesParser.create().parse_overrides(task)
+    overrides = shape.overrides_of(hydra)
     if any(override.is_sweep_override() for override in overrides):
         return True
-    params = OmegaConf.select(hydra, "sweeper.params")
-    given = {override.get_key_element().lstrip("+~") for override in overrides}
-    return bool(params) and not given.issuperset(str(key).lstrip("+~") for key in params)
-
-
-def _check_shape(root: DictConfig) -> None:
-    """What Hydra lets through: a list of options, a comm_overlap elsewhere than at the top, a written output."""
-    findings = []
-    for group, option in root.hydra.runtime.choices.items():
-        if OmegaConf.is_list(option) and _is_ours(group):
-            choice = list(option)
-            fixes = [Fix(f"{group.partition('@')[0]}={name}", "one of them") for name in choice]
-            why = "Hydra merges both options, the last one wins field by field. To run one after the other, sweep with -m."
-            findings.append(CFG008.refuse(group, choice, "command line", why, *fixes))
-    for name in NODES:
-        if isinstance(root.get(name), str) and name not in ("gating",):
-            why = f"{name} is a node of settings; a + before a group that Hydra cannot find sets a text instead."
-            findings.append(CFG002.refuse(name, root[name], "", why, Fix(f"{name}={root[name]}", "without the +")))
-    if "comm_overlap" not in root:
-        nested = [group for group in root.hydra.runtime.choices if str(group).startswith("comm_overlap@")]
-        why = (
-            "The rules read comm_overlap at the top of the config; under another name or node they would judge nothing."
-        )
-        fix = Fix("comm_overlap@_global_.comm_overlap: OPTION", "in the defaults list")
-        findings.append(CFG007.refuse(nested[0] if nested else "comm_overlap", "", "", why, fix))
-    for override in root.hydra.overrides.task:
-        key = override.lstrip("+~").partition("=")[0]
-        if key.startswith(f"{OUTPUT}.") and key != f"{OUTPUT}.env_copy":
-            field = key.rpartition(".")[2]
-            why = "overlap.* is what the rules answer. Ask for something else instead."
-            findings.append(
-                CFG001.refuse(key, override.partition("=")[2], "command line", why, Fix(f"comm_overlap.*.{field}", ""))
-            )
-    if findings:
-        raise GatingError(findings)
-
-
-def _is_ours(group: str) -> bool:
-    return group.partition("@")[0].partition("/")[0] in NODES
+    if hydra.mode != RunMode.MULTIRUN:  # the parameters of a sweep say nothing about a single run
+        return False
+    swept = [OmegaConf.select(hydra, f"sweeper.{name}") for name in SWEEP_PARAMETERS]
+    keys = {str(key).lstrip("+~") for node in swept if isinstance(node, DictConfig) for key in node}
+    return not keys.issubset(override.get_key_element().lstrip("+~") for override in overrides)
 
 
 def _check_environment(hydra: DictConfig, resolution: Resolution) -> None:
@@ -172,28 +179,46 @@ def _check_environment(hydra: DictConfig, resolution: Resolution) -> None:
         raise GatingError(findings)
 
 
-def _write(root: DictConfig, resolution: Resolution, filled: Mapping[str, Any]) -> None:
+def _variables_to_copy(root: DictConfig) -> list[str]:
+    """overlap.env_copy. Hydra would end in a KeyError on a variable that is not set."""
+    names = list(root[OUTPUT].env_copy)
+    absent = [name for name in names if name not in os.environ]
+    if absent:
+        left = ",".join(name for name in names if name in os.environ)
+        why = f"Not set in this environment: {', '.join(absent)}."
+        fix = Fix(f"overlap.env_copy=[{left}]", "copies the others")
+        raise GatingError((CFG001.refuse("overlap.env_copy", names, "", why, fix),))
+    return names
+
+
+def _write(root: DictConfig, resolution: Resolution, reading: Reading) -> None:
     answer = resolution.to_dict()
     output = root[OUTPUT]
     output.effective = {
         "transformer_config": answer["transformer_config"],
         "optimizer_config": answer["optimizer_config"],
         "ddp_config": answer["ddp_config"],
-        "userbuffers": answer["userbuffers"],
+        "userbuffers": _userbuffers(answer["userbuffers"], reading),
         "world_size": resolution.request["parallelism"]["world_size"],
-        **filled,
+        **reading.filled,
     }
     output.env = answer["env"]
     output.origin = {row.field: f"{row.origin} ({row.rule})" if row.rule else row.origin for row in resolution.ledger}
-    output.notes = [f"{finding.rule}: {finding.title}. {finding.why}".strip() for finding in resolution.findings]
-    request, _ = read_request(root)
-    output.plan = fingerprint(request, resolution)
+    findings = [f"{finding.rule}: {finding.title}. {finding.why}".strip() for finding in resolution.findings]
+    output.notes = findings + [f"{key} is a key of your app's own; no rule reads it." for key in reading.unread]
+    output.plan = fingerprint(reading, resolution)
+
+
+def _userbuffers(effective: Any, reading: Reading) -> Any:
+    """The dictionary Transformer Engine gets; as a reference where it is the preset's, which the config holds already."""
+    asked = reading.request.get("userbuffers") or {}
+    return "${userbuffers.layers}" if effective and effective == asked.get("layers") else effective
 
 
 @contextmanager
 def _writable(root: DictConfig) -> Iterator[None]:
-    """Open the output and hydra nodes for writing, whatever flags the host set."""
-    nodes = [root[OUTPUT], root.hydra]
+    """Open the output and hydra.job for writing, whatever flags the host set. Of the whole hydra node it would be slow."""
+    nodes = [root[OUTPUT], root.hydra.job]
     before = [(node._get_flag("readonly"), node._get_flag("struct")) for node in nodes]
     for node in nodes:
         OmegaConf.set_readonly(node, False)
@@ -207,9 +232,44 @@ def _writable(root: DictConfig) -> Iterator[None]:
 
 
 @contextmanager
-def _refusing() -> Iterator[None]:
+def _refusing(hydra: DictConfig) -> Iterator[None]:
     """Turn a GatingError into the exception Hydra prints without a traceback."""
     try:
         yield
     except GatingError as refusal:
-        raise ComposeRefusal(refusal.findings) from None
+        task: list[str] = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # type: ignore[assignment]
+        job = " ".join(task) if hydra.mode == RunMode.MULTIRUN else ""
+        raise ComposeRefusal(refusal.findings, job) from None
+
+
+def _hydra_of(plan: str | None) -> DictConfig | None:
+    """The hydra node of the job that runs, if that is the job of this plan; a saved config's has no plan of its own."""
+    if not HydraConfig.initialized():
+        return None
+    hydra: Any = HydraConfig.get()
+    return hydra if hydra.job.env_set.get(PLAN_VARIABLE, plan) == plan else None
+
+
+def _never_judged(cfg: DictConfig, why: str) -> Finding:
+    """CFG006 for a job's config, with the way to one that is judged."""
+    again = _overrides_of_saved_run()
+    if again is not None:
+        fix = Fix(" ".join(again) or "(no overrides)", "without --config-path and --config-name: composes it anew")
+    elif not OmegaConf.is_config(cfg.get("comm_overlap")):
+        fix = Fix("+comm_overlap=none", "asks for no overlap, and judges")
+    else:
+        fix = Fix("comm_overlap=OPTION", "composed anew from the option files, your changes as overrides")
+    return CFG006.refuse(f"{OUTPUT}.plan", OmegaConf.select(cfg, f"{OUTPUT}.plan"), "", why, fix)
+
+
+def _overrides_of_saved_run() -> list[str] | None:
+    """The overrides that compose a run anew, if its saved `.hydra/config.yaml` is what runs; else None."""
+    if not HydraConfig.initialized():
+        return None
+    hydra = HydraConfig.get()
+    folders = [source.path for source in hydra.runtime.config_sources if source.provider == "main"]
+    saved = Path(*folders[:1], "overrides.yaml")
+    if not folders or not saved.is_file():
+        return None
+    before: Any = yaml.safe_load(saved.read_text())
+    return [str(line) for line in (before or [])] + list(hydra.overrides.task)

@@ -1,11 +1,15 @@
-"""Puts the option files of hydra-overlap on every Hydra app's search path, and registers their schemas.
+"""Puts the option files of hydra-overlap on every Hydra app's search path, and registers schemas and resolvers.
 
 Hydra imports this module at every start of every app on the machine: nothing heavy, and nothing that can fail.
 """
 
+import inspect
+from typing import Any
+
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
 
 PROVIDER = "hydra-overlap"
 PATH = "pkg://hydra_overlap.conf"
@@ -17,24 +21,59 @@ class HydraOverlapSearchPathPlugin(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Append our option files after the app's own, so that the app wins."""
-        from hydra_overlap import compose, schema
+        _store_schemas()
+        search_path.append(provider=PROVIDER, path=PATH)
 
-        nodes = {
+
+def _check(*, _root_: DictConfig) -> list[str]:
+    from hydra_overlap import compose
+
+    return compose.check(_root_)
+
+
+def _guard(*, _root_: DictConfig) -> str:
+    from hydra_overlap import compose
+
+    return compose.guard(_root_)
+
+
+def _register_resolvers() -> None:
+    """`${overlap.check:}` and `${overlap.guard:}`. Never cached: a sweep hands its cache to each of its jobs."""
+    register: Any = OmegaConf.register_new_resolver
+    # omegaconf 2.4 renames it and warns; in 2.3 a function of that name exists and is another.
+    if "replace" in inspect.signature(OmegaConf.register_resolver).parameters:
+        register = OmegaConf.register_resolver
+    register("overlap.check", _check, replace=True)
+    register("overlap.guard", _guard, replace=True)
+
+
+def _store_schemas() -> None:
+    """Once: Hydra asks for search paths at every start of a process that composes again and again."""
+    store = ConfigStore.instance()
+    if SCHEMA_GROUP.partition("/")[0] in store.repo:
+        return
+    from hydra_overlap import schema
+
+    nodes: dict[str, Any] = {
+        "bundle": {
             "parallelism": schema.Parallelism,
             "comm_overlap": schema.CommOverlap,
             "userbuffers": schema.Userbuffers,
-            "model": schema.Model,
-            "precision": schema.Precision,
-            "ddp": schema.Ddp,
-            "optimizer": schema.Optimizer,
-            "training": schema.Training,
-            "data": schema.Data,
             "platform": schema.Platform,
             "software": schema.Software,
-            "launch": schema.Launch,
             "overlap": schema.Overlap,
-        }
-        for name, node in nodes.items():
-            ConfigStore.instance().store(group=SCHEMA_GROUP, name=name, node=node, provider=PROVIDER)
-        compose.register()
-        search_path.append(provider=PROVIDER, path=PATH)
+        },
+        "model": schema.Model,
+        "precision": schema.Precision,
+        "ddp": schema.Ddp,
+        "optimizer": schema.Optimizer,
+        "training": schema.Training,
+        "data": schema.Data,
+        "launch": schema.Launch,
+    }
+    for name, node in nodes.items():
+        store.store(group=SCHEMA_GROUP, name=name, node=node, provider=PROVIDER)
+
+
+# At import, not in the plugin's method: a launcher's worker process unpickles the plugin and composes without calling it.
+_register_resolvers()

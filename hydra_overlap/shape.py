@@ -1,0 +1,147 @@
+"""What Hydra lets through without a word, refused: judged on the composed config, before the request is read.
+
+A list of options for one group, a bundle under a node that no rule reads, a misspelt name behind a `+`, and values
+written where the answer belongs.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import lru_cache
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from .errors import GatingError
+from .facts import options
+from .findings import Finding, Fix, yaml_value
+from .request import DEFAULTS, NODES, TREE
+from .resolve import DDP_FIELDS, OPTIMIZER_FIELDS, TRANSFORMER_FIELDS
+from .rules.cfg import CFG001, CFG007, CFG008
+from .schema import Overlap
+from .suggest import nearest
+
+OUTPUT = "overlap"
+COMMAND_LINE = "command line"
+INPUTS = ("env_copy",)  # of the output node
+GROUPS = (*(name for name in NODES if name != "gating"), *(f"comm_overlap/{d}" for d in TREE["comm_overlap"]))
+_ANSWERS = {
+    **{f"transformer_config.{name}": key for name, key in TRANSFORMER_FIELDS.items()},
+    **{f"optimizer_config.{name}": key for name, key in OPTIMIZER_FIELDS.items()},
+    **{f"ddp_config.{name}": key for name, key in DDP_FIELDS.items()},
+}
+
+
+def check(root: DictConfig) -> None:
+    """Raise GatingError with everything that is wrong with the shape of a composed config."""
+    overrides = overrides_of(root.hydra)
+    findings = [
+        *lists_of_options(overrides),
+        *_unfound(overrides, root.hydra.runtime.choices),
+        *_misplaced_bundles(root),
+        *_written_answers(root, overrides),
+    ]
+    if findings:
+        raise GatingError(findings)
+
+
+def overrides_of(hydra: DictConfig) -> list[Override]:
+    """The task overrides, parsed. Interpolations in their texts are left alone: they are not ours to resolve."""
+    task: list[str] = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # type: ignore[assignment]
+    return list(_parsed(tuple(task)))
+
+
+@lru_cache(maxsize=8)
+def _parsed(lines: tuple[str, ...]) -> tuple[Override, ...]:
+    return tuple(OverridesParser.create().parse_overrides(list(lines)))
+
+
+def lists_of_options(overrides: list[Override]) -> Iterator[Finding]:
+    """`parallelism=[tp4,tp8]`."""
+    for override in overrides:
+        group, chosen = override.key_or_group, override.value()
+        if isinstance(chosen, list) and group in GROUPS:
+            why = (
+                "Hydra merges the options, the last one wins field by field. To run one after the other, sweep with -m."
+            )
+            fixes = [Fix(f"{group}={name}", "one of them") for name in chosen]
+            yield CFG008.refuse(group, chosen, COMMAND_LINE, why, *fixes)
+
+
+def _unfound(overrides: list[Override], choices: DictConfig) -> Iterator[Finding]:
+    """`+groop=option` and `+groop.key=value`: Hydra adds a node that nobody reads."""
+    for override in overrides:
+        added = override.is_add() or override.is_force_add()
+        if not added or override.get_key_element().lstrip("+") in choices:
+            continue
+        fix = _meant(override.key_or_group, override.value())
+        if fix is not None:
+            why = "Hydra knows no group of that name, so the + would add a node that nobody reads."
+            yield CFG001.refuse(override.key_or_group, override.value(), COMMAND_LINE, why, fix)
+
+
+def _meant(key: str, value: Any) -> Fix | None:
+    """The override that `+key=value` was meant to be, if it names something of ours but for a typo."""
+    first, _, rest = key.partition(".")
+    if first in NODES:
+        return None  # an unknown key below one of our nodes is found when the request is read
+    match = nearest(first, GROUPS)
+    if match is None:
+        return None
+    if not rest:
+        known = options(match)
+        option = value if value in known else nearest(str(value), known)
+        return Fix(f"{match}={option}", "did you mean this?") if option else None
+    path = nearest_key(f"{match.replace('/', '.')}.{rest}")
+    return Fix(f"{path}={yaml_value(value)}", "did you mean this?") if path else None
+
+
+def nearest_key(key: str) -> str | None:
+    """The key of the schema most like `key`, part by part; None if some part is like nothing."""
+    found = nearest(key, DEFAULTS)
+    if found is None:
+        return None
+    pairs = list(zip(key.split("."), found.split("."), strict=False))
+    alike = all(part == name or nearest(part, (name,)) for part, name in pairs)
+    return found if alike and key.count(".") == found.count(".") else None
+
+
+def _misplaced_bundles(root: DictConfig) -> Iterator[Finding]:
+    """A bundle, or one of its dimensions, under a node that no rule reads; or no comm_overlap at all."""
+    places: dict[str, tuple[Any, Any]] = {}
+    for choice, option in root.hydra.runtime.choices.items():
+        group, _, package = str(choice).partition("@")
+        place = package.removeprefix("_global_.")
+        if option and place and group.startswith("comm_overlap") and place.partition(".")[0] != "comm_overlap":
+            places.setdefault(place.partition(".")[0], (choice, option))
+    if "comm_overlap" not in root and not places:
+        places["comm_overlap"] = ("comm_overlap", None)
+    why = "The rules read comm_overlap at the top of the config; under another node they would judge nothing."
+    for choice, option in places.values():
+        group = str(choice).partition("@")[0]
+        fix = Fix(f"{group}@_global_.{group.replace('/', '.')}: {option or 'OPTION'}", "in the defaults list")
+        yield CFG007.refuse(str(choice), option, "", why, fix)
+
+
+def _written_answers(root: DictConfig, overrides: list[Override]) -> Iterator[Finding]:
+    """Whatever stands in the output before the rules answered."""
+    clean = asdict(Overlap())
+    given: Any = OmegaConf.to_container(root[OUTPUT], resolve=False)
+    for name, value in given.items():
+        if name in INPUTS or clean.get(name) == value:
+            continue
+        for key, leaf in _leaves(f"{OUTPUT}.{name}", value):
+            said = any(key.startswith(override.key_or_group) for override in overrides)
+            asked = _ANSWERS.get(key.removeprefix(f"{OUTPUT}.effective."))
+            why = "overlap.* is what the rules answer; written by hand it would say what is not so."
+            fixes = [Fix(f"{asked}={yaml_value(leaf)}", "asks for it")] if asked else []
+            yield CFG001.refuse(key, leaf, COMMAND_LINE if said else "", why, *fixes)
+
+
+def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for name, child in value.items():
+            yield from _leaves(f"{key}.{name}", child)
+    else:
+        yield key, value

@@ -1,0 +1,108 @@
+"""What is installed carries the option files and the plugin, whichever way: shown by an unrelated app in a clean venv."""
+
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+OPTION_FILES = {path.relative_to(ROOT).as_posix() for path in (ROOT / "conf").rglob("*.yaml")}
+PLUGIN = "hydra_plugins/hydra_overlap_plugin/searchpath.py"
+
+UNRELATED_APP = """
+import hydra
+
+@hydra.main(version_base=None, config_path=None)
+def main(cfg):
+    print("TASK RAN", cfg.parallelism.tensor_model_parallel_size, cfg.overlap.env)
+
+main()
+"""
+
+pytestmark = pytest.mark.slow
+
+
+def sh(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(word) for word in command], cwd=cwd, capture_output=True, text=True, timeout=900)
+
+
+def ok(*command: str | Path, cwd: Path) -> str:
+    done = sh(*command, cwd=cwd)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what git would hand out, so that nothing built lies about in the repository."""
+    copy = tmp_path_factory.mktemp("sources") / "hydra-overlap"
+    copy.mkdir()
+    listed = ok("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).splitlines()
+    for name in listed:
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            (copy / name).write_bytes((ROOT / name).read_bytes())
+    return copy
+
+
+@pytest.fixture(scope="module")
+def built(sources: Path) -> tuple[Path, Path]:
+    """The sdist, and the wheel that is built from it."""
+    ok(sys.executable, "-m", "build", "--outdir", "dist", ".", cwd=sources)
+    (sdist,) = (sources / "dist").glob("*.tar.gz")
+    (wheel,) = (sources / "dist").glob("*.whl")
+    return sdist, wheel
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Path:
+    """A clean virtual environment without this one's packages; -> its python."""
+    folder = tmp_path / "venv"
+    venv.create(folder, with_pip=True)
+    (tmp_path / "app.py").write_text(UNRELATED_APP)
+    return folder / "bin" / "python"
+
+
+def assert_an_unrelated_app_is_enforced(python: Path, folder: Path) -> None:
+    ran = sh(python, "app.py", "+comm_overlap=tp4_h100", cwd=folder)
+    assert ran.stdout == "TASK RAN 4 {'CUDA_DEVICE_MAX_CONNECTIONS': '1'}\n", ran.stderr
+    refused = sh(python, "app.py", "+comm_overlap=tp4_h100", "parallelism=tp1", cwd=folder)
+    assert refused.returncode == 1
+    assert "\nTP001  " in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_the_wheel_holds_every_option_file_and_the_plugin(built: tuple[Path, Path]) -> None:
+    names = set(zipfile.ZipFile(built[1]).namelist())
+    assert {f"hydra_overlap/{name}" for name in OPTION_FILES} <= names
+    assert PLUGIN in names
+    assert "hydra_plugins/__init__.py" not in names  # other projects share the namespace
+
+
+def test_the_sdist_holds_every_option_file_and_the_plugin(built: tuple[Path, Path]) -> None:
+    with tarfile.open(built[0]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert names >= OPTION_FILES
+    assert {PLUGIN, "conf/__init__.py", "pyproject.toml", "LICENSE"} <= names
+
+
+@pytest.mark.parametrize("kind", ["sdist", "wheel", "editable"])
+def test_an_unrelated_app_composes_and_is_refused(
+    built: tuple[Path, Path], sources: Path, environment: Path, tmp_path: Path, kind: str
+) -> None:
+    """The wheel is built from the sdist; installing the sdist builds one anew."""
+    what = {"sdist": [built[0]], "wheel": [built[1]], "editable": ["-e", sources]}[kind]
+    ok(environment, "-m", "pip", "install", "-q", *what, cwd=tmp_path)
+    assert_an_unrelated_app_is_enforced(environment, tmp_path)
+
+
+def test_the_bare_install_brings_no_torch(built: tuple[Path, Path], environment: Path, tmp_path: Path) -> None:
+    ok(environment, "-m", "pip", "install", "-q", built[1], cwd=tmp_path)
+    installed = ok(environment, "-m", "pip", "list", "--format=freeze", cwd=tmp_path).lower()
+    assert "hydra-core==1." in installed
+    assert "torch" not in installed
+    assert "megatron" not in installed
