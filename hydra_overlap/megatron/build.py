@@ -4,14 +4,15 @@ The wiring (order of construction, which functions the schedules get) follows Me
 megatron/training/training.py: get_model, get_optimizer_param_scheduler, train. The process group is the caller's.
 """
 
+import gc
 import random
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from ..plan import Plan
 from . import configs, specs, weights
-from .configs import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +27,27 @@ class Built:
     """OptimizerParamScheduler."""
     config: Any
     """The TransformerConfig that the model holds and the schedules read."""
+    layers: str
+    """Whose layers: Transformer Engine's or megatron-core's own."""
     forward_backward: Any
     """The schedule: no pipelining, 1F1B or interleaved."""
     num_microbatches: int
     """Forwards of one rank per step."""
+
+
+def plan_of_rank_0(plan: Plan) -> Plan:
+    """The plan as rank 0 holds it: ranks that torchrun or srun started composed one each, with other output folders."""
+    box = [plan]
+    torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def release() -> None:
+    """Forget megatron-core's process groups. What still holds one when Python exits aborts the process (gloo's threads)."""
+    from megatron.core import parallel_state
+
+    parallel_state.destroy_model_parallel()
+    gc.collect()
 
 
 def initialize_parallel_state(plan: Plan) -> None:
@@ -62,8 +80,9 @@ def build(plan: Plan) -> Built:
     from megatron.core.pipeline_parallel import get_forward_backward_func
 
     on_gpu = torch.cuda.is_available()
+    use_te = on_gpu and specs.transformer_engine_works()
     config = configs.transformer_config(plan, on_gpu)
-    model = _wrap(plan, config, _chunks(plan, config, on_gpu))
+    model = _wrap(plan, config, _chunks(plan, config, on_gpu, use_te))
     optimizer_config = configs.optimizer_config(plan)
     optimizer = get_megatron_optimizer(
         optimizer_config,
@@ -77,12 +96,13 @@ def build(plan: Plan) -> Built:
         optimizer=optimizer,
         scheduler=_scheduler(plan, optimizer),
         config=config,
+        layers="Transformer Engine's" if use_te else "megatron-core's own",
         forward_backward=get_forward_backward_func(),
         num_microbatches=_num_microbatches(plan),
     )
 
 
-def _chunks(plan: Plan, config: Any, on_gpu: bool) -> list[Any]:
+def _chunks(plan: Plan, config: Any, on_gpu: bool, use_te: bool) -> list[Any]:
     """The GPTModels of this rank: one, or one per virtual stage."""
     from megatron.core import parallel_state, tensor_parallel
     from megatron.core.enums import ModelType
@@ -90,7 +110,6 @@ def _chunks(plan: Plan, config: Any, on_gpu: bool) -> list[Any]:
     from megatron.core.transformer.module import Float16Module
 
     model = plan["request"]["model"]
-    use_te = on_gpu and specs.transformer_engine_works()
     stages = plan["request"]["parallelism"]["virtual_pipeline_model_parallel_size"]
     chunks = []
     for vp_stage in range(stages) if stages else [None]:

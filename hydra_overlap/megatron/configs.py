@@ -8,8 +8,7 @@ import dataclasses
 from typing import Any
 
 from ..errors import LaunchError
-
-Plan = dict[str, Any]
+from ..plan import Plan
 
 _LAYOUT = (
     "tensor_model_parallel_size",
@@ -44,7 +43,7 @@ def require_model(plan: Plan) -> None:
             "Training needs a model and a batch size, and part of them is not said",
             where=missing,
             why="A plan may leave them open to judge overlap settings alone; a run cannot.",
-            fixes=[("model=tiny training=tiny", "takes the tiny GPT and its batch sizes")],
+            fixes=[("model=tiny training=short", "takes the tiny GPT and its batch sizes")],
         )
     optimizer, training = request["optimizer"], request["training"]
     if optimizer["lr_warmup_iters"] >= training["train_iters"]:
@@ -56,6 +55,24 @@ def require_model(plan: Plan) -> None:
             ],
             fixes=[("optimizer.lr_warmup_iters=0", "starts at the peak learning rate")],
             source="megatron-core core_v0.16.1 megatron/core/optimizer_param_scheduler.py",
+        )
+
+
+def require_built(plan: Plan) -> None:
+    """Raise LaunchError for what the plan asks of a run and this version does not do. Nothing is dropped."""
+    if plan["request"]["launch"]["vboost"]:
+        raise LaunchError(
+            "train.py does not set vboost",
+            where=["launch.vboost=true"],
+            why="It takes root on every node: `nvidia-smi boost-slider --vboost 1`, before the run.",
+            fixes=[("launch.vboost=false", "starts with the clocks as they are")],
+        )
+    scope = plan["request"]["model"]["cuda_graph_scope"]
+    if scope:
+        raise LaunchError(
+            "CUDA graphs are judged, exported and rehearsed, but not yet captured by train.py",
+            where=[f"model.cuda_graph_scope=[{','.join(scope)}]"],
+            fixes=[("model.cuda_graph_scope=[]", "trains without graphs")],
         )
 
 
@@ -97,7 +114,7 @@ def transformer_config(plan: Plan, on_gpu: bool) -> Any:
         "masked_softmax_fusion": on_gpu,
         "apply_rope_fusion": on_gpu and model["position_embedding_type"] == "rope",
     }
-    values.pop("cuda_graph_scope", None)
+    values.pop("cuda_graph_scope")  # require_built has refused it
     if model["num_moe_experts"] is None:
         values = {name: value for name, value in values.items() if not name.startswith("moe_")}
     elif model["moe_ffn_hidden_size"] is None:

@@ -11,8 +11,8 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-_FACTORIES = ("tensor", "empty", "zeros", "ones", "full", "rand", "randn", "arange", "as_tensor")
-_FACTORIES += tuple(f"{name}_like" for name in ("empty", "zeros", "ones", "full", "rand", "randn"))
+_SHAPED = ("empty", "zeros", "ones", "full", "rand", "randn")  # each has a `_like` beside it
+_FACTORIES = (*_SHAPED, *(f"{name}_like" for name in _SHAPED), "tensor", "as_tensor", "arange")
 
 _installed = False
 
@@ -43,15 +43,14 @@ def install() -> bool:
 def finish() -> None:
     """Fill the gaps that are only reachable once megatron.core is imported.
 
-    0.16.1 assigns `te_general_gemm` from a module that defines it only under Transformer Engine >= 2.3 in some builds;
-    the router asks whether it is None (moe_utils.py:1192), so None is the answer that means "no Transformer Engine".
+    The MoE router asks whether `te_general_gemm` is None, and megatron-core 0.16.1 defines the name only where
+    Transformer Engine is installed (moe_utils.py:23-35, 1192): None is the answer that means "no Transformer Engine".
     """
     if not _installed:
         return
     from megatron.core.transformer.moe import moe_utils
 
-    if getattr(moe_utils, "te_general_gemm", None) is not None:
-        moe_utils.te_general_gemm = None
+    moe_utils.te_general_gemm = None
 
 
 def _skip_compilation() -> None:
@@ -95,6 +94,8 @@ def _redirect_device_and_random_state() -> None:
     }
     for name, value in replacements.items():
         setattr(cuda, name, value)
+        if hasattr(cuda.random, name):  # megatron-core's RNG tracker goes through torch.cuda.random
+            setattr(cuda.random, name, value)
     for name in ("range_push", "range_pop", "mark"):
         setattr(cuda.nvtx, name, lambda *args, **kwargs: None)
 
@@ -106,7 +107,7 @@ def _redirect_streams() -> None:
     """
     import torch
 
-    class Stream(torch.cpu.Stream):
+    class Stream(torch.cpu.Stream):  # type: ignore[misc]
         def __init__(self, device: Any = None, priority: int = 0, **_: Any) -> None:
             super().__init__()
 
@@ -116,7 +117,7 @@ def _redirect_streams() -> None:
         def synchronize(self) -> None:
             return None
 
-    class Event(torch.cpu.Event):
+    class Event(torch.cpu.Event):  # type: ignore[misc]
         def __init__(self, *_: Any, **__: Any) -> None:
             super().__init__()
 

@@ -16,6 +16,7 @@ class SequenceParallelNorm:
     """
 
     def __new__(cls, config: Any, hidden_size: int, eps: float = 1e-5, **_: Any) -> torch.nn.Module:  # type: ignore[misc]
+        """A plain torch norm; called with the arguments megatron-core gives its own."""
         kind = {"RMSNorm": torch.nn.RMSNorm, "LayerNorm": torch.nn.LayerNorm}[config.normalization]
         norm = kind(hidden_size, eps=eps, dtype=config.params_dtype)
         for parameter in norm.parameters():
@@ -25,11 +26,11 @@ class SequenceParallelNorm:
 
 def transformer_engine_works() -> bool:
     """Whether megatron-core can use Transformer Engine here: it imports, and a GPU is there."""
-    if not torch.cuda.is_available() or getattr(torch.cuda, "is_initialized", None) is None:
+    if not torch.cuda.is_available():
         return False
     try:
         import transformer_engine.pytorch  # noqa: F401
-    except Exception:  # a half-installed Transformer Engine raises anything; see docs of facts
+    except Exception:  # a half-installed Transformer Engine raises anything
         return False
     return True
 

@@ -1,0 +1,79 @@
+"""Joining ranks that somebody else started: torchrun sets RANK, srun sets SLURM_PROCID."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..errors import LaunchError
+from ..plan import Plan, world_size
+
+QUIET = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=stdout")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joined:
+    """This process among the ranks of a job. launcher: torchrun or srun."""
+
+    launcher: str
+    rank: int
+    local_rank: int
+    local_ranks: int
+    world_size: int
+
+
+def joined(environment: Mapping[str, str] = os.environ) -> Joined | None:
+    """Where this process stands in a running job; None if it stands alone and has ranks to start.
+
+    A Slurm batch step or an interactive shell has SLURM_NTASKS but one process: only a step that srun started counts.
+    """
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        return Joined(
+            launcher="torchrun",
+            rank=int(environment["RANK"]),
+            local_rank=int(environment.get("LOCAL_RANK", "0")),
+            local_ranks=int(environment.get("LOCAL_WORLD_SIZE", "1")),
+            world_size=int(environment["WORLD_SIZE"]),
+        )
+    if environment.get("SLURM_STEP_ID", "").isdigit() and int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        return Joined(
+            launcher="srun",
+            rank=int(environment["SLURM_PROCID"]),
+            local_rank=int(environment["SLURM_LOCALID"]),
+            local_ranks=int(environment["SLURM_STEP_TASKS_PER_NODE"].partition("(")[0].partition(",")[0]),
+            world_size=int(environment["SLURM_STEP_NUM_TASKS"]),
+        )
+    return None
+
+
+def quiet_overrides(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Hydra overrides with which a joined rank other than 0 writes nothing: all compose, one has an output directory."""
+    job = joined(environment)
+    return QUIET if job and job.rank > 0 else ()
+
+
+def require_same_size(plan: Plan, job: Joined) -> None:
+    """Raise LaunchError if the job has another number of ranks than the plan."""
+    planned = world_size(plan)
+    if job.world_size != planned:
+        raise LaunchError(
+            f"{job.launcher} started {job.world_size} ranks, the plan is for {planned}",
+            where=[f"parallelism.world_size={planned}"],
+            why="Data parallelism, buckets and batch arithmetic were decided for the planned number.",
+            fixes=[(f"parallelism.world_size={job.world_size}", f"plans for what {job.launcher} started")],
+            source="hydra_overlap/launch/joined.py",
+        )
+
+
+def export(job: Joined, environment: dict[str, str]) -> None:
+    """What torch.distributed's env:// rendezvous reads, for ranks that srun started."""
+    if job.launcher != "srun":
+        return
+    environment.update(
+        RANK=str(job.rank),
+        WORLD_SIZE=str(job.world_size),
+        LOCAL_RANK=str(job.local_rank),
+        LOCAL_WORLD_SIZE=str(job.local_ranks),
+    )
+    # The first node of the step, which srun exports; a free port is not known before, so it comes from the job's id.
+    environment.setdefault("MASTER_ADDR", environment.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"))
+    environment.setdefault("MASTER_PORT", str(20000 + int(environment["SLURM_JOB_ID"]) % 20000))

@@ -1,0 +1,97 @@
+"""Starting ranks on this machine with torch.distributed.elastic: one process each, one script, one frozen plan."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import LaunchError
+from ..plan import Plan, load, save, world_size
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+PLAN_FILE = "HYDRA_OVERLAP_RANK_PLAN"  # set in ranks alone: where the plan lies
+
+
+def plan_of_this_rank() -> Plan | None:
+    """The plan, in a process that `start` started; None in any other."""
+    path = os.environ.get(PLAN_FILE)
+    return load(path) if path else None
+
+
+def as_rank(train: Callable[[Plan], None], plan: Plan) -> None:
+    """Run `train(plan)` as a rank that `start` started: an exception goes to the parent through elastic's error file."""
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    record(train)(plan)
+
+
+class RankError(LaunchError):
+    """A rank ended early; the others were stopped."""
+
+    def __str__(self) -> str:
+        return self.args[0]
+
+
+def start(plan: Plan, script: str, environment: Mapping[str, str]) -> None:
+    """Run `script` as every rank of the plan and wait. environment: variables every rank starts with.
+
+    Ranks find the plan through `plan_of_this_rank`. Rank 0 writes to this terminal, errors and the other ranks to files
+    under the plan's output directory. Raises RankError, naming the first rank that failed, after all were stopped.
+    """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    ranks = world_size(plan)
+    logs = Path(plan["output_dir"], "ranks")
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=ranks,
+        run_id="run",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=0,
+        monitor_interval=0.1,
+        logs_specs=DefaultLogsSpecs(
+            log_dir=str(logs), redirects={rank: Std.ALL if rank else Std.ERR for rank in range(ranks)}
+        ),
+    )
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # RankError says it, once
+    with _exported({**environment, PLAN_FILE: str(save(plan))}):
+        try:
+            elastic_launch(config, sys.executable)("-u", os.path.abspath(script))
+        except ChildFailedError as failed:
+            raise RankError(_first_cause(failed, logs)) from None
+        except SignalException as stopped:
+            raise KeyboardInterrupt(str(stopped)) from None
+
+
+@contextmanager
+def _exported(values: Mapping[str, str]) -> Iterator[None]:
+    """os.environ with `values`, while ranks are started and run."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _first_cause(failed: "ChildFailedError", logs: Path) -> str:
+    """What a person reads: which rank failed first, with what, and where the rest is."""
+    rank, failure = failed.get_first_failure()
+    what = f"signal {-failure.exitcode}" if failure.exitcode < 0 else f"exit code {failure.exitcode}"
+    reported: Any = failure.error_file_data.get("message", failure.message)
+    cause = reported["message"] if isinstance(reported, dict) else str(reported)
+    return f"Rank {rank} failed first ({what}); all ranks were stopped.\n\n{cause}\n\nOutput of every rank: {logs}"

@@ -1,0 +1,81 @@
+"""What this machine can start: GPU run or rehearsal, and how many ranks. Decided from facts, never with torch."""
+
+import os
+from typing import Any
+
+from ..errors import LaunchError
+from ..facts import gpu_names, local_platform
+from ..plan import Plan, world_size
+from ..rules.layout import smallest_world
+
+RANK_GIB = 1.0  # resident memory of one CPU rank: torch and megatron-core about 0.6 GiB, the rest for a shrunk model
+RANKS_PER_CORE = 8  # beyond that gloo's time-outs are nearer than the next step
+
+
+def rehearses(plan: Plan) -> bool:
+    """Whether the plan runs on CPU here: there is no GPU, or the plan is for none."""
+    return not gpu_names() or plan["request"]["platform"]["name"] == "cpu"
+
+
+def max_ranks(plan: Plan) -> tuple[int, str]:
+    """(most ranks this machine holds, why). launch.max_ranks wins."""
+    said = plan["request"]["launch"]["max_ranks"]
+    if said is not None:
+        return said, "launch.max_ranks"
+    if not rehearses(plan):
+        return len(gpu_names()), f"{len(gpu_names())} GPUs, one rank each"
+    cores, memory = len(os.sched_getaffinity(0)), _available_gib()
+    return max(1, min(cores * RANKS_PER_CORE, int(memory / RANK_GIB))), (
+        f"{cores} cores, {RANKS_PER_CORE} ranks each at most, and {memory:.0f} GiB of free memory, {RANK_GIB:g} GiB a rank"
+    )
+
+
+def _available_gib() -> float:
+    import psutil
+
+    return float(psutil.virtual_memory().available) / 2**30
+
+
+def require_fit(plan: Plan, ranks_here: int) -> None:
+    """Raise LaunchError if this machine cannot hold `ranks_here` ranks of the plan, or is not the one planned for."""
+    if not rehearses(plan):
+        _require_planned_platform(plan)
+    most, why = max_ranks(plan)
+    if ranks_here <= most:
+        return
+    fixes = [("--cfg job", "judges the plan without starting it")]
+    smallest = smallest_world({f"parallelism.{name}": value for name, value in plan["request"]["parallelism"].items()})
+    if smallest <= most:
+        fixes.insert(
+            0, (f"parallelism.world_size={most // smallest * smallest}", "keeps the layout, less data parallelism")
+        )
+    if rehearses(plan):
+        fixes.append((f"launch.max_ranks={ranks_here}", "tries all the same"))
+    raise LaunchError(
+        f"This machine holds {most} rank{'s' if most > 1 else ''}, the plan needs {ranks_here} here",
+        where=[f"parallelism.world_size={world_size(plan)}"],
+        why=why[0].upper() + why[1:] + ".",
+        fixes=fixes,
+        source="hydra_overlap/launch/machine.py",
+    )
+
+
+def _require_planned_platform(plan: Plan) -> None:
+    planned, here = plan["request"]["platform"]["name"], local_platform()["name"]
+    if planned not in (None, here):
+        raise LaunchError(
+            "The plan is for another GPU",
+            where=[f"platform.name={planned}"],
+            why=f"This machine has {here}; environment and userbuffers were chosen for {planned}.",
+            fixes=[("platform=auto", "plans for this machine"), ("platform=cpu", "rehearses without the GPUs")],
+            source="hydra_overlap/launch/machine.py",
+        )
+
+
+def rank_environment(plan: Plan, ranks_here: int) -> dict[str, str]:
+    """Variables every rank starts with: the plan's, and on CPU a fair share of the cores and no GPU."""
+    values: dict[str, Any] = dict(plan["resolution"]["env"])
+    if rehearses(plan):
+        values["CUDA_VISIBLE_DEVICES"] = ""
+        values["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // ranks_here))
+    return values

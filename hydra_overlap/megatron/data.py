@@ -1,0 +1,184 @@
+"""Tokens: real text as bytes, written once with megatron-core's IndexedDatasetBuilder and read through its GPTDataset.
+
+`prepare` runs in the parent, before ranks start; `microbatches` in every rank. Which sample goes to which microbatch
+depends on the step alone, never on the layout: rank r of DP size D takes, in microbatch m of a step, the samples
+(m x D + r) x micro_batch_size onwards. So runs with different layouts see the same data in the same steps.
+"""
+
+import glob
+import hashlib
+import os
+import shutil
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ..errors import LaunchError
+from ..plan import Plan
+
+EOD = 256  # end of document, after the 256 byte values
+VOCABULARY = 257  # tokens of the byte tokenizer
+FORMAT = "bytes-1"  # changes when the same text would be written differently
+_SKIPPED = frozenset({"site-packages", "dist-packages", "test", "tests", "idlelib", "__pycache__", "lib2to3"})
+
+
+class ByteTokenizer:
+    """What GPTDataset asks a tokenizer for: sizes and special tokens. Bytes are their own tokens."""
+
+    vocab_size = VOCABULARY
+    eod = EOD
+    unique_identifiers: ClassVar = {"class": "ByteTokenizer", "format": FORMAT}  # part of the index cache's name
+
+
+def sources(plan: Plan) -> list[Path]:
+    """Files of the plan's text, sorted, repeats left out. Raises LaunchError if there are none or one cannot be read."""
+    data = plan["request"]["data"]
+    if data["kind"] == "stdlib":
+        files = _stdlib_files(Path(sysconfig.get_paths()["stdlib"]))
+    else:
+        files = _named_files(data["files"])
+    if not files:
+        raise LaunchError(
+            "Training on text needs text",
+            where=[f"data.kind={data['kind']}", f"data.files=[{','.join(data['files'])}]"],
+            why="No file is named, or the pattern matches none.",
+            fixes=[("data=text 'data.files=[/path/*.txt]'", "your own files"), ("data=mock", "made-up tokens")],
+        )
+    return files
+
+
+def _stdlib_files(root: Path) -> list[Path]:
+    return sorted(p for p in root.rglob("*.py") if _SKIPPED.isdisjoint(p.relative_to(root).parts))
+
+
+def _named_files(patterns: list[str]) -> list[Path]:
+    files: list[Path] = []
+    for pattern in patterns:
+        found = sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
+        bad = [name for name in found or [pattern] if not os.path.isfile(name) or not os.access(name, os.R_OK)]
+        if bad:
+            raise LaunchError(
+                "Every data file exists and can be read",
+                where=[f"data.files=[{','.join(patterns)}]"],
+                why=f"Not a readable file: {', '.join(bad)}.",
+                fixes=[("data=stdlib", "the standard library's source files")],
+            )
+        files += [Path(name) for name in found]
+    return list(dict.fromkeys(files))
+
+
+def cache_dir(plan: Plan) -> Path:
+    """data.cache_dir, or the user's cache directory."""
+    said = plan["request"]["data"]["cache_dir"]
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.path.expanduser(said)) if said else base / "hydra-overlap" / "data"
+
+
+def prepare(plan: Plan) -> str | None:
+    """Tokenise the plan's text unless that was done before; -> prefix of the .bin and .idx file, None for mock data.
+
+    The folder is named for its content and appears whole or not at all: it is written beside its place and renamed.
+    Raises LaunchError for missing text, a text too short for one sample, or a vocabulary too small for bytes.
+    """
+    request = plan["request"]
+    if request["data"]["kind"] == "mock":
+        return None
+    if request["model"]["vocab_size"] < VOCABULARY:
+        raise LaunchError(
+            "The vocabulary holds every byte",
+            where=[f"model.vocab_size={request['model']['vocab_size']}"],
+            why=f"Text is read as bytes: 256 values and one end-of-document token, {VOCABULARY} tokens.",
+            fixes=[("model.vocab_size=384", "holds them"), ("data=mock", "made-up tokens")],
+        )
+    files, limit = sources(plan), request["data"]["max_bytes"]
+    documents, size = _read(files, limit)
+    if size < request["model"]["seq_length"] + 1:
+        raise LaunchError(
+            "The text is longer than one sample",
+            where=[f"model.seq_length={request['model']['seq_length']}"],
+            why=f"{len(files)} file(s) hold {size} tokens; a sample takes seq_length + 1.",
+            fixes=[(f"model.seq_length={max(1, (size - 1) // 2)}", "shorter samples"), ("data=stdlib", "more text")],
+        )
+    digest = hashlib.sha256(FORMAT.encode())
+    for document in documents:
+        digest.update(hashlib.sha256(document).digest())
+    folder = cache_dir(plan) / digest.hexdigest()[:16]
+    if not folder.exists():
+        _write(folder, documents)
+    return str(folder / "text")
+
+
+def _read(files: list[Path], limit: int | None) -> tuple[list[bytes], int]:
+    """Contents of the files up to `limit` bytes in all, empty ones left out; and their size in tokens."""
+    documents: list[bytes] = []
+    size = 0
+    for file in files:
+        content = file.read_bytes()
+        if limit is not None:
+            content = content[: limit - size + len(documents)]  # the end-of-document tokens do not count
+        if content:
+            documents.append(content)
+            size += len(content) + 1
+    return documents, size
+
+
+def _write(folder: Path, documents: list[bytes]) -> None:
+    import numpy
+    from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        builder = IndexedDatasetBuilder(str(beside / "text.bin"), dtype=numpy.uint16)
+        for document in documents:
+            tokens = numpy.append(numpy.frombuffer(document, dtype=numpy.uint8).astype(numpy.uint16), EOD)
+            builder.add_document(tokens, [len(tokens)])
+        builder.finalize(str(beside / "text.idx"))
+        os.rename(beside, folder)
+    except OSError:
+        if not folder.exists():  # else another run wrote the same text at the same time
+            raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def dataset(plan: Plan, num_samples: int) -> Any:
+    """GPTDataset (or MockGPTDataset) of at least `num_samples` samples. Every rank calls it; rank 0 builds the index.
+
+    A sample is tokens, labels, loss_mask and position_ids, each [seq_length].
+    """
+    from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
+    from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig, MockGPTDataset
+
+    prefix = plan["data_prefix"]
+    config = GPTDatasetConfig(
+        random_seed=plan["request"]["training"]["seed"],
+        sequence_length=plan["request"]["model"]["seq_length"],
+        blend=None if prefix is None else ([prefix], None),
+        split=None if prefix is None else "1,0,0",
+        path_to_cache=None if prefix is None else str(Path(prefix).parent / "index"),
+        tokenizer=ByteTokenizer(),
+        reset_position_ids=False,
+        reset_attention_mask=False,
+        eod_mask_loss=False,
+        create_attention_mask=False,
+    )
+    kind = MockGPTDataset if prefix is None else GPTDataset
+    train, _, _ = BlendedMegatronDatasetBuilder(kind, [num_samples, 0, 0], lambda: True, config).build()
+    return train
+
+
+def microbatches(plan: Plan, samples: Any) -> Iterator[dict[str, Any]]:
+    """Batches of this rank, one per microbatch, in step order: tokens, labels, loss_mask, position_ids [b, s]."""
+    import torch
+    from megatron.core import parallel_state
+
+    training = plan["request"]["training"]
+    rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
+    size = training["micro_batch_size"]
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    for start in range(rank * size, training["train_iters"] * training["global_batch_size"], ranks * size):
+        batch = [samples[index] for index in range(start, start + size)]
+        yield {name: torch.stack([sample[name] for sample in batch]).to(device) for name in batch[0]}

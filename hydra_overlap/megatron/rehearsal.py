@@ -1,0 +1,162 @@
+"""A rehearsal: the same plan, layout and schedule on CPU with gloo, at shrunk dimensions.
+
+What keeps its value: every rank, stage, chunk and layer, the microbatch count, every overlap flag that megatron-core
+itself acts on. What shrinks is the size of tensors: hidden, feed-forward, heads, vocabulary, sequence, experts, and the
+bucket size with them, so that a chunk is cut into as many buckets as planned. What only CUDA has is replaced or left out,
+and said. Pure: no torch.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import LaunchError
+from ..plan import Plan
+from ..rules.layout import chunk_parameters
+
+HIDDEN = 256  # width of the residual stream above which a model is shrunk
+HEAD = 32  # width of one attention head
+HEADS_PER_RANK = 2
+FFN = 512
+EXPERT_FFN = 128
+VOCABULARY = 512  # tokens; more than the 257 of the byte tokenizer
+SEQUENCE = 256  # tokens
+EXPERTS_PER_RANK = 2
+
+
+@dataclass(frozen=True)
+class Change:
+    """One value a rehearsal does not take from the plan."""
+
+    key: str
+    planned: Any
+    rehearsed: Any
+    reason: str
+
+
+# Settings that need CUDA or Transformer Engine: what the rehearsal uses, and what it therefore does not exercise.
+_REPLACED: tuple[tuple[str, Any, str], ...] = (
+    ("precision.fp8", None, "FP8 GEMMs: trained in 16 bits"),
+    ("precision.fp8_recipe", None, ""),
+    ("precision.fp8_param_gather", False, "parameter gather in FP8: gathered in 16 bits"),
+    ("precision.first_last_layers_bf16", False, ""),
+    ("model.gradient_accumulation_fusion", False, "fused gradient accumulation: a CUDA kernel"),
+    ("model.moe_grouped_gemm", False, "grouped GEMM over experts: experts run one by one"),
+    ("model.cuda_graph_scope", [], "CUDA graphs"),
+    ("comm_overlap.ep.delay_wgrad_compute", False, "delayed weight gradients: Transformer Engine's layers"),
+    ("comm_overlap.pp.defer_embedding_wgrad_compute", False, "deferred output-layer weight gradient: a CUDA kernel"),
+)
+
+
+def rehearse(plan: Plan) -> Plan:
+    """The plan as this machine without a GPU can run it; `plan["rehearsal"]` says what differs.
+
+    Raises LaunchError where megatron-core has no CPU path at all, so that nothing would be left to rehearse.
+    """
+    if plan["request"]["parallelism"]["context_parallel_size"] > 1:
+        raise LaunchError(
+            "Context parallelism cannot be rehearsed without a GPU",
+            where=[f"parallelism.context_parallel_size={plan['request']['parallelism']['context_parallel_size']}"],
+            why="megatron-core's context parallelism runs inside Transformer Engine's attention, which is CUDA only.",
+            fixes=[("parallelism.context_parallel_size=1", "rehearses the rest of the layout")],
+            source="megatron-core core_v0.16.1 megatron/core/transformer/dot_product_attention.py:55-57",
+        )
+    rehearsed = copy.deepcopy(plan)
+    replaced, left_out = _replace(rehearsed)
+    shrunk = _shrink(rehearsed, plan)
+    resolution = plan["resolution"]
+    if resolution["transformer_config"].get("tp_comm_overlap"):
+        left_out.insert(0, "userbuffers (TP overlap): CUDA kernels; the layers run without them")
+    if resolution["env"]:
+        left_out.append(f"{', '.join(resolution['env'])}: set in every rank, read by no GPU")
+    left_out.append("NCCL: collectives run on gloo; times say nothing about a GPU")
+    rehearsed["rehearsal"] = {
+        "shrunk": [vars(change) for change in shrunk],
+        "replaced": [vars(change) for change in replaced],
+        "not_exercised": left_out,
+    }
+    return rehearsed
+
+
+def _replace(plan: Plan) -> tuple[list[Change], list[str]]:
+    """Settings that need CUDA, replaced in the request and in the three dicts of settings."""
+    changes, left_out = [], []
+    for key, value, text in _REPLACED:
+        *path, name = key.split(".")
+        node = plan["request"]
+        for part in path:
+            node = node[part]
+        settings = [s for s in _settings(plan) if name in s]
+        planned = [s[name] for s in settings] or [node[name]]
+        if all(item in (value, None) for item in planned):
+            continue
+        changes.append(Change(key, planned[0], value, text))
+        left_out += [text] if text else []
+        node[name] = value
+        for values in settings:
+            values[name] = value
+    model = plan["request"]["model"]
+    if model["num_moe_experts"] is not None and model["moe_token_dispatcher_type"] == "flex":
+        text = f"the {model['moe_flex_dispatcher_backend']} dispatcher: tokens travel by all-to-all"
+        changes.append(Change("model.moe_token_dispatcher_type", "flex", "alltoall", text))
+        left_out.append(text)
+        model["moe_token_dispatcher_type"], model["moe_flex_dispatcher_backend"] = "alltoall", None
+    return changes, left_out
+
+
+def _settings(plan: Plan) -> list[dict[str, Any]]:
+    resolution = plan["resolution"]
+    return [resolution["transformer_config"], resolution["optimizer_config"], resolution["ddp_config"]]
+
+
+def _shrink(rehearsed: Plan, plan: Plan) -> list[Change]:
+    """Tensor dimensions brought down to a laptop's size, in place. Nothing grows; the layout keeps dividing them."""
+    model, layout = rehearsed["request"]["model"], rehearsed["request"]["parallelism"]
+    tp, cp, ep = (layout[f"{n}_parallel_size"] for n in ("tensor_model", "context", "expert_model"))
+    before = dict(model)
+    if model["hidden_size"] is not None and model["hidden_size"] > HIDDEN:
+        model["hidden_size"] = HIDDEN
+        if model["num_attention_heads"] is not None:
+            _shrink_heads(model, before["hidden_size"], tp)
+    split = (tp if layout["sequence_parallel"] else 1) * (2 * cp if cp > 1 else 1)
+    for name, limit, multiple in (
+        ("ffn_hidden_size", FFN, tp),
+        ("moe_ffn_hidden_size", EXPERT_FFN, tp),
+        ("moe_shared_expert_intermediate_size", EXPERT_FFN, tp),
+        ("vocab_size", VOCABULARY, 1),
+        ("seq_length", SEQUENCE, split),
+        ("num_moe_experts", EXPERTS_PER_RANK * ep, ep),
+    ):
+        if model[name] is not None and model[name] > limit:
+            model[name] = max(multiple, limit // multiple * multiple)
+    if model["num_moe_experts"] is not None:
+        model["moe_router_topk"] = min(model["moe_router_topk"], model["num_moe_experts"])
+    reason = "tensor dimension"
+    changes = [Change(f"model.{k}", before[k], value, reason) for k, value in model.items() if value != before[k]]
+    return changes + _shrink_buckets(rehearsed, plan)
+
+
+def _shrink_heads(model: dict[str, Any], hidden: int, tp: int) -> None:
+    """Fewer, narrower heads: every TP rank keeps whole ones, and grouped-query attention stays grouped."""
+    heads = model["num_attention_heads"]
+    groups = model["num_query_groups"] or heads
+    model["kv_channels"] = min(model["kv_channels"] or hidden // heads, HEAD)
+    model["num_attention_heads"] = min(heads, HEADS_PER_RANK * tp)
+    if model["num_query_groups"] is not None:
+        model["num_query_groups"] = min(groups, tp)
+
+
+def _shrink_buckets(rehearsed: Plan, plan: Plan) -> list[Change]:
+    """bucket_size in the proportion the first model chunk shrank in: it is cut into as many buckets as planned."""
+    settings = rehearsed["resolution"]["ddp_config"]
+    size = settings.get("bucket_size")
+    planned, here = (chunk_parameters(_flat(p["request"])) for p in (plan, rehearsed))
+    if size is None or not planned or not here or here >= planned:
+        return []
+    settings["bucket_size"] = max(1, size * here // planned)
+    reason = f"as the first model chunk: {planned:,} to {here:,} parameters"
+    return [Change("comm_overlap.dp.bucket_size", size, settings["bucket_size"], reason)]
+
+
+def _flat(request: dict[str, Any]) -> dict[str, Any]:
+    return {f"{node}.{name}": value for node in ("model", "parallelism") for name, value in request[node].items()}

@@ -1,0 +1,58 @@
+"""Who started this process: nobody, torchrun or srun."""
+
+import pytest
+
+from hydra_overlap import LaunchError
+from hydra_overlap.launch import joined
+from tests.plans import plan_of
+
+TORCHRUN = {"RANK": "5", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "8"}
+SRUN = {
+    "SLURM_JOB_ID": "42", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1",
+    "SLURM_STEP_TASKS_PER_NODE": "4(x2)", "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.7",
+}  # fmt: skip
+
+
+def test_a_lone_process_joins_nothing():
+    assert joined.joined({}) is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "launcher"), [(TORCHRUN, "torchrun"), (SRUN, "srun")], ids=["torchrun", "srun"]
+)
+def test_finds_its_place_among_started_ranks(environment, launcher):
+    job = joined.joined(environment)
+    assert (job.launcher, job.rank, job.local_rank, job.local_ranks, job.world_size) == (launcher, 5, 1, 4, 8)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"SLURM_JOB_ID": "42", "SLURM_NTASKS": "8"},  # the batch script itself
+        {**SRUN, "SLURM_STEP_NUM_TASKS": "1"},  # srun of one launcher process
+        {**SRUN, "SLURM_STEP_ID": "batch"},
+    ],
+    ids=["salloc", "one task", "batch step"],
+)
+def test_one_process_inside_an_allocation_starts_ranks_itself(environment):
+    assert joined.joined(environment) is None
+
+
+def test_refuses_a_job_of_another_size_with_the_override_that_plans_for_it():
+    with pytest.raises(LaunchError, match="torchrun started 8 ranks, the plan is for 4") as refusal:
+        joined.require_same_size(plan_of("comm_overlap=tp4_h100"), joined.joined(TORCHRUN))
+    assert "parallelism.world_size=8" in str(refusal.value)
+
+
+def test_ranks_of_srun_find_each_other_as_torch_expects():
+    environment = dict(SRUN)
+    joined.export(joined.joined(SRUN), environment)
+    assert environment["RANK"] == "5" and environment["MASTER_ADDR"] == "10.0.0.7"
+    assert 20000 <= int(environment["MASTER_PORT"]) < 40000
+
+
+def test_ranks_of_torchrun_keep_its_rendezvous():
+    environment = {**TORCHRUN, "MASTER_ADDR": "there", "MASTER_PORT": "1"}
+    before = dict(environment)
+    joined.export(joined.joined(TORCHRUN), environment)
+    assert environment == before

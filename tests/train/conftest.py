@@ -1,0 +1,48 @@
+"""Running the real `train.py` and reading what it left."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SMOKE = ("training=smoke", "data.max_bytes=1000000")
+
+
+class Run(NamedTuple):
+    """A finished command and its output directory."""
+
+    code: int
+    output: str
+    folder: Path
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+
+    @property
+    def losses(self) -> list[float]:
+        return [step["loss"] for step in self.steps]
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return json.loads((self.folder / "manifest.json").read_text())
+
+
+@pytest.fixture
+def train(tmp_path):
+    """`train(*overrides)`: `python train.py training=smoke OVERRIDES` in an empty directory; launcher: what comes before."""
+
+    def run(*overrides, launcher=(sys.executable,), smoke=SMOKE, env=None, timeout=240):
+        folder = tmp_path / "run"
+        command = [*launcher, str(ROOT / "train.py"), *smoke, f"hydra.run.dir={folder}", *overrides]
+        done = subprocess.run(
+            command, cwd=tmp_path, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=timeout
+        )
+        return Run(done.returncode, done.stdout + done.stderr, folder)
+
+    return run

@@ -1,0 +1,154 @@
+"""`train.py` as users start it: alone, under torchrun, refused, failing."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from hydra_overlap import plan as plans
+from hydra_overlap.launch import local, machine
+from hydra_overlap.megatron import rehearsal
+from tests.plans import plan_of
+
+TRAIN = Path(__file__).parents[2] / "train.py"
+
+
+def test_the_default_job_learns_and_leaves_a_record_of_what_ran(train):
+    run = train("training.train_iters=20")
+    assert run.code == 0, run.output
+    assert run.losses[-1] < run.losses[0] - 2
+    assert [step["step"] for step in run.steps] == list(range(1, 21))
+    assert "step time: median" in run.output and "says nothing about a GPU" in run.output
+    assert list((run.folder / "tensorboard").iterdir())
+    assert plans.load(run.folder / "plan.json")["overrides"][0] == "training=smoke"
+
+
+def test_the_manifest_tells_versions_ledger_settings_and_what_was_read_back(train):
+    run = train()
+    manifest = run.manifest
+    assert manifest["versions"]["megatron-core"] and manifest["versions"]["torch"]
+    assert "training.train_iters" not in manifest["overrides"] and "training=smoke" in manifest["overrides"]
+    assert "comm_overlap:" in manifest["config"]
+    rows = {row["field"]: row for row in manifest["ledger"]}
+    assert rows["comm_overlap.dp.overlap_grad_reduce"]["rule"] == "DP101"
+    assert manifest["settings"]["ddp_config"]["overlap_grad_reduce"] is True
+    assert manifest["readback"]["buckets"][0][0] > 1
+    assert manifest["readback"]["schedule"] == "no pipelining"
+
+
+def test_tp4_h100_is_judged_for_an_h100_and_rehearsed_on_four_ranks(train):
+    run = train("comm_overlap=tp4_h100", "training.train_iters=5")
+    assert run.code == 0, run.output
+    assert "REHEARSAL on CPU" in run.output and "the plan is for h100" in run.output
+    assert "userbuffers (TP overlap)" in run.output
+    assert "starting 4 ranks" in run.output
+    assert run.manifest["readback"]["env"] == {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}
+    assert run.losses[-1] < run.losses[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("comm_overlap=tp2_h100", "model=llama3_8b", "model.num_layers=2"),
+        ("parallelism=ep2", "model=qwen3_30b_a3b", "model.num_layers=2"),
+        ("parallelism=pp4", "model=llama3_70b", "model.num_layers=8"),
+        ("comm_overlap=tp2_b200", "model=gpt3_175b", "model.num_layers=2"),
+    ],
+    ids=lambda overrides: " ".join(overrides[:2]),
+)
+def test_published_models_rehearse_at_shrunk_dimensions(train, overrides):
+    run = train(*overrides)
+    assert run.code == 0, run.output
+    assert "tensor dimension" in run.output
+    assert run.losses[-1] < run.losses[0]
+
+
+def test_joins_the_ranks_torchrun_started(train):
+    torchrun = (shutil.which("torchrun", path=str(Path(sys.executable).parent)), "--standalone", "--nproc-per-node=2")
+    run = train(launcher=torchrun)
+    assert run.code == 0, run.output
+    assert len(run.losses) == 5
+    assert run.output.count("read back on every rank") == 1
+    assert [path.name for path in run.folder.parent.iterdir()] == ["run"], "one output directory for all ranks"
+
+
+def test_refuses_a_torchrun_of_another_size(train):
+    torchrun = (shutil.which("torchrun", path=str(Path(sys.executable).parent)), "--standalone", "--nproc-per-node=1")
+    run = train(launcher=torchrun)
+    assert run.code == 1
+    assert "torchrun started 1 ranks, the plan is for 2" in run.output
+
+
+@pytest.mark.parametrize(
+    ("overrides", "title"),
+    [
+        (("parallelism.world_size=1024", "training.global_batch_size=1024"), "the plan needs 1024 here"),
+        (("data=text", "data.files=['missing/*.txt']"), "Every data file exists"),
+        (("optimizer.lr_warmup_iters=10",), "must finish warming up"),
+        (("model.num_layers=null",), "Training needs a model"),
+        (("parallelism.context_parallel_size=2", "platform=h100"), "Context parallelism cannot be rehearsed"),
+    ],
+    ids=["too many ranks", "no data", "warm-up", "no model", "context parallelism"],
+)
+def test_what_this_machine_cannot_run_is_refused_and_leaves_nothing(train, overrides, title):
+    run = train(*overrides)
+    assert run.code == 1
+    assert title in run.output and "Traceback" not in run.output
+    assert not run.folder.exists()
+
+
+def test_a_rank_that_dies_ends_the_run_with_its_name(train, tmp_path):
+    text = ("data=text", f"data.files=[{TRAIN}]", f"data.cache_dir={tmp_path}/cache")
+    assert train(*text).code == 0
+    for file in (tmp_path / "cache").glob("*/text.bin"):
+        file.unlink()
+    run = train(*text)
+    assert run.code == 1
+    assert "failed first" in run.output and "Traceback" not in run.output
+
+
+SABOTAGE = """
+import sys
+sys.path.insert(0, {root!r})
+import train
+from hydra_overlap.launch import local
+from hydra_overlap.megatron import build
+
+original = build.build
+def sabotaged(plan):
+    built = original(plan)
+    {change}
+    return built
+build.build = sabotaged
+local.as_rank(train.train, local.plan_of_this_rank())
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ("built.model[0].ddp_config.overlap_grad_reduce = False", "DistributedDataParallelConfig.overlap_grad_reduce"),
+        ("built.config.batch_p2p_comm = True", "TransformerConfig.batch_p2p_comm of chunk 0 is true, promised false"),
+        ("built.config.no_sync_func = None", "TransformerConfig.no_sync_func is not set, promised set"),
+    ],
+    ids=["ddp", "transformer", "wiring"],
+)
+def test_a_promise_that_the_objects_break_stops_the_run_before_the_first_step(tmp_path, change, difference):
+    plan = plan_of("training=smoke", "data=mock", output_dir=tmp_path)
+    environment = machine.rank_environment(plan, 2)
+    script = tmp_path / "sabotaged.py"
+    script.write_text(SABOTAGE.format(root=str(TRAIN.parent), change=change))
+    with pytest.raises(local.RankError) as failure:
+        local.start(rehearsal.rehearse(plan), str(script), environment)
+    assert difference in str(failure.value)
+    assert "rank 0" in str(failure.value) and "rank 1" in str(failure.value)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_promised_variable_that_a_rank_lacks_stops_the_run(tmp_path):
+    plan = rehearsal.rehearse(plan_of("training=smoke", "data=mock", "platform=h100", output_dir=tmp_path))
+    environment = {**machine.rank_environment(plan, 2), "CUDA_DEVICE_MAX_CONNECTIONS": "2"}
+    with pytest.raises(local.RankError, match="environment CUDA_DEVICE_MAX_CONNECTIONS is 2, promised 8"):
+        local.start(plan, str(TRAIN), environment)
