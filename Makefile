@@ -1,0 +1,39 @@
+# make train [ARGS="comm_overlap=tp4_h100"]   sets everything up and trains
+# make test                                   sets everything up and runs all tests, slow ones too
+# make test-fast | lint | golden | docs | bench
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# One stamp per set of packages: done again when the pins or the package's declaration change.
+$(VENV)/.train: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.train
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
+	touch $@
+
+.PHONY: train test test-fast lint golden docs bench
+train: $(VENV)/.train
+	@$(BIN)/python train.py $(ARGS)
+
+test: $(VENV)/.dev lint
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+test-fast: $(VENV)/.dev
+	$(BIN)/pytest -n 2 --dist loadgroup -m 'not slow'
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m hydra_overlap.report.rules_page > docs/rules.md
+	$(BIN)/cog -I . -r README.md
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/compose.py
