@@ -29,7 +29,9 @@ def groups() -> str:
         names = sorted(file.stem for file in folder.glob("*.yaml"))
         if not names or group.startswith(HIDDEN) or group in ("comm_overlap", "__pycache__"):
             continue
-        shown = ", ".join(f"`{name}`" for name in names) if len(names) < 16 else f"{len(names)} presets, `conf/{group}/`"
+        shown = (
+            ", ".join(f"`{name}`" for name in names) if len(names) < 16 else f"{len(names)} presets, `conf/{group}/`"
+        )
         rows.append(f"| `{group}` | {shown} |")
     return "\n".join(["| group | options |", "| --- | --- |", *rows])
 
