@@ -50,6 +50,7 @@ def main(cfg: DictConfig) -> None:
     if job:
         joined.require_same_size(plan, job)
     machine.require_fit(plan, ranks_here)
+    machine.require_software(plan)
     environment = machine.rank_environment(plan, ranks_here)
     plan = rehearsal.rehearse(plan) if machine.rehearses(plan) else plan
     configs.require_built(plan)

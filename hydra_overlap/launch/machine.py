@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+from .. import probe
 from ..errors import LaunchError
 from ..facts import gpu_names, local_platform
 from ..plan import Plan, world_size
@@ -69,6 +70,32 @@ def _require_planned_platform(plan: Plan) -> None:
             why=f"This machine has {here}; environment and userbuffers were chosen for {planned}.",
             fixes=[("platform=auto", "plans for this machine"), ("platform=cpu", "rehearses without the GPUs")],
             source="hydra_overlap/launch/machine.py",
+        )
+
+
+def require_software(plan: Plan) -> None:
+    """Raise LaunchError if ranks could not import megatron-core here, or lack what the plan promises."""
+    found = probe.transformer_engine()
+    if found.state == "broken":
+        packages = " ".join(name.split()[0] for name in found.installed)
+        raise LaunchError(
+            "A Transformer Engine is installed that does not work",
+            where=[", ".join(found.installed)],
+            why=f"{found.detail}. While it is there, importing megatron-core fails in every rank.",
+            fixes=[(f"pip uninstall {packages}", "then plans without TP overlap run; or install all its parts")],
+            source="megatron-core core_v0.16.1 megatron/core/tensor_parallel/random.py:25",
+        )
+    promised = plan["resolution"]["transformer_config"]["tp_comm_overlap"]
+    if promised and found.state == "absent" and not rehearses(plan):
+        raise LaunchError(
+            "TP overlap needs Transformer Engine, and this machine has none",
+            where=["comm_overlap.tp.tp_comm_overlap=true"],
+            why="The plan was judged for a machine that has it.",
+            fixes=[
+                ("pip install 'hydra-overlap[te]'", "keeps the overlap"),
+                ("comm_overlap.tp.tp_comm_overlap=false", "gives the overlap up"),
+            ],
+            source="hydra_overlap/probe.py",
         )
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
-from ..errors import GatingError
-from ..findings import Finding, yaml_value
+from ..examples import example
+from ..findings import yaml_value
 from ..resolve import resolve
 from ..rules import DERIVATIONS, RULES, Rule
 
@@ -38,7 +38,7 @@ def _first_line(documented: Any) -> str:
 
 
 def _rule(rule: type[Rule]) -> Iterator[str]:
-    finding = _example(rule)
+    finding = example(rule)
     yield f"### {rule.__name__}: {rule.title()}\n"
     after = f"; after {', '.join(rule.requires)}" if rule.requires else ""
     yield f"*{rule.severity}{after}*\n"
@@ -53,31 +53,6 @@ def _rule(rule: type[Rule]) -> Iterator[str]:
         effect = f": {fix.effect}" if fix.effect else ""
         yield f"- fix: `{fix.override}`{effect}"
     yield f"- source: {rule.source}\n"
-
-
-def _example(rule: type[Rule]) -> Finding | None:
-    """What the rule says about its own example; None for rules that only a composition can trip."""
-    if not rule.refused:
-        return None
-    try:
-        findings = resolve(_request(rule.refused)).findings
-    except GatingError as refusal:
-        findings = refusal.findings
-    return next(finding for finding in findings if finding.rule == rule.__name__)
-
-
-def _request(overrides: tuple[str, ...]) -> dict[str, Any]:
-    """The request that says just these overrides, read by Hydra's grammar."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    request: dict[str, Any] = {}
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
-        *path, name = override.get_key_element().split(".")
-        node = request
-        for part in path:
-            node = node.setdefault(part, {})
-        node[name] = override.value()
-    return request
 
 
 def _derivations() -> Iterator[str]:

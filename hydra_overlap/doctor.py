@@ -1,0 +1,65 @@
+"""What this machine has, what each missing thing forbids, and whether its environment contradicts a plan."""
+
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from . import facts, probe
+from .resolution import Resolution
+
+OK, MISSING, WRONG = "ok", "missing", "wrong"
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """One thing looked at. state: ok, missing (something is not possible here) or wrong (something will fail)."""
+
+    what: str
+    state: str
+    found: str
+    consequence: str = ""
+
+
+def examine() -> Iterator[Diagnosis]:
+    """GPUs, torch, megatron-core and Transformer Engine, each with what its absence means."""
+    yield Diagnosis("Python", OK, platform.python_version())
+    names = facts.gpu_names()
+    yield (
+        Diagnosis("GPUs (NVML)", OK, f"{len(names)} x {names[0]}")
+        if names
+        else Diagnosis("GPUs (NVML)", MISSING, "none", "plans are judged for any GPU and rehearsed on CPU")
+    )
+    software = facts.installed_software()
+    yield _package("torch", software["torch"], "nothing can be trained or rehearsed; judging works")
+    yield _package("megatron-core", software["megatron_core"], "nothing can be trained or rehearsed; judging works")
+    yield _transformer_engine()
+
+
+def _package(name: str, version: str | None, consequence: str) -> Diagnosis:
+    return Diagnosis(name, OK, version) if version else Diagnosis(name, MISSING, "not installed", consequence)
+
+
+def _transformer_engine() -> Diagnosis:
+    found = probe.transformer_engine()
+    if found.state == "works":
+        return Diagnosis("Transformer Engine", OK, found.detail)
+    if found.state == "absent":
+        text = "TP overlap, FP8 and context parallelism are refused for this machine"
+        return Diagnosis("Transformer Engine", MISSING, found.detail, text)
+    text = (
+        f"import megatron.core fails while it is there: pip uninstall {' '.join(n.split()[0] for n in found.installed)}"
+    )
+    return Diagnosis("Transformer Engine", WRONG, f"{', '.join(found.installed)}: {found.detail}", text)
+
+
+def compare_environment(resolution: Resolution, environment: Mapping[str, str] = os.environ) -> Iterator[Diagnosis]:
+    """Every variable of a plan against the one in force here. train.py sets them for its ranks; other launchers must."""
+    for name, needed in resolution.env.items():
+        found = environment.get(name)
+        if found is None:
+            yield Diagnosis(name, MISSING, "not set", f"the plan needs {needed}; train.py sets it in every rank")
+        elif found != needed:
+            yield Diagnosis(name, WRONG, found, f"the plan needs {needed}; ranks that inherit {found} contradict it")
+        else:
+            yield Diagnosis(name, OK, found)

@@ -1,0 +1,148 @@
+"""The `hydra-overlap` command as a person or a program uses it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from hydra_overlap import probe
+from hydra_overlap.cli import main
+from hydra_overlap.examples import example
+from hydra_overlap.rules import DERIVATIONS, RULES
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """`run(*arguments)` -> (exit code, output)."""
+    monkeypatch.setattr(sys, "argv", ["hydra-overlap"])
+
+    def invoke(*arguments):
+        done = CliRunner().invoke(main, arguments)
+        if done.exception and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return done.exit_code, done.output
+
+    return invoke
+
+
+@pytest.mark.parametrize("command", main.commands)
+def test_every_command_says_what_it_does(run, command):
+    code, text = run(command, "--help")
+    assert code == 0
+    assert main.commands[command].help.partition("\n")[0] in " ".join(text.split())
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_explains_every_rule_with_its_fixes_and_source(run, rule):
+    code, text = run("explain", rule.__name__)
+    assert code == 0
+    assert text.startswith(f"{rule.__name__}  {rule.title()}")
+    assert rule.source in text
+    for fix in getattr(example(rule), "fixes", ()):
+        assert fix.override in text
+
+
+@pytest.mark.parametrize("derivation", DERIVATIONS, ids=lambda derivation: derivation.id)
+def test_explains_every_derivation(run, derivation):
+    code, text = run("explain", derivation.id)
+    assert code == 0 and derivation.key in text and derivation.source in text
+
+
+def test_explains_a_field_with_the_rules_that_read_it(run):
+    code, text = run("explain", "comm_overlap.dp.bucket_size")
+    assert code == 0
+    assert "parameters (not bytes)" in text and "DP105" in text and "DP009" in text
+
+
+def test_an_unknown_name_is_a_usage_error_with_a_near_one(run):
+    code, text = run("explain", "comm_overlap.dp.bucket_sise")
+    assert code == 2
+    assert "Did you mean comm_overlap.dp.bucket_size?" in text
+
+
+def test_lists_the_rules_of_a_family(run):
+    code, text = run("rules", "--family", "tp")
+    assert code == 0
+    assert [line.split()[0] for line in text.splitlines()] == [
+        rule.__name__ for rule in RULES if rule.__name__.startswith("TP")
+    ]
+
+
+def test_lists_all_rules_for_programs(run):
+    _, text = run("rules", "--json")
+    assert [row["id"] for row in json.loads(text)] == [rule.__name__ for rule in RULES]
+
+
+def test_a_family_that_does_not_exist_is_a_usage_error(run):
+    assert run("rules", "--family", "XX")[0] == 2
+
+
+def test_check_accepts_and_prints_the_ledger(run):
+    code, text = run("check", "comm_overlap=tp4_h100")
+    assert code == 0
+    assert "tp_comm_overlap" in text and "CUDA_DEVICE_MAX_CONNECTIONS" in text
+
+
+def test_check_refuses_with_every_rule_and_where_values_came_from(run):
+    code, text = run("check", "comm_overlap=tp4_h100", "parallelism=tp1", "comm_overlap.pp.overlap_p2p_comm=true")
+    assert code == 1
+    assert "TP001" in text and "PP001" in text
+    assert "parallelism/tp1.yaml" in text and "command line" in text
+
+
+def test_check_tells_programs_the_same(run):
+    code, text = run("check", "comm_overlap=tp4_h100", "parallelism=tp1", "--json")
+    answer = json.loads(text)
+    assert code == 1 and answer["verdict"] == "refused"
+    assert [finding["rule"] for finding in answer["findings"] if finding["severity"] == "error"] == ["TP001"]
+    code, text = run("check", "comm_overlap=tp4_h100", "--json")
+    answer = json.loads(text)
+    assert code == 0 and answer["verdict"] == "accepted"
+    assert answer["transformer_config"]["tp_comm_overlap"] is True
+    assert answer["env"] == {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}
+
+
+@pytest.mark.parametrize(
+    ("override", "code", "text"),
+    [
+        ("comm_overlap=tp4_h10", 1, "comm_overlap=tp4_h100   did you mean this?"),
+        ("comm_overlap.dp.bucket_sise=4", 1, "bucket_size"),
+        ("comm_overlap=[", 2, "An override has the form KEY=VALUE"),
+    ],
+)
+def test_check_explains_mistakes_of_the_command_line(run, override, code, text):
+    got, output = run("check", override)
+    assert got == code and text in output
+
+
+def test_doctor_says_what_is_missing_and_what_that_forbids(run, monkeypatch):
+    monkeypatch.setattr(probe, "transformer_engine", lambda: probe.Probe(state="absent", detail="not installed"))
+    code, text = run("doctor")
+    assert code == 0
+    assert "megatron-core" in text and "Transformer Engine" in text and "TP overlap" in text
+
+
+def test_doctor_finds_a_broken_transformer_engine(run, monkeypatch):
+    broken = probe.Probe(state="broken", detail="ImportError: no", installed=("transformer-engine 2.11.0",))
+    monkeypatch.setattr(probe, "transformer_engine", lambda: broken)
+    code, text = run("doctor")
+    assert code == 1 and "pip uninstall transformer-engine" in " ".join(text.split())
+
+
+@pytest.mark.parametrize(("value", "code", "word"), [("8", 1, "contradict"), ("1", 0, "ok"), (None, 0, "not set")])
+def test_doctor_compares_the_environment_in_force_with_a_plan(run, monkeypatch, value, code, word):
+    monkeypatch.setattr(probe, "transformer_engine", lambda: probe.Probe(state="absent", detail="not installed"))
+    monkeypatch.delenv("CUDA_DEVICE_MAX_CONNECTIONS", raising=False)
+    if value is not None:
+        monkeypatch.setenv("CUDA_DEVICE_MAX_CONNECTIONS", value)
+    got, text = run("doctor", "comm_overlap=tp4_h100")
+    line = next(line for line in text.splitlines() if line.startswith("CUDA_DEVICE_MAX_CONNECTIONS"))
+    assert got == code and word in line
+
+
+def test_the_command_line_loads_no_torch():
+    command = "import sys; from hydra_overlap.cli import main; main(['check'], standalone_mode=False)"
+    script = f"try:\n {command}\nexcept SystemExit: pass\nassert 'torch' not in sys.modules and 'megatron' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
