@@ -123,6 +123,8 @@ def _remove_what_hydra_wrote(frames: list[FrameType]) -> None:
 
 def _remove_job(config: DictConfig) -> None:
     """config: what `run_job` ran with."""
+    if OmegaConf.is_missing(config.hydra.runtime, "output_dir"):
+        return  # refused before there was one
     output = Path(config.hydra.runtime.output_dir)
     if (output / plan.FILE_NAME).exists():
         return  # ranks were started: this is the record of a run that failed

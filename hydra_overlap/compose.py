@@ -100,13 +100,13 @@ def check(root: DictConfig) -> list[str]:
 
 def guard(root: DictConfig) -> str:
     """Refuse a job whose config was never judged; `check` puts the plan's fingerprint in this place."""
-    if _unfinished(root) or _sweep_master(root.hydra):
-        return ""
+    if _unfinished(root) or (_sweep_master(root.hydra) and OmegaConf.is_missing(root.hydra.job, "num")):
+        return ""  # a job of a sweep has its number; the sweep's own config is never started
     finding = CFG006.refuse(
         "hydra.job.env_copy",
-        OmegaConf.to_container(root.hydra.job.env_copy),
+        list(root.hydra.job.env_copy),
         "",
-        "hydra.job.env_copy carries the check; your config or command line replaced it, so nothing was judged.",
+        "Nothing was judged. hydra.job.env_copy carries the check; your config or command line replaced it.",
         Fix("overlap.env_copy=[...]", "copies these variables and keeps the check"),
     )
     raise ComposeRefusal((finding,))
@@ -117,8 +117,8 @@ def judged(cfg: DictConfig, *, foreign_nodes: bool = False) -> Resolution:
 
     It closes the ways on which a config reaches a job without a composition that judged it, such as a saved
     `.hydra/config.yaml` that is run again with an override on top. foreign_nodes: nodes such as `model` may be the
-    app's own, with keys that no rule reads (see `reading`). Raises GatingError if a rule refuses, or (CFG006) if `overlap.plan` is not
-    the fingerprint of this very request and answer: what stands in `overlap` was made for another one.
+    app's own, with keys that no rule reads (see `reading`). Raises GatingError if a rule refuses, or (CFG006) if
+    `overlap.plan` is not the fingerprint of this very request and answer: `overlap` was written for another one.
     """
     if not OmegaConf.is_config(cfg.get("comm_overlap")):
         raise GatingError((_never_judged(cfg, "There is no comm_overlap in this config, so no rule ran."),))

@@ -104,16 +104,13 @@ def _missing(error: MissingConfigException, arguments: Sequence[str]) -> Finding
     if not group or not known:
         what = " ".join(str(error).split("\n\n")[0].split())
         return _finding("FILE", "Every config that is named exists", what, missing)
-    said = any(o.key_or_group == group and option in o.get_value_element_as_str() for o in _overrides(arguments))
+    said = any(o.key_or_group == group and option in re.split(r"[,\[\] ]", _text(o)) for o in _overrides(arguments))
     file = re.match(r"In '(.*?)'", str(error))
     origin = COMMAND_LINE if said or not file else f"{file[1]}.yaml"
-    why = (
-        f"{group} has no option {option!r}; it has: {', '.join(known)}." if known else f"There is no option {missing}."
-    )
+    why = f"{group} has no option {option!r}; it has: {', '.join(known)}."
     near = nearest(option, known)
-    fixes = (
-        [Fix(f"{group}={near}", "did you mean this?")] if near else [Fix(f"{group}={name}", "") for name in known[:3]]
-    )
+    others = [Fix(f"{group}={name}", "") for name in known[:3]]
+    fixes = [Fix(f"{group}={near}", "did you mean this?")] if near else others
     return CFG003.refuse(group, option, origin, why, *fixes)
 
 
@@ -125,7 +122,7 @@ def _no_option(arguments: Sequence[str]) -> Iterator[Finding]:
             known = facts.options(group)
             why = f"{group} is a group: it takes the name of one of its options: {', '.join(known)}."
             fixes = [Fix(f"{group}=none", "switches it off")] if "none" in known else [Fix(f"{group}={known[0]}", "")]
-            shown = override.get_value_element_as_str() if override.is_sweep_override() else value
+            shown = _text(override) if override.is_sweep_override() else value
             yield CFG003.refuse(group, shown, COMMAND_LINE, why, *fixes)
 
 
@@ -257,6 +254,11 @@ def _parse(line: str) -> Override | None:
         return OverridesParser.create().parse_override(line)
     except HydraException:
         return None
+
+
+def _text(override: Override) -> str:
+    """The value as it was typed."""
+    return str(override.input_line).partition("=")[2]
 
 
 def _first_line(error: BaseException | None) -> str:

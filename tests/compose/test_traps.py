@@ -56,6 +56,24 @@ def test_replacing_env_copy_in_a_foreign_app_stops_the_job(run: Run, host: Calla
     assert_refused(done, "CFG006")
 
 
+def test_replacing_env_copy_in_a_sweep_stops_its_jobs(run: Run) -> None:
+    done = run(JOB, "-m", "comm_overlap=tp4_h100", "parallelism=tp1,tp4", "hydra.job.env_copy=[HOME]")
+    assert_refused(done, "CFG006")
+
+
+def test_a_job_of_a_sweep_that_was_taken_for_the_sweep_itself_is_stopped(
+    composed: Compose, host: Callable[[str], Path]
+) -> None:
+    """However a sweeper spells its keys: a config with a job number is a job."""
+    folder = host("defaults: [config, _self_]\nhydra: {mode: MULTIRUN, sweeper: {params: {seed: '1,2'}}}\n")
+    cfg = composed(config_name="host", config_dir=folder, hydra=True)
+    assert cfg.overlap.plan is None
+    assert cfg.hydra.job.env_set.HYDRA_OVERLAP_PLAN == ""
+    cfg.hydra.job.num = 0
+    with pytest.raises(GatingError, match="CFG006"):
+        OmegaConf.to_container(cfg.hydra.job.env_set, resolve=True)
+
+
 def test_a_config_composed_with_a_replaced_env_copy_says_that_nothing_was_judged(composed: Compose) -> None:
     cfg = composed("comm_overlap=tp4_h100", "parallelism=tp1", "hydra.job.env_copy=[HOME]")
     assert cfg.overlap.plan is None
