@@ -27,7 +27,7 @@ class GatingError(HydraOverlapError):
         super().__init__(self.findings)
 
     def __str__(self) -> str:
-        count = len(self.findings)
+        count = len({finding.rule for finding in self.findings})
         what = "1 gating rule refuses" if count == 1 else f"{count} gating rules refuse"
         blocks = [render(finding) for finding in self.findings]
         return "\n\n".join([f"{what} this configuration; nothing was started.", *blocks])
