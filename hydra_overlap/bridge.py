@@ -12,7 +12,7 @@ from typing import Any
 from .errors import GatingError
 from .findings import Finding, Place, yaml_value
 from .request import nested
-from .resolution import LedgerRow, Resolution
+from .resolution import LedgerRow, Resolution, userbuffers_row
 from .rules._base import Origin
 from .rules.env import ENV001, launch_environment
 from .rules.layout import CP, PP, TP, VPP, WORLD, data_parallel_size, model_ranks, smallest_world
@@ -305,7 +305,7 @@ def _ledger(
             source=SOURCE if decided else "",
         )  # fmt: skip
         rows.append(row)
-    return rows
+    return [*rows, *userbuffers_row(c, bool(effective["tp_comm_overlap"]), origin("userbuffers.name"))]
 
 
 def _finding(

@@ -32,6 +32,19 @@ class LedgerRow:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
+def userbuffers_row(flat: Mapping[str, Any], on: bool, origin: str) -> Iterator[LedgerRow]:
+    """The row of the userbuffers dictionary: with TP overlap always, without it only where one was asked for.
+
+    flat: a complete request. origin: of userbuffers.name; of `userbuffers=auto` it says what was chosen and why.
+    """
+    if on or flat["userbuffers.layers"]:
+        name = flat["userbuffers.name"] or ("unnamed" if flat["userbuffers.layers"] else "none")
+        yield LedgerRow(
+            field="userbuffers", asked=name, effective=name if on else None, origin=origin,
+            rule="" if on else "UB202", reason="asked" if on else "tp_comm_overlap is off", source=flat["userbuffers.source"],
+        )  # fmt: skip
+
+
 class ApplyError(HydraOverlapError):
     """A target object lacks a field, or did not keep the value it was given."""
 

@@ -9,7 +9,7 @@ from .errors import GatingError
 from .findings import Finding
 from .fixes import proven
 from .request import DEFAULTS, IGNORED, nested, normalise
-from .resolution import LedgerRow, Resolution
+from .resolution import LedgerRow, Resolution, userbuffers_row
 from .rules import DERIVATIONS, RULES, Rule
 from .rules._base import Origin
 from .rules.cfg import CFG002, VERSIONS, CfgRule
@@ -212,13 +212,7 @@ def _ledger(complete: _Complete, origin: Origin, environment: Iterable[EnvValue]
     flat = complete.flat
     for key in LEDGER_KEYS:
         yield _row(key, complete, origin)
-    if flat["userbuffers.layers"]:
-        on = flat["comm_overlap.tp.tp_comm_overlap"]
-        name = flat["userbuffers.name"] or "unnamed"
-        yield LedgerRow(
-            field="userbuffers", asked=name, effective=name if on else None, origin=origin("userbuffers.name"),
-            rule="" if on else "UB202", reason="asked" if on else "tp_comm_overlap is off", source=flat["userbuffers.source"],
-        )  # fmt: skip
+    yield from userbuffers_row(flat, flat["comm_overlap.tp.tp_comm_overlap"], origin("userbuffers.name"))
     if flat["software.origin"] == "assumed":
         for key in VERSIONS:
             yield LedgerRow(

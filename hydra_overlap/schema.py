@@ -215,8 +215,32 @@ class Model:
     """Width of the shared expert; null = none."""
     moe_shared_expert_overlap: bool = False
     """Run the shared expert under the dispatch; excludes overlap_moe_expert_parallel_comm."""
+    overlap_dispatch_backward_with_experts_wgrad: bool = False
+    """Run the experts' weight gradients under the dispatch's backward; from megatron-core 0.18."""
+    ep_overlap_early_attn_memory_release: bool = False
+    """With overlap_moe_expert_parallel_comm: free attention's activations earlier."""
     mtp_num_layers: Optional[int] = None
     """Multi-token-prediction layers."""
+    multi_latent_attention: bool = False
+    """Multi-latent attention: queries, keys and values through low-rank projections."""
+    variable_seq_lengths: bool = False
+    """Microbatches of different lengths, such as packed sequences without padding."""
+    symmetric_ar_type: Optional[str] = None
+    """All-reduce over symmetric memory in the forward pass: two_shot, one_shot or multimem_all_reduce; null = NCCL's."""
+    cp_comm_type: Optional[str] = None
+    """How context-parallel ranks exchange keys and values: p2p, all_gather, a2a or a2a+p2p; null = p2p."""
+    num_layers_in_first_pipeline_stage: Optional[int] = None
+    """Layers of the first stage; null = as the others."""
+    num_layers_in_last_pipeline_stage: Optional[int] = None
+    """Layers of the last stage; null = as the others."""
+    account_for_embedding_in_pipeline_split: bool = False
+    """Count the embedding as a layer when layers are dealt out to stages."""
+    account_for_loss_in_pipeline_split: bool = False
+    """Count the output layer and the loss as a layer when layers are dealt out to stages."""
+    deallocate_pipeline_outputs: bool = False
+    """Free a stage's output once it is sent; Megatron-LM always does."""
+    calculate_per_token_loss: bool = False
+    """Scale gradients by the tokens of the whole batch instead of averaging over microbatches and ranks."""
     recompute_granularity: Optional[str] = None
     """selective or full; null = keep all activations."""
     recompute_method: Optional[str] = None
@@ -275,6 +299,22 @@ class Ddp:
     """Check each bucket for NaN and Inf before it is reduced."""
     pad_buckets_for_high_nccl_busbw: bool = False
     """Pad buckets to a multiple of 2^16 parameters."""
+    reduce_scatter_with_fp32_accumulation: bool = False
+    """Reduce by an all-to-all in the gradients' format and a sum in fp32."""
+    nccl_ub: bool = False
+    """Allocate parameter and gradient buffers as registered NCCL user buffers: fewer SMs for communication."""
+    disable_symmetric_registration: bool = False
+    """With nccl_ub: register locally, not as symmetric windows."""
+    use_megatron_fsdp: bool = False
+    """Megatron FSDP in place of DistributedDataParallel; train.py does not build it."""
+    data_parallel_sharding_strategy: str = "no_shard"
+    """With use_megatron_fsdp: no_shard, optim, optim_grads or optim_grads_params."""
+    fsdp_double_buffer: bool = False
+    """With use_megatron_fsdp: persistent double buffers; what nccl_ub registers."""
+    fsdp_manual_registration: bool = False
+    """With use_megatron_fsdp and nccl_ub: register all buffers in few calls."""
+    reuse_grad_buf_for_mxfp8_param_ag: bool = False
+    """Gather MXFP8 parameters through the gradient buffer. Must equal the optimizer's."""
 
 
 @dataclass
@@ -289,6 +329,8 @@ class Optimizer:
     """Set comm_overlap.dp.overlap_param_gather instead."""
     overlap_param_gather_with_optimizer_step: Optional[bool] = None
     """Set comm_overlap.dp.overlap_param_gather_with_optimizer_step instead."""
+    reuse_grad_buf_for_mxfp8_param_ag: bool = False
+    """Must equal ddp.reuse_grad_buf_for_mxfp8_param_ag."""
     lr: float = 3.0e-4
     """Peak learning rate."""
     min_lr: float = 3.0e-5
@@ -337,6 +379,20 @@ class Data:
     """Where the tokenised data is kept; null = the user's cache directory."""
     max_bytes: Optional[int] = None
     """Tokenise at most so many bytes; null = all."""
+
+
+@dataclass
+class Checkpoint:
+    """Distributed checkpoints of train.py."""
+
+    save: Optional[str] = None
+    """Directory they are written to; null = none are written."""
+    load: Optional[str] = None
+    """Directory whose last complete checkpoint is resumed; one without any starts anew."""
+    save_interval: Optional[int] = None
+    """Steps between checkpoints; null = only at the end and when the run is asked to stop."""
+    keep: int = 2
+    """Newest checkpoints that are kept."""
 
 
 @dataclass
@@ -393,7 +449,7 @@ class Launch:
 
 @dataclass
 class Overlap:
-    """What the resolver answered, written at composition. An output: set nothing here but env_copy."""
+    """What the resolver answered, written at composition. An output: set nothing here but env_copy and reads."""
 
     effective: Dict[str, Any] = field(default_factory=dict)
     """Fields set on TransformerConfig, OptimizerConfig and DistributedDataParallelConfig, and the userbuffers dict."""
@@ -407,6 +463,8 @@ class Overlap:
     """Fingerprint of request and answer; null = the rules have not run."""
     env_copy: List[str] = field(default_factory=list)
     """What would stand in hydra.job.env_copy: variables to copy to remote jobs."""
+    reads: Dict[str, Any] = field(default_factory=dict)
+    """Node -> field -> place in the app's own config that says it; see adapter.py."""
 
 
 @dataclass
@@ -424,6 +482,7 @@ class Request:
     optimizer: Optimizer = field(default_factory=Optimizer)
     training: Training = field(default_factory=Training)
     data: Data = field(default_factory=Data)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
     platform: Platform = field(default_factory=Platform)
     software: Software = field(default_factory=Software)
     launch: Launch = field(default_factory=Launch)

@@ -1,17 +1,23 @@
 """Every rule and every derivation, in order. The one place that lists them."""
 
-from . import cfg, dp, env, ep, par, pp, tp, ub
+from . import cfg, cp, ddp, dp, env, ep, par, pp, prec, tp, ub, ver
 from ._base import ARCHITECTURE, Config, Derivation, Rule
+from .advisories import ADVISORIES
 
 RULES: tuple[type[Rule], ...] = (
     *cfg.RULES,
     *par.RULES,
+    *prec.RULES,
     *tp.RULES,
     *ub.RULES,
+    *cp.RULES,
     *pp.RULES,
     *dp.RULES,
+    *ddp.RULES,
     *ep.RULES,
     *env.RULES,
+    *ver.RULES,
+    *ADVISORIES,
 )
 """In the order they are judged and printed; a rule stands after those it requires, or they are judged first."""
 
@@ -24,4 +30,4 @@ DERIVATIONS: tuple[Derivation, ...] = (
 )
 """In the order they are made: each may read what an earlier one decided."""
 
-__all__ = ["ARCHITECTURE", "DERIVATIONS", "RULES", "Config", "Derivation", "Rule"]
+__all__ = ["ADVISORIES", "ARCHITECTURE", "DERIVATIONS", "RULES", "Config", "Derivation", "Rule"]

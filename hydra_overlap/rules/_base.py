@@ -36,6 +36,8 @@ class Rule:
     fixes: ClassVar[tuple[Fix, ...]] = ()
     shows: ClassVar[tuple[str, ...]] = ()
     """Keys printed under `where`; empty = all of `reads`."""
+    records: ClassVar[tuple[str, ...]] = ()
+    """Records of tests/reference/rules_catalogue.json that it covers."""
 
     @classmethod
     def title(cls) -> str:
@@ -85,7 +87,7 @@ class Rule:
 class Derivation:
     """How one field that was left null is decided. id: family + 1xx.
 
-    value: request -> effective value. reason: text, or request -> text.
+    value: request -> effective value. reason: text, or request -> text. records: as in Rule.
     """
 
     id: str
@@ -93,6 +95,7 @@ class Derivation:
     value: Callable[[Config], Any]
     reason: str | Callable[[Config], str]
     source: str
+    records: tuple[str, ...] = ()
 
     def explain(self, c: Config) -> str:
         """Why the value is what it is, for this request."""

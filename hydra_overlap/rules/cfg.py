@@ -22,11 +22,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.moe_router_load_balancing_type": ("aux_loss", "seq_aux_loss", "sinkhorn", "none"),
     "model.moe_token_dispatcher_type": ("allgather", "alltoall", "flex"),
     "model.moe_flex_dispatcher_backend": ("deepep", "hybridep"),
+    "model.symmetric_ar_type": ("two_shot", "one_shot", "multimem_all_reduce"),
+    "model.cp_comm_type": ("p2p", "all_gather", "a2a", "a2a+p2p"),
     "model.recompute_granularity": ("selective", "full"),
     "model.recompute_method": ("uniform", "block"),
     "precision.fp8": ("e4m3", "hybrid"),
     "precision.fp8_recipe": ("delayed", "tensorwise", "blockwise", "mxfp8"),
     "optimizer.optimizer": ("adam", "sgd"),
+    "ddp.data_parallel_sharding_strategy": ("no_shard", "optim", "optim_grads", "optim_grads_params"),
     "optimizer.lr_decay_style": ("cosine", "linear", "constant"),
     "data.kind": ("stdlib", "text", "mock"),
     "launch.where": ("local",),
@@ -65,6 +68,8 @@ MINIMUM: dict[str, float] = {
     "model.moe_router_topk": 1,
     "model.moe_shared_expert_intermediate_size": 1,
     "model.mtp_num_layers": 0,
+    "model.num_layers_in_first_pipeline_stage": 1,
+    "model.num_layers_in_last_pipeline_stage": 1,
     "model.recompute_num_layers": 1,
     "model.rotary_base": 1,
     "model.attention_dropout": 0,
@@ -84,6 +89,8 @@ MINIMUM: dict[str, float] = {
     "launch.layernorm_sm_margin": 0,
     "launch.max_ranks": 1,
     "data.max_bytes": 1,
+    "checkpoint.save_interval": 1,
+    "checkpoint.keep": 1,
 }
 
 VERSIONS = ("software.torch", "software.megatron_core", "software.transformer_engine")
@@ -131,6 +138,7 @@ class CFG002(CfgRule):
 class CFG003(CfgRule):
     """Every named choice exists."""
 
+    records = ("cp-comm-type-bogus", "dp-fsdp-sharding-strategy", "dp-muon-overlap")
     source = "hydra_overlap/rules/cfg.py CHOICES"
     refused = ("gating=lenient",)
 
@@ -145,6 +153,7 @@ class CFG004(CfgRule):
 class CFG005(CfgRule):
     """Every size is in its range."""
 
+    records = ("dp-bucket-size-nonpositive",)
     source = "hydra_overlap/rules/cfg.py MINIMUM"
     refused = ("comm_overlap.dp.bucket_size=-1",)
 

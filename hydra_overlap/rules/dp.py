@@ -4,14 +4,18 @@ from math import gcd
 
 from ..findings import Fix
 from ._base import GIVES_UP, KEEPS, Config, Derivation, Rule
+from .advisories import ADV001
 from .layout import (
     EP,
     ETP,
+    FSDP,
+    LAYERS,
     PP,
     TP,
+    UNEVEN,
     VPP,
     WORLD,
-    chunk_parameters,
+    bucketed_parameters,
     data_parallel_size,
     divisor_below,
     dp_cp_size,
@@ -29,9 +33,18 @@ DEFER = "comm_overlap.pp.defer_embedding_wgrad_compute"
 DDP_DIST = "ddp.use_distributed_optimizer"
 INSTANCES = "ddp.num_distributed_optimizer_instances"
 OPT_DIST = "optimizer.use_distributed_optimizer"
+OPTIMIZER = "optimizer.optimizer"
 MCORE = "megatron-core core_v0.16.1 megatron/core/"
 ARGUMENTS = "megatron-core core_v0.16.1 megatron/training/arguments.py:"
+STRATEGY = "ddp.data_parallel_sharding_strategy"
 LAYOUT = (WORLD, TP, PP)
+CHUNK = (
+    LAYERS, *UNEVEN, PP, VPP, TP, EP, ETP, "model.hidden_size", "model.num_attention_heads", "model.kv_channels",
+    "model.num_query_groups", "model.ffn_hidden_size", "model.gated_linear_unit", "model.num_moe_experts",
+    "model.moe_ffn_hidden_size", "model.moe_shared_expert_intermediate_size", "model.vocab_size",
+    "model.share_embeddings_and_output_weights",
+)  # fmt: skip
+"""What decides how large the first model chunk is."""
 
 # A flag of comm_overlap.dp and the base values that must not contradict it.
 BASES: dict[str, tuple[str, ...]] = {
@@ -43,12 +56,18 @@ BASES: dict[str, tuple[str, ...]] = {
 }
 
 
+def sharing_ranks(c: Config) -> int:
+    """Ranks that one instance of the distributed optimizer is sharded over (megatron-core's intra_dp_cp group)."""
+    return dp_cp_size(c) // c[INSTANCES]
+
+
 class DP001(Rule):
     """Gradient-reduce overlap needs at least two ranks that reduce gradients together."""
 
     requires = ("PAR001",)
     reads = (GRAD_REDUCE, *LAYOUT)
     why = "Data x context parallel size is 1: there is no gradient reduction to overlap."
+    records = ("dp-overlap-at-dp1",)
     source = "Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:576"
     refused = (f"{GRAD_REDUCE}=true",)
 
@@ -79,6 +98,7 @@ class DP002(GatherRule):
 
     reads = (GATHER, DDP_DIST)
     why = "Without it every rank holds all parameters: nothing is gathered, and megatron-core ignores the flag."
+    records = ("dp-param-gather-requires-dist-optimizer",)
     source = ARGUMENTS + "597-599"
     refused = (f"{GATHER}=true",)
     fixes = (Fix(f"{DDP_DIST}=true {OPT_DIST}=true", KEEPS), Fix(f"{GATHER}=false", GIVES_UP))
@@ -92,19 +112,25 @@ class DP003(GatherRule):
     """Parameter-gather overlap needs at least two ranks that share the optimizer state."""
 
     requires = ("PAR001", "DP001", "DP002")
-    reads = (GATHER, *LAYOUT)
-    why = "Data x context parallel size is 1: there are no parameters to gather."
+    reads = (GATHER, INSTANCES, *LAYOUT)
+    why = (
+        "A rank whose optimizer holds the state of all parameters has none to gather: data x context parallel size is 1, or "
+        "there are as many instances of the optimizer as ranks."
+    )
+    records = ("dp-overlap-at-dp1",)
     source = "Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:576"
     refused = (f"{GATHER}=true", f"{DDP_DIST}=true", f"{OPT_DIST}=true")
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return dp_cp_size(c) > 1
+        return sharing_ranks(c) > 1
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
         more = Fix(f"{WORLD}={c[WORLD] * 2}", KEEPS + " (twice the ranks)")
-        return (more, Fix(f"{GATHER}=false", GIVES_UP), Fix(f"{GATHER}=null", "lets the layout decide"))
+        fewer = Fix(f"{INSTANCES}=1", KEEPS + ", one instance of the optimizer")
+        keeps = fewer if dp_cp_size(c) > 1 else more
+        return (keeps, Fix(f"{GATHER}=false", GIVES_UP), Fix(f"{GATHER}=null", "lets the layout decide"))
 
 
 class DP004(GatherRule):
@@ -116,6 +142,7 @@ class DP004(GatherRule):
         "Without gradient-reduce overlap megatron-core puts all parameters in one bucket, so that every gather is "
         "exposed; Megatron-LM asserts."
     )
+    records = ("dp-param-gather-requires-grad-reduce", "dp-user-partial-override")
     source = ARGUMENTS + "600-601"
     refused = (
         f"{GATHER}=true", f"{GRAD_REDUCE}=false", "parallelism.world_size=2", f"{DDP_DIST}=true", f"{OPT_DIST}=true",
@@ -140,6 +167,7 @@ class DP005(StepRule):
 
     reads = (STEP_GATHER, PP, VPP)
     why = "It gathers the first model chunk while the others step; with one chunk megatron-core fails while the optimizer is built."
+    records = ("dp-opt-step-gather-requires-vpp",)
     source = ARGUMENTS + "635-641"
     refused = (f"{STEP_GATHER}=true", f"{DDP_DIST}=true", f"{OPT_DIST}=true")
 
@@ -159,6 +187,7 @@ class DP006(StepRule):
     requires = ("DP005",)
     reads = (STEP_GATHER, GATHER)
     why = "It starts the first of those gathers early; Megatron-LM asserts."
+    records = ("dp-opt-step-gather-requires-param-gather", "dp-opt-step-gather-requires-dist-optimizer")
     source = ARGUMENTS + "638-639"
     refused = (f"{STEP_GATHER}=true", f"{PP}=2", f"{VPP}=2", f"{DDP_DIST}=true", f"{OPT_DIST}=true")  # fmt: skip
     fixes = (Fix(f"{GATHER}=true", KEEPS), Fix(f"{STEP_GATHER}=false", GIVES_UP))
@@ -177,6 +206,7 @@ class DP007(Rule):
         "Aligning makes the schedule launch the gathers of a chunk ahead; without chunks all of them are exposed (20 of 20 "
         "instead of 4 of 20), and without the overlap there is nothing to align."
     )
+    records = ("dp-align-param-gather-requires-vpp", "dp-align-without-param-gather")
     source = ARGUMENTS + "585-591"
     refused = (f"{ALIGN}=true", f"{DDP_DIST}=true", f"{OPT_DIST}=true")
 
@@ -200,6 +230,7 @@ class DP008(Rule):
     requires = ("DP002", "DP003", "DP004")
     reads = (ALIGN, GATHER, PP, VPP)
     why = "Chunks after the first have one bucket and nothing dispatches it early: all gathers are exposed (8 of 8; 0 of 8 aligned)."
+    records = ("dp-align-param-gather-off-with-vpp",)
     source = MCORE + "pipeline_parallel/schedules.py:1176-1188; megatron/training/training.py:2562"
     refused = (
         f"{ALIGN}=false", "parallelism.world_size=4", f"{PP}=2", f"{VPP}=2", f"{DDP_DIST}=true", f"{OPT_DIST}=true",
@@ -221,6 +252,7 @@ class DP009(Rule):
     requires = ("DP001",)
     reads = (BUCKET, GRAD_REDUCE)
     why = "megatron-core replaces the bucket size by null, one bucket for everything, when gradients are not reduced in backward."
+    records = ("dp-bucket-size-without-overlap",)
     source = MCORE + "distributed/distributed_data_parallel.py:66-68"
     refused = (f"{BUCKET}=1000000",)
 
@@ -240,6 +272,7 @@ class DP010(Rule):
 
     reads = tuple(key for key in BASES) + tuple(base for bases in BASES.values() for base in bases)
     why = "Two places say different things; Megatron-Bridge overwrites the base value without a word."
+    records = ("dp-bridge-overwrites-ddp", "dp-param-gather-mismatch-ddp-optimizer")
     source = "Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:588-592"
     refused = (f"{GRAD_REDUCE}=true", "ddp.overlap_grad_reduce=false", "parallelism.world_size=2")
 
@@ -266,6 +299,7 @@ class DP011(Rule):
 
     reads = (DDP_DIST, OPT_DIST)
     why = "One shards the gradients, the other the optimizer state; megatron-core needs both or neither."
+    records = ("dp-derivation-order-trap",)
     source = "Megatron-Bridge v0.6.0 src/megatron/bridge/training/config.py:1950-1962"
     refused = (f"{DDP_DIST}=true",)
     fixes = (
@@ -284,6 +318,7 @@ class DP012(Rule):
     requires = ("PAR001", "PAR002", "DP011")
     reads = (INSTANCES, DDP_DIST, *LAYOUT, EP, ETP)
     why = "Each instance shards the optimizer over an equal part of the data-parallel ranks, of the experts' ranks as well."
+    records = ("dp-instances-need-dist-optimizer",)
     source = (
         MCORE + "parallel_state.py:832-836, 1263-1265; megatron/core/distributed/distributed_data_parallel.py:226-229"
     )
@@ -308,7 +343,95 @@ class DP012(Rule):
         return (Fix(f"{INSTANCES}={fewer}", "fewer instances"), *fixes) if fewer > 1 else fixes
 
 
-RULES: tuple[type[Rule], ...] = (DP001, DP002, DP003, DP004, DP005, DP006, DP007, DP008, DP009, DP010, DP011, DP012)
+class DP013(Rule):
+    """The distributed optimizer is Adam."""
+
+    reads = (DDP_DIST, OPT_DIST, OPTIMIZER)
+    why = "megatron-core asserts while the optimizer is built: checkpoints of the distributed optimizer hold Adam's moments."
+    source = MCORE + "optimizer/distrib_optimizer.py:514-520"
+    refused = (f"{DDP_DIST}=true", f"{OPT_DIST}=true", f"{OPTIMIZER}=sgd")
+    fixes = (
+        Fix(f"{OPTIMIZER}=adam", "keeps the distributed optimizer"),
+        Fix(f"{DDP_DIST}=false {OPT_DIST}=false", "keeps the optimizer, replicated on every rank"),
+    )
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[DDP_DIST] or c[OPT_DIST])
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return bool(c[OPTIMIZER] == "adam")
+
+
+class DP014(Rule):
+    """A bucket is smaller than the model chunk it cuts."""
+
+    requires = ("PAR004", "PAR017", "DP001", "DP009")
+    reads = (BUCKET, GRAD_REDUCE, FSDP, *CHUNK)
+    shows = (BUCKET, LAYERS, "model.hidden_size", "model.vocab_size", PP, TP)
+    why = (
+        "One bucket is reduced after the whole backward and gathered before the whole forward: nothing overlaps. "
+        "Megatron-Bridge always takes 134,217,728 parameters. (Interleaved, the model chunks overlap each other.)"
+    )
+    records = ("dp-bucket-larger-than-stage",)
+    source = MCORE + "distributed/param_and_grad_buffer.py:722-737"
+    refused = (
+        f"{BUCKET}=1000000", "parallelism.world_size=2", f"{LAYERS}=2", "model.hidden_size=64", "model.num_attention_heads=4",
+    )  # fmt: skip
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[GRAD_REDUCE]) and c[BUCKET] is not None and not c[FSDP] and not interleaved(c)
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        cut = bucketed_parameters(c)
+        return not cut or c[BUCKET] <= cut
+
+    @classmethod
+    def why_for(cls, c: Config) -> str:
+        return f"{c[BUCKET]:,} parameters a bucket, {bucketed_parameters(c):,} to cut beside the embedding. {cls.why}"
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        quarter = max(1, (bucketed_parameters(c) or 1) // SMALL_CHUNK_BUCKETS)
+        off = " ".join(f"{key}=false" for key in (GRAD_REDUCE, GATHER, ALIGN))
+        return (
+            Fix(f"{BUCKET}={quarter}", f"{KEEPS}, in {SMALL_CHUNK_BUCKETS} buckets"),
+            Fix(f"{BUCKET}=null", "lets the model decide"),
+            Fix(f"{off} {BUCKET}=null", GIVES_UP),
+        )
+
+
+class DP015(StepRule):
+    """Gathering with the optimizer step excludes MXFP8."""
+
+    requires = ("DP005",)
+    reads = (STEP_GATHER, "precision.fp8_recipe", "precision.fp8")
+    why = (
+        "Megatron-Bridge's performance scripts keep it off for MXFP8 since the gradient norm becomes NaN; megatron-core does "
+        "not check."
+    )
+    records = ("dp-opt-step-gather-precision",)
+    source = "Megatron-Bridge v0.6.0 scripts/performance/utils/overrides.py:683-689"
+    refused = (
+        f"{STEP_GATHER}=true", f"{PP}=2", f"{VPP}=2", f"{DDP_DIST}=true", f"{OPT_DIST}=true", "precision.fp8=e4m3",
+        "precision.fp8_recipe=mxfp8",
+    )  # fmt: skip
+    fixes = (
+        Fix(f"{STEP_GATHER}=false", GIVES_UP),
+        Fix("precision.fp8_recipe=tensorwise", KEEPS + ", with another FP8 recipe"),
+    )
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return c["precision.fp8"] is None or c["precision.fp8_recipe"] != "mxfp8"
+
+
+RULES: tuple[type[Rule], ...] = (
+    DP001, DP002, DP003, DP004, DP005, DP006, DP007, DP008, DP009, DP010, DP011, DP012, DP013, DP014, DP015,
+)  # fmt: skip
 
 DEFAULT_BUCKET = 40_000_000  # parameters; megatron-core's floor
 BUCKET_PER_RANK = 1_000_000  # parameters per data-parallel rank
@@ -319,16 +442,39 @@ def _bucket(c: Config) -> tuple[int | None, str]:
     """bucket_size in parameters, and why. Formula: distributed_data_parallel.py:64-65."""
     if not c[GRAD_REDUCE]:
         return None, "gradients are not reduced in backward: one bucket"
+    if c[FSDP]:
+        return None, "Megatron FSDP communicates transformer layers, not buckets"
+    only = "; cuts the first pipeline stage's first chunk, every other is one bucket" if c[PP] > 1 else ""
     ranks = data_parallel_size(c)  # megatron-core counts without context parallelism here
     default = max(DEFAULT_BUCKET, BUCKET_PER_RANK * ranks)
-    chunk = chunk_parameters(c)
+    chunk = bucketed_parameters(c)
     if chunk is not None and chunk < 2 * default:
         small = max(1, chunk // SMALL_CHUNK_BUCKETS)
         return small, (
             f"a quarter of the first model chunk's {chunk:,} parameters: megatron-core's default of {default:,} "
-            "would leave fewer than two buckets, and one bucket overlaps nothing"
+            f"would leave fewer than two buckets, and one bucket overlaps nothing{only}"
         )
-    return default, f"max({DEFAULT_BUCKET:,}, {BUCKET_PER_RANK:,} x {ranks} data-parallel ranks) parameters"
+    return default, f"max({DEFAULT_BUCKET:,}, {BUCKET_PER_RANK:,} x {ranks} data-parallel ranks) parameters{only}"
+
+
+def _too_early(c: Config) -> str:
+    """Why a reduction in backward would miss gradients; empty if it does not."""
+    if c[DEFER]:
+        return "the output layer's deferred weight gradient would miss its reduction (PP008)"
+    if c[INSTANCES] > 1 and ADV001.affected.covers(c[ADV001.affected.component]):
+        return f"several optimizer instances reduce unfinished gradients with {ADV001.affected} (ADV001)"
+    return ""
+
+
+def _no_gather(c: Config) -> str:
+    """Why parameters are not gathered in forward; empty if they are."""
+    if not c[DDP_DIST]:
+        return "there is no distributed optimizer"
+    if not c[GRAD_REDUCE]:
+        return "gradients are not reduced in backward (DP004)"
+    if sharing_ranks(c) < 2:
+        return "every rank holds the optimizer state of all parameters (DP003)"
+    return "Megatron FSDP shards nothing (DP023)" if c[FSDP] and c[STRATEGY] == "no_shard" else ""
 
 
 def _ranks(c: Config) -> str:
@@ -339,24 +485,18 @@ DERIVATIONS: tuple[Derivation, ...] = (
     Derivation(
         id="DP101",
         key=GRAD_REDUCE,
-        value=lambda c: dp_cp_size(c) > 1 and not c[DEFER],
-        reason=lambda c: (
-            "the output layer's deferred weight gradient would miss its reduction (PP008)" if c[DEFER] else _ranks(c)
-        ),
+        value=lambda c: dp_cp_size(c) > 1 and not _too_early(c),
+        reason=lambda c: _too_early(c) or _ranks(c),
         source="Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:575-580; data x context ranks are ours",
+        records=("dp-derivation-bridge", "dp-size-excludes-cp", "dp-fsdp-forces-overlap"),
     ),
     Derivation(
         id="DP102",
         key=GATHER,
-        value=lambda c: bool(c[GRAD_REDUCE] and c[DDP_DIST] and dp_cp_size(c) > 1),
-        reason=lambda c: (
-            "there is no distributed optimizer"
-            if not c[DDP_DIST]
-            else "gradients are not reduced in backward (DP004)"
-            if not c[GRAD_REDUCE]
-            else "distributed optimizer, " + _ranks(c)
-        ),
+        value=lambda c: not _no_gather(c),
+        reason=lambda c: _no_gather(c) or "distributed optimizer, " + _ranks(c),
         source="Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:575-580",
+        records=("dp-fsdp-forces-overlap",),
     ),
     Derivation(
         id="DP103",
@@ -364,6 +504,7 @@ DERIVATIONS: tuple[Derivation, ...] = (
         value=lambda c: False,
         reason="not compatible with distributed checkpoints",
         source=ARGUMENTS + "642-643",
+        records=("dp-opt-step-gather-dist-ckpt",),
     ),
     Derivation(
         id="DP104",
@@ -384,5 +525,6 @@ DERIVATIONS: tuple[Derivation, ...] = (
         value=lambda c: _bucket(c)[0],
         reason=lambda c: _bucket(c)[1],
         source=MCORE + "distributed/distributed_data_parallel.py:64-68",
+        records=("dp-bucket-size-default", "dp-bucket-size-unit", "dp-bucketing-first-stage-only"),
     ),
 )

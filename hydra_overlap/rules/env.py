@@ -1,7 +1,13 @@
 """ENV: the environment a rank starts with. Read by CUDA, NCCL and Transformer Engine before any config object exists.
 
 Formulas: Megatron-Bridge v0.4.2 src/megatron/bridge/recipes/run_plugins.py (PerfEnvPlugin; v0.6.0 removed it and writes
-the values into each recipe by hand).
+the values into each recipe by hand). Bridge's benchmark scripts have another one (scripts/performance/perf_plugins.py:
+221-251: always 32 from Blackwell on); we keep the plugin's, which says 32 only where streams would meet.
+
+One number of hardware queues has to serve everybody. Before Blackwell, TP and CP want a single queue: kernels then start in
+the order they are launched, communication ahead of the GEMM it hides under. Expert-parallel overlap and FSDP want several:
+with one, their all-to-alls and gathers wait for compute. Whoever was asked for wins; who loses is named in the reason, in
+ENV202, and in ENV003 where the loser was asked for as well.
 """
 
 from dataclasses import dataclass
@@ -9,13 +15,25 @@ from dataclasses import dataclass
 from ..findings import Finding, Fix
 from ._base import Config, Rule
 from .cfg import CfgRule
-from .layout import CP, PP, TP, data_parallel_size
+from .layout import CP, EP, PP, TP, data_parallel_size, divisor_below
 
 PLUGIN = "Megatron-Bridge v0.4.2 src/megatron/bridge/recipes/run_plugins.py:"
+SCRIPTS = "Megatron-Bridge v0.4.2 scripts/performance/perf_plugins.py:"
+RUN_SCRIPT = "Megatron-Bridge v0.4.2 scripts/performance/run_script.py:"
+USERBUFFERS = "Transformer Engine v2.12 transformer_engine/pytorch/module/base.py:"
 CONNECTIONS = "CUDA_DEVICE_MAX_CONNECTIONS"
 CHUNK = "launch.nccl_pp_comm_chunksize"
 MARGIN = "launch.layernorm_sm_margin"
-BLACKWELL = 100  # compute capability x 10
+HOPPER, BLACKWELL = 90, 100  # compute capability x 10
+TP_OVERLAP = "comm_overlap.tp.tp_comm_overlap"
+EP_OVERLAP = "comm_overlap.ep.overlap_moe_expert_parallel_comm"
+FSDP = "ddp.use_megatron_fsdp"
+NCCL_UB = "ddp.nccl_ub"
+BACKEND = "model.moe_flex_dispatcher_backend"
+DISPATCHER = "model.moe_token_dispatcher_type"
+DOMAIN = "platform.nvlink_domain_size"
+ARGUMENTS = "megatron-core core_v0.16.1 megatron/training/arguments.py:"
+NODE = 8  # GPUs of an NVLink domain that is one node
 
 
 @dataclass(frozen=True)
@@ -59,10 +77,80 @@ class ENV002(CfgRule):
         return cls.refuse(key, found, "", f"The plan needs {name}={needed}.", Fix(f"~{key}", "the plan sets it"))
 
 
+def wants_queues(c: Config) -> str:
+    """What asks for more than one hardware queue on any GPU: its name, "" if nothing does."""
+    return "expert-parallel overlap" if c[EP_OVERLAP] else "Megatron FSDP" if c[FSDP] else ""
+
+
+class ENV003(Rule):
+    """Before Hopper, TP overlap stands alone: not beside expert-parallel overlap or FSDP."""
+
+    records = ("launch-cdmc-te-hopper-event",)
+    reads = (TP_OVERLAP, EP_OVERLAP, FSDP, "platform.sm")
+    why = (
+        "TP overlap needs CUDA_DEVICE_MAX_CONNECTIONS=1 there, the others more. From Hopper on Transformer Engine puts its "
+        "communication ahead of the GEMM by an event, whatever the number of queues."
+    )
+    source = (
+        "Transformer Engine v2.12 transformer_engine/common/comm_gemm_overlap/comm_gemm_overlap.cpp:118-133; "
+        + ARGUMENTS + "623, 940-948"
+    )  # fmt: skip
+    requires = ("TP001", "TP002", "TP003", "EP001")
+    refused = (
+        f"{TP_OVERLAP}=true", f"{TP}=2", "parallelism.sequence_parallel=true", "software.transformer_engine=2.11.0",
+        f"{EP_OVERLAP}=true", "model.num_moe_experts=4", f"{EP}=2", f"{DISPATCHER}=alltoall", "precision.bf16=true",
+        "software.torch=2.11.0", "platform.sm=80",
+    )  # fmt: skip
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[TP_OVERLAP]) and c["platform.sm"] is not None and c["platform.sm"] < HOPPER
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return not wants_queues(c)
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        others = [f"{key}=false" for key in (EP_OVERLAP, FSDP) if c[key]]
+        return (
+            Fix("platform=h100", "keeps both (plans for that GPU)"),
+            Fix(" ".join(others), "keeps TP overlap"),
+            Fix(f"{TP_OVERLAP}=false", f"keeps {wants_queues(c)}"),
+        )
+
+
+class ENV004(Rule):
+    """HybridEP across nodes of one NVLink domain takes at most that domain's ranks."""
+
+    requires = ("PAR011",)
+    records = ("ep-hybridep-domain",)
+    reads = (BACKEND, DISPATCHER, EP, DOMAIN)
+    why = "Its kernels address the domain's memory directly (USE_MNNVL=1); Megatron-Bridge asserts EP <= 72."
+    source = SCRIPTS + "379-389"
+    refused = (
+        f"{BACKEND}=hybridep", f"{DISPATCHER}=flex", f"{EP}=144", "model.num_moe_experts=144", f"{DOMAIN}=72",
+    )  # fmt: skip
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c[BACKEND] == "hybridep" and c[DISPATCHER] == "flex" and (c[DOMAIN] or 0) > NODE
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return bool(c[EP] <= c[DOMAIN])
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        ranks = divisor_below(c["model.num_moe_experts"] or 1, c[DOMAIN])
+        return (Fix(f"{EP}={ranks}", "within one domain"), Fix(f"{BACKEND}=deepep", "another backend"))
+
+
 class ENV201(Rule):
     """A p2p chunk size has no effect without pipeline parallelism."""
 
     severity = "note"
+    records = ("launch-nccl-p2p-chunksize-without-pp",)
     reads = (CHUNK, PP)
     why = "NCCL_P2P_NET_CHUNKSIZE is set only with PP > 1."
     source = PLUGIN + "680-683"
@@ -74,20 +162,85 @@ class ENV201(Rule):
         return c[CHUNK] is None or c[PP] > 1
 
 
-RULES: tuple[type[Rule], ...] = (ENV001, ENV002, ENV201)
+class ENV202(Rule):
+    """Before Blackwell, TP and CP communication is not ordered beside expert-parallel overlap or FSDP."""
+
+    severity = "warning"
+    requires = ("ENV003", "EP001")
+    reads = (TP, CP, EP_OVERLAP, FSDP, "platform.sm")
+    why = (
+        "They need several hardware queues, and TP or CP collectives may then start behind the GEMM they should hide under. "
+        "Userbuffers on Hopper are not concerned. Megatron-LM warns, and names 1 or 32 as the choice."
+    )
+    source = ARGUMENTS + "928-948; Megatron-LM core_v0.16.1 megatron/core/transformer/moe/README.md:437"
+    refused = (
+        f"{EP_OVERLAP}=true", "model.num_moe_experts=4", f"{EP}=2", f"{DISPATCHER}=alltoall", "precision.bf16=true",
+        "software.torch=2.11.0", f"{CP}=2", "platform.sm=90",
+    )  # fmt: skip
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        others = [f"{key}=false" for key in (EP_OVERLAP, FSDP) if c[key]]
+        return (Fix(" ".join(others), "gives the single queue back to TP and CP"),)
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return (c[TP] > 1 or c[CP] > 1) and c["platform.sm"] is not None and c["platform.sm"] < BLACKWELL
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return not wants_queues(c)
+
+
+RULES: tuple[type[Rule], ...] = (ENV001, ENV002, ENV003, ENV004, ENV201, ENV202)
+RECORDS: dict[str, tuple[str, ...]] = {
+    "ENV101": (
+        "launch-cdmc-tp-cp-hopper", "launch-cdmc-fsdp", "launch-cdmc-bridge-run-plugin", "launch-cdmc-bridge-scripts",
+        "ep-overlap-launch-connections", "cp-launch-connections",
+    ),
+    "ENV102": ("launch-layernorm-sm-margin", "launch-layernorm-sm-margin-non-integer"),
+    "ENV103": ("launch-nccl-p2p-net-chunksize",),
+    "ENV104": ("launch-hybridep-env",),
+    "ENV105": ("launch-nvls-vs-nccl-ub", "launch-cta-policy-without-nccl-ub"),
+    "ENV106": ("ub-skipmc",),
+}  # fmt: skip
+"""Derivation of the environment -> records of tests/reference/rules_catalogue.json that it covers."""
 
 
 def max_connections(c: Config) -> tuple[int, str]:
-    """CUDA_DEVICE_MAX_CONNECTIONS (hardware queues from host to GPU), and why."""
+    """CUDA_DEVICE_MAX_CONNECTIONS (hardware queues from host to GPU), why, and who loses."""
     split = c[TP] > 1 or c[CP] > 1
+    backend, asked = c[BACKEND] if c[BACKEND] in ("deepep", "hybridep") else "", wants_queues(c)
     if (c["platform.sm"] or 0) >= BLACKWELL:
         if split and (data_parallel_size(c) > 1 or c[PP] > 1):
             return 32, "TP or CP beside DP or PP on Blackwell: streams must not share queues"
-    elif split and not c["comm_overlap.ep.overlap_moe_expert_parallel_comm"]:
-        return 1, "TP or CP before Blackwell: one queue keeps communication kernels ahead of the GEMM they overlap"
-    if c["model.moe_flex_dispatcher_backend"] in ("deepep", "hybridep"):
-        return 32, f"the {c['model.moe_flex_dispatcher_backend']} dispatcher runs on streams of its own"
-    return 8, "CUDA's default"
+        loser = ""
+    elif split and not asked:
+        others = [f"the {backend} dispatcher"] if backend else []
+        others += ["data-parallel collectives"] if data_parallel_size(c) > 1 else []
+        loses = f"; {' and '.join(others)} share it" if others else ""
+        return 1, (
+            "TP or CP before Blackwell: one queue keeps communication kernels ahead of the GEMM they overlap" + loses
+        )
+    else:
+        loser = "; TP and CP collectives lose the single queue they want before Blackwell (ENV202)" if split else ""
+    if backend:
+        return 32, f"the {backend} dispatcher runs on streams of its own{loser}"
+    return 8, (f"CUDA's default: {asked} needs more than one queue{loser}" if asked else "CUDA's default")
+
+
+def hybridep(c: Config) -> tuple[EnvValue, ...]:
+    """How HybridEP's ranks lie in NVLink domains."""
+    domain = c[DOMAIN]
+    if c[BACKEND] != "hybridep" or c[DISPATCHER] != "flex" or c[EP] == 1 or domain is None:
+        return ()
+    ranks = min(c[EP], domain)
+    why = f"HybridEP: EP = {c[EP]} on NVLink domains of {domain} GPUs"
+    values = (
+        ("NVLINK_DOMAIN_SIZE", domain), ("USE_MNNVL", int(domain > NODE)),
+        ("NUM_OF_HYBRID_EP_RANKS_PER_NVLINK_DOMAIN", ranks),
+    )  # fmt: skip
+    return tuple(EnvValue(name, str(value), "ENV104", why, SCRIPTS + "368-391") for name, value in values)
 
 
 def launch_environment(c: Config) -> tuple[EnvValue, ...]:
@@ -104,4 +257,12 @@ def launch_environment(c: Config) -> tuple[EnvValue, ...]:
     if c[PP] > 1 and c[CHUNK] is not None:
         why = f"launch.nccl_pp_comm_chunksize={c[CHUNK]} bytes, with PP > 1"
         values.append(EnvValue("NCCL_P2P_NET_CHUNKSIZE", str(c[CHUNK]), "ENV103", why, PLUGIN + "680-683"))
+    if c[TP_OVERLAP] and (c["platform.sm"] or HOPPER) < HOPPER:
+        why = "TP overlap before Hopper: no NVLink multicast, so userbuffers share memory by CUDA IPC, for at most 8 ranks"
+        values.append(EnvValue("UB_SKIPMC", "1", "ENV106", why, USERBUFFERS + "158-162"))
+    values += hybridep(c)
+    if c[NCCL_UB]:
+        why = "ddp.nccl_ub: registered buffers; megatron-core sets NVLS itself, but after groups may exist"
+        for name in ("NCCL_NVLS_ENABLE", "NCCL_CTA_POLICY"):
+            values.append(EnvValue(name, "1", "ENV105", why, RUN_SCRIPT + "102-105"))
     return tuple(values)

@@ -3,14 +3,18 @@
 from ..findings import Fix
 from ..versions import at_least
 from ._base import GIVES_UP, KEEPS, Config, Derivation, Rule
-from .layout import EP, PP, VPP, WORLD
+from .layout import CP, EP, GBS, MBS, PP, TP, VPP, WORLD, data_parallel_size, num_microbatches
 
 OVERLAP = "comm_overlap.ep.overlap_moe_expert_parallel_comm"
 DELAY = "comm_overlap.ep.delay_wgrad_compute"
 GRAD_REDUCE = "comm_overlap.dp.overlap_grad_reduce"
+CORE = "software.megatron_core"
 TE = "software.transformer_engine"
 EXPERTS = "model.num_moe_experts"
 DISPATCHER = "model.moe_token_dispatcher_type"
+BACKEND = "model.moe_flex_dispatcher_backend"
+EARLY = "model.ep_overlap_early_attn_memory_release"
+DISPATCH_WGRAD = "model.overlap_dispatch_backward_with_experts_wgrad"
 SCOPE = "model.cuda_graph_scope"
 GAF = "model.gradient_accumulation_fusion"
 SHARED_OVERLAP = "model.moe_shared_expert_overlap"
@@ -41,6 +45,7 @@ class EpRule(Rule):
 class EP001(EpRule):
     """Expert-parallel overlap needs expert parallelism."""
 
+    records = ("ep-overlap-requires-ep",)
     reads = (OVERLAP, EP)
     why = "With EP = 1 no token travels to another rank."
     source = MCORE + "1863-1865"
@@ -61,6 +66,7 @@ class EP001(EpRule):
 class EP002(EpRule):
     """Expert-parallel overlap needs the alltoall or flex dispatcher."""
 
+    records = ("ep-overlap-requires-dispatcher",)
     requires = ("EP001", "PAR011")
     reads = (OVERLAP, DISPATCHER)
     why = "The allgather dispatcher has no dispatch and combine steps to schedule apart."
@@ -76,6 +82,7 @@ class EP002(EpRule):
 class EP003(EpRule):
     """Expert-parallel overlap needs bf16 or fp16."""
 
+    records = ("ep-overlap-requires-half",)
     requires = ("EP001",)
     reads = (OVERLAP, "precision.bf16", "precision.fp16")
     why = "Its schedule is written for 16-bit activations; megatron-core asserts."
@@ -91,6 +98,7 @@ class EP003(EpRule):
 class EP004(EpRule):
     """Expert-parallel overlap needs torch 2.6."""
 
+    records = ("ep-overlap-torch-26",)
     requires = ("EP001",)
     reads = (OVERLAP, "software.torch")
     why = "It hangs with older versions; megatron-core asserts."
@@ -106,6 +114,7 @@ class EP004(EpRule):
 class EP005(EpRule):
     """Expert-parallel overlap under pipeline parallelism needs the interleaved schedule."""
 
+    records = ("ep-overlap-requires-vpp-with-pp",)
     requires = ("EP001",)
     reads = (OVERLAP, PP, VPP)
     why = "The plain 1F1B schedule has no second microbatch to run under the all-to-all; megatron-core asserts."
@@ -121,11 +130,12 @@ class EP005(EpRule):
 class EP006(EpRule):
     """Expert-parallel overlap excludes full recomputation."""
 
+    records = ("ep-overlap-no-full-recompute",)
     requires = ("EP001",)
     reads = (OVERLAP, "model.recompute_granularity", "model.recompute_method", "model.recompute_num_layers")
     why = "Its schedule runs the parts of a layer apart; whole layers cannot be recomputed. megatron-core asserts."
     source = MCORE + "1871-1879"
-    refused = _but("model.recompute_granularity=full")
+    refused = _but("model.recompute_method=uniform")
     fixes = (
         Fix("model.recompute_granularity=null model.recompute_method=null model.recompute_num_layers=null", KEEPS),
         OFF,
@@ -140,6 +150,7 @@ class EP006(EpRule):
 class EP007(EpRule):
     """Expert-parallel overlap excludes recomputing the MoE layer."""
 
+    records = ("ep-overlap-no-moe-recompute",)
     requires = ("EP001",)
     reads = (OVERLAP, "model.recompute_modules")
     why = "megatron-core 0.16.1 bypasses the recomputation without a word; later versions assert."
@@ -160,11 +171,12 @@ class EP007(EpRule):
 class EP008(EpRule):
     """Expert-parallel overlap excludes shared-expert overlap."""
 
+    records = ("ep-overlap-no-shared-expert-overlap",)
     requires = ("EP001",)
     reads = (OVERLAP, SHARED_OVERLAP)
     why = "Both want the shared expert's compute; megatron-core asserts."
     source = MCORE + "1886-1888"
-    refused = _but(f"{SHARED_OVERLAP}=true")
+    refused = _but(f"{SHARED_OVERLAP}=true", f"{SHARED}=64")
     fixes = (Fix(f"{SHARED_OVERLAP}=false", KEEPS), OFF)
 
     @classmethod
@@ -175,6 +187,7 @@ class EP008(EpRule):
 class EP009(EpRule):
     """Expert-parallel overlap takes at most one multi-token-prediction layer, under pipeline parallelism."""
 
+    records = ("ep-overlap-mtp",)
     requires = ("EP001",)
     reads = (OVERLAP, "model.mtp_num_layers", PP, "software.megatron_core")
     why = (
@@ -204,6 +217,7 @@ class DelayRule(Rule):
 class EP010(DelayRule):
     """Delayed weight gradients need expert-parallel overlap."""
 
+    records = ("ep-delay-wgrad-requires-ep-overlap",)
     reads = (DELAY, OVERLAP)
     why = "Only its schedule runs the weight gradients that were split off; megatron-core asserts."
     source = MCORE + "1910-1912"
@@ -218,12 +232,18 @@ class EP010(DelayRule):
 class EP011(DelayRule):
     """Delayed weight gradients need Transformer Engine 2.7, and 2.8 with gradient-reduce overlap."""
 
+    records = (
+        "ep-delay-wgrad-te-version-ogr",
+        "ep-delay-wgrad-te-version-gaf",
+        "ep-delay-wgrad-te-impl",
+        "ep-delay-wgrad-te-absent",
+    )
     requires = ("EP010",)
     reads = (DELAY, TE, GRAD_REDUCE)
     why = (
         "Its layers split backward in two. Upstreams differ: with gradient-reduce overlap Megatron-Bridge asks for 2.7 and "
         "Megatron-LM for 2.8; without it either asks for 2.7, one with and one without gradient_accumulation_fusion. "
-        "We take the stricter."
+        "We take the stricter: the repair for gradient-reduce overlap (Transformer Engine pull 2142) is in v2.8, not in v2.7."
     )
     source = BRIDGE + "521-530; megatron-core core_v0.16.1 megatron/training/arguments.py:1212-1220"
     refused = (*LEGAL, f"{DELAY}=true")
@@ -237,6 +257,7 @@ class EP011(DelayRule):
 class EP012(DelayRule):
     """Delayed weight gradients inside a CUDA graph need Transformer Engine 2.12, fused accumulation and no attention bias."""
 
+    records = ("ep-delay-wgrad-cuda-graph",)
     requires = ("EP011",)
     reads = (DELAY, SCOPE, SHARED, SHARED_OVERLAP, TE, GAF, "model.add_bias_linear", "model.add_qkv_bias")
     why = "The graph needs static gradient addresses, which only fused accumulation has; biases are not supported."
@@ -265,30 +286,41 @@ class EP012(DelayRule):
 
 
 class EP013(EpRule):
-    """Expert-parallel overlap keeps MoE layers and MLPs out of CUDA graphs."""
+    """Expert-parallel overlap keeps MoE layers and MLPs out of CUDA graphs.
+
+    When it applies: whole-iteration graphs are captured by megatron-core itself (cuda_graph_impl=local), which it refuses
+    beside this overlap before 0.18.
+    """
 
     requires = ("EP001",)
-    reads = (OVERLAP, SCOPE)
+    records = ("ep-overlap-cuda-graph",)
+    reads = (OVERLAP, SCOPE, CORE)
     why = "Its schedule runs them apart, a captured graph cannot be taken apart; megatron-core asserts."
-    source = MCORE + "1898-1906"
+    source = MCORE + "1898-1906; core_v0.18.2 2443-2451"
     refused = _but(f"{SCOPE}=[moe]")
 
     @classmethod
+    def blocked(cls, c: Config) -> tuple[str, ...]:
+        """Scopes that this megatron-core does not capture beside the overlap."""
+        return ("moe", "mlp") if at_least(c[CORE], "0.18.0") else ("moe", "mlp", "full_iteration")
+
+    @classmethod
     def holds(cls, c: Config) -> bool:
-        return "moe" not in c[SCOPE] and "mlp" not in c[SCOPE]
+        return not set(cls.blocked(c)) & set(c[SCOPE])
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        kept = [scope for scope in c[SCOPE] if scope not in ("moe", "mlp")]
+        kept = [scope for scope in c[SCOPE] if scope not in cls.blocked(c)]
         return (Fix(f"{SCOPE}=[{','.join(kept)}]", KEEPS + ", outside the graph"), OFF)
 
 
 class EP014(Rule):
-    """Shared-expert overlap needs a shared expert and the alltoall dispatcher."""
+    """Shared-expert overlap needs a shared expert and the alltoall dispatcher; flex will do from megatron-core 0.18."""
 
-    reads = (SHARED_OVERLAP, SHARED, DISPATCHER, EXPERTS)
+    records = ("ep-shared-expert-overlap-dispatcher", "ep-shared-expert-overlap-no-shared")
+    reads = (SHARED_OVERLAP, SHARED, DISPATCHER, EXPERTS, CORE)
     why = "Without a shared expert nothing runs under the dispatch; with another dispatcher megatron-core raises."
-    source = MCORE + "1083-1095"
+    source = MCORE + "1083-1095; core_v0.19.0 1645-1650"
     refused = (f"{SHARED_OVERLAP}=true",)
     fixes = (Fix(f"{DISPATCHER}=alltoall", KEEPS), Fix(f"{SHARED_OVERLAP}=false", GIVES_UP))
 
@@ -298,11 +330,201 @@ class EP014(Rule):
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return c[EXPERTS] is not None and c[SHARED] is not None and c[DISPATCHER] == "alltoall"
+        dispatchers = ("alltoall", "flex") if at_least(c[CORE], "0.18.0") else ("alltoall",)
+        return c[EXPERTS] is not None and c[SHARED] is not None and c[DISPATCHER] in dispatchers
+
+
+class EP015(DelayRule):
+    """Delayed weight gradients beside partial CUDA graphs need Transformer Engine 2.10."""
+
+    requires = ("EP011", "EP012", "EP013")
+    reads = (DELAY, SCOPE, TE)
+    why = "Whatever the graphs hold; megatron-core asserts."
+    source = MCORE + "1917-1921"
+    refused = (*LEGAL, f"{DELAY}=true", f"{TE}=2.9.0", f"{SCOPE}=[moe_router]")
+    fixes = (
+        Fix(f"{TE}=2.10.0", KEEPS + ", if that version is what the run will find"),
+        Fix(f"{SCOPE}=[]", KEEPS + ", without graphs"),
+        Fix(f"{DELAY}=false", GIVES_UP),
+    )
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[DELAY]) and bool(c[SCOPE]) and "full_iteration" not in c[SCOPE]
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return at_least(c[TE], "2.10.0")
+
+
+class EP016(Rule):
+    """Shared-expert overlap excludes recomputing the shared expert."""
+
+    requires = ("EP014",)
+    records = ("ep-shared-expert-overlap-recompute",)
+    reads = (SHARED_OVERLAP, "model.recompute_granularity", "model.recompute_modules")
+    why = "Its forward is cut into pieces that run under the dispatch; megatron-core raises."
+    source = MCORE + "1232-1239"
+    refused = (
+        f"{SHARED_OVERLAP}=true", f"{SHARED}=64", f"{EXPERTS}=4", f"{DISPATCHER}=alltoall",
+        "model.recompute_granularity=selective", "model.recompute_modules=[shared_experts]",
+    )  # fmt: skip
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[SHARED_OVERLAP]) and c["model.recompute_granularity"] == "selective"
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return "shared_experts" not in (c["model.recompute_modules"] or ())
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        rest = [module for module in c["model.recompute_modules"] if module != "shared_experts"]
+        value = "[" + ",".join(rest) + "]" if rest else "null"
+        return (Fix(f"model.recompute_modules={value}", KEEPS), Fix(f"{SHARED_OVERLAP}=false", GIVES_UP))
+
+
+class EP017(Rule):
+    """A flex dispatcher backend needs the flex dispatcher."""
+
+    records = ("ep-flex-backend-ignored",)
+    reads = (BACKEND, DISPATCHER)
+    why = "Only that dispatcher reads it: tokens would travel by another road than was asked, without a word."
+    source = "megatron-core core_v0.16.1 megatron/core/transformer/moe/token_dispatcher.py:1347-1366"
+    refused = (f"{BACKEND}=deepep",)
+    fixes = (Fix(f"{DISPATCHER}=flex", "uses the backend"), Fix(f"{BACKEND}=null", "the dispatcher as it is"))
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c[BACKEND] is not None
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return bool(c[DISPATCHER] == "flex")
+
+
+class EP018(EpRule):
+    """Expert-parallel overlap without a pipeline needs two microbatches a step."""
+
+    requires = ("EP001", "PAR001", "PAR009")
+    records = ("ep-overlap-one-microbatch",)
+    reads = (OVERLAP, PP, GBS, MBS, WORLD, TP, CP)
+    why = "The forward of one microbatch runs under the all-to-alls of another one's backward; with one there is no other."
+    source = "megatron-core core_v0.16.1 megatron/core/pipeline_parallel/combined_1f1b.py:18-60"
+    refused = _but(f"{GBS}=2")
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[OVERLAP]) and c[PP] == 1 and c[GBS] is not None
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return (num_microbatches(c) or 0) >= 2
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        samples = c[MBS] * data_parallel_size(c)
+        return (Fix(f"{GBS}={2 * samples}", KEEPS + ", with two microbatches"), OFF)
+
+
+class EP019(Rule):
+    """Early release of attention's activations needs expert-parallel overlap."""
+
+    records = ("ep-early-attn-release",)
+    reads = (EARLY, OVERLAP)
+    why = "Only its schedule has a release to bring forward; megatron-core asserts."
+    source = MCORE + "1923-1927"
+    refused = (f"{EARLY}=true",)
+    fixes = (Fix(f"{OVERLAP}=true", "with the overlap"), Fix(f"{EARLY}=false", "releases them as always"))
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[EARLY])
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return bool(c[OVERLAP])
+
+
+class EP020(Rule):
+    """Dispatch over expert weight gradients excludes expert-parallel overlap.
+
+    Delayed weight gradients, which it excludes as well, need that overlap (EP010). Since megatron-core 0.18 (VER001).
+    """
+
+    records = ("ep-overlap-dispatch-bwd-wgrad",)
+    reads = (DISPATCH_WGRAD, OVERLAP)
+    why = "Both take the experts' weight gradients out of backward, for different schedules; megatron-core asserts."
+    source = "megatron-core core_v0.18.2 transformer_config.py:2464-2475"
+    refused = (*LEGAL, f"{DISPATCH_WGRAD}=true")
+    fixes = (
+        Fix(f"{DISPATCH_WGRAD}=false", "keeps the overlap of whole microbatches"),
+        Fix(f"{OVERLAP}=false", "keeps the one of weight gradients"),
+    )
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[DISPATCH_WGRAD])
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return not c[OVERLAP]
+
+
+class EP021(Rule):
+    """Dispatch over expert weight gradients needs expert parallelism and grouped GEMMs of Transformer Engine 2.3."""
+
+    requires = ("EP020", "PAR011")
+    reads = (DISPATCH_WGRAD, EP, "model.moe_grouped_gemm", TE)
+    why = "With EP = 1 no token travels, and only Transformer Engine's grouped layers put their weight gradients off."
+    source = "megatron-core core_v0.18.2 transformer_config.py:2469-2471, extensions/transformer_engine.py:1950"
+    refused = (f"{DISPATCH_WGRAD}=true",)
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[DISPATCH_WGRAD])
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        grouped, engine = bool(c["model.moe_grouped_gemm"]), at_least(c[TE], "2.3.0")
+        return c[EP] > 1 and grouped and engine
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        off = Fix(f"{DISPATCH_WGRAD}=false", GIVES_UP)
+        if c[EP] == 1 and (c[EXPERTS] or 1) % 2:
+            return (off,)
+        changes = [] if c[EP] > 1 else [f"{EP}=2", f"{WORLD}={c[WORLD] * 2}"]
+        changes += [] if c["model.moe_grouped_gemm"] else ["model.moe_grouped_gemm=true"]
+        changes += [] if at_least(c[TE], "2.3.0") else [f"{TE}=2.11.0"]
+        return (Fix(" ".join(changes), KEEPS), off)
+
+
+class EP201(EpRule):
+    """Expert-parallel overlap over few ranks of one NVLink domain is worth measuring both ways."""
+
+    severity = "note"
+    requires = ("EP001", "EP002")
+    records = ("ep-overlap-small-ep",)
+    reads = (OVERLAP, EP, DISPATCHER, "platform.nvlink_domain_size")
+    why = (
+        "Megatron-Bridge found it flat or slower with EP of 4 or less and the alltoall dispatcher, and a quarter of the step "
+        "saved with EP = 16 on two H100 nodes."
+    )
+    source = "Megatron-Bridge v0.6.0 docs/training/communication-overlap.md"
+    refused = _but("platform.nvlink_domain_size=8")
+    fixes = (Fix(f"{OVERLAP}=false", "to compare"),)
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        few = c[EP] <= 4 and c[DISPATCHER] == "alltoall"
+        return not few or c["platform.nvlink_domain_size"] is None or c[EP] > c["platform.nvlink_domain_size"]
 
 
 RULES: tuple[type[Rule], ...] = (
-    EP001, EP002, EP003, EP004, EP005, EP006, EP007, EP008, EP009, EP010, EP011, EP012, EP013, EP014,
+    EP001, EP002, EP003, EP004, EP005, EP006, EP007, EP008, EP009, EP010, EP011, EP012, EP013, EP014, EP015, EP016,
+    EP017, EP018, EP019, EP020, EP021, EP201,
 )  # fmt: skip
 
 DERIVATIONS: tuple[Derivation, ...] = (
@@ -312,6 +534,7 @@ DERIVATIONS: tuple[Derivation, ...] = (
         value=lambda c: False,
         reason="opt-in upstream",
         source=BRIDGE + "438",
+        records=("ep-overlap-unset",),
     ),
     Derivation(
         id="EP102",
@@ -319,5 +542,6 @@ DERIVATIONS: tuple[Derivation, ...] = (
         value=lambda c: False,
         reason="opt-in upstream",
         source=BRIDGE + "439",
+        records=("ep-delay-wgrad-unset-none",),
     ),
 )

@@ -16,6 +16,13 @@ SP = "parallelism.sequence_parallel"
 WORLD = "parallelism.world_size"
 MBS = "training.micro_batch_size"
 GBS = "training.global_batch_size"
+LAYERS = "model.num_layers"
+FIRST_STAGE = "model.num_layers_in_first_pipeline_stage"
+LAST_STAGE = "model.num_layers_in_last_pipeline_stage"
+COUNT_EMBEDDING = "model.account_for_embedding_in_pipeline_split"
+COUNT_LOSS = "model.account_for_loss_in_pipeline_split"
+UNEVEN = (FIRST_STAGE, LAST_STAGE, COUNT_EMBEDDING, COUNT_LOSS)
+FSDP = "ddp.use_megatron_fsdp"
 
 
 def expert_tensor_parallel_size(c: Config) -> int:
@@ -75,14 +82,51 @@ def divisor_below(value: int, limit: int) -> int:
     return next((n for n in range(limit, max(0, limit - 4096), -1) if value % n == 0), 1)
 
 
+def first_chunk_layers(c: Config) -> int:
+    """Transformer layers in the first model chunk of the first pipeline stage."""
+    layers, stages, chunks = c[LAYERS], c[PP], c[VPP] or 1
+    if c[FIRST_STAGE] is not None:
+        return int(c[FIRST_STAGE] // chunks)
+    if c[LAST_STAGE] is not None and stages > 1:
+        layers, stages = layers - c[LAST_STAGE], stages - 1
+    counted = bool(c[COUNT_EMBEDDING])  # the embedding takes the place of one layer
+    return int(max(0, (layers + counted + bool(c[COUNT_LOSS])) // (stages * chunks) - counted))
+
+
 def chunk_parameters(c: Config) -> int | None:
     """Parameters of the first model chunk on one rank of the first pipeline stage, experts of this rank included.
 
     None while the model's dimensions are not said. Embedding included, norms and biases not: an estimate to size
     buckets with (they differ by less than 1 % for the models in conf/model).
     """
-    layers, hidden, heads = c["model.num_layers"], c["model.hidden_size"], c["model.num_attention_heads"]
-    if None in (layers, hidden, heads):
+    layer = _layer_parameters(c)
+    return None if layer is None else first_chunk_layers(c) * sum(layer) + _embedding_parameters(c)
+
+
+def bucketed_parameters(c: Config) -> int | None:
+    """Parameters of the larger buffer that DDP cuts into buckets in the first model chunk, without the embedding.
+
+    The embedding's gradient is the last of all, so a bucket that holds more than this is reduced after backward. With
+    expert parallelism the experts have a buffer of their own (distributed_data_parallel.py:290-303). None while the
+    model's dimensions are not said.
+    """
+    layer = _layer_parameters(c)
+    if layer is None:
+        return None
+    dense, experts = (first_chunk_layers(c) * parameters for parameters in layer)
+    if c[PP] == 1 and not c["model.share_embeddings_and_output_weights"]:
+        dense += _embedding_parameters(c)  # the output layer, whose gradient is the first
+    return max(dense, experts) if c[EP] > 1 else dense + experts
+
+
+def _embedding_parameters(c: Config) -> int:
+    return int((c["model.vocab_size"] or 0) * c["model.hidden_size"] // c[TP])
+
+
+def _layer_parameters(c: Config) -> tuple[int, int] | None:
+    """Dense and expert parameters of one layer on one rank."""
+    hidden, heads = c["model.hidden_size"], c["model.num_attention_heads"]
+    if None in (c[LAYERS], hidden, heads):
         return None
     head = c["model.kv_channels"] or hidden // heads
     groups = c["model.num_query_groups"] or heads
@@ -90,12 +134,9 @@ def chunk_parameters(c: Config) -> int | None:
     gates = 3 if c["model.gated_linear_unit"] else 2
     attention = hidden * head * (2 * heads + 2 * groups) // c[TP]
     experts: Any = c["model.num_moe_experts"]
-    if experts:
-        expert_ffn = c["model.moe_ffn_hidden_size"] or ffn
-        mlp = gates * hidden * expert_ffn * experts // (c[EP] * expert_tensor_parallel_size(c)) + hidden * experts
-        mlp += gates * hidden * (c["model.moe_shared_expert_intermediate_size"] or 0) // c[TP]
-    else:
-        mlp = gates * hidden * ffn // c[TP]
-    chunk_layers = layers // (c[PP] * (c[VPP] or 1))
-    embedding = (c["model.vocab_size"] or 0) * hidden // c[TP]
-    return chunk_layers * (attention + mlp) + embedding
+    if not experts:
+        return attention + gates * hidden * ffn // c[TP], 0
+    expert_ffn = c["model.moe_ffn_hidden_size"] or ffn
+    shared = gates * hidden * (c["model.moe_shared_expert_intermediate_size"] or 0) // c[TP]
+    routed = gates * hidden * expert_ffn * experts // (c[EP] * expert_tensor_parallel_size(c))
+    return attention + shared + hidden * experts, routed

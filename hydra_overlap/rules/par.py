@@ -5,15 +5,21 @@ from math import gcd, lcm
 from ..findings import Fix
 from ._base import ARCHITECTURE, Config, Derivation, Rule
 from .layout import (
+    COUNT_EMBEDDING,
+    COUNT_LOSS,
     CP,
     EP,
     ETP,
+    FIRST_STAGE,
     GBS,
     GROUP,
+    LAST_STAGE,
+    LAYERS,
     MBS,
     PP,
     SP,
     TP,
+    UNEVEN,
     VPP,
     WORLD,
     data_parallel_size,
@@ -82,6 +88,7 @@ class PAR003(Rule):
     reads = (SP, TP)
     why = "Sequence parallelism splits norm activations over the TP ranks; with one TP rank there is nothing to split."
     source = MCORE + "model_parallel_config.py:409-411"
+    records = ("tp-sequence-parallel-needs-tp",)
     refused = ("parallelism.sequence_parallel=true",)
     fixes = (Fix(f"{SP}=false", "no sequence parallelism"),)
 
@@ -103,14 +110,15 @@ class PAR004(Rule):
     """num_layers is a multiple of PP x VPP."""
 
     requires = ("PAR005",)
-    reads = ("model.num_layers", PP, VPP)
+    reads = (LAYERS, PP, VPP, *UNEVEN)
+    shows = (LAYERS, PP, VPP)
     why = "Every model chunk holds the same number of layers."
     source = MCORE + "transformer/transformer_block.py:155-178"
     refused = ("parallelism.pipeline_model_parallel_size=2", "model.num_layers=5")
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return c["model.num_layers"] is not None
+        return c[LAYERS] is not None and not any(c[key] for key in UNEVEN)
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -142,6 +150,7 @@ class PAR005(Rule):
         "The interleaved schedule gives every pipeline rank several model chunks. With VPP = 1 megatron-core fails at "
         "step 0 (only Megatron-LM's argument parser turns 1 into null), with PP = 1 there is no pipeline."
     )
+    records = ("pp-vpp-requires-pp", "pp-vpp-one", "pp-ep-overlap-vpp-one-passes")
     source = "megatron-core core_v0.16.1 megatron/training/arguments.py:574-583"
     refused = ("parallelism.virtual_pipeline_model_parallel_size=2",)
     fixes = (Fix(f"{VPP}=null", "not interleaved"),)
@@ -212,6 +221,7 @@ class PAR008(Rule):
         "equally over its TP ranks."
     )
     source = MCORE + "utils.py get_batch_on_this_cp_rank; tensor_parallel/mappings.py _split_along_first_dim"
+    records = ("cp-seq-divisibility",)
     refused = (
         "parallelism.tensor_model_parallel_size=4",
         "parallelism.sequence_parallel=true",
@@ -278,6 +288,7 @@ class PAR010(Rule):
         "Microbatches pass a virtual stage in groups of PP (or microbatch_group_size_per_vp_stage); a group smaller "
         "than PP would leave stages waiting for each other, and megatron-core raises at step 0."
     )
+    records = ("pp-microbatch-group",)
     source = MCORE + "pipeline_parallel/schedules.py:995-1015"
     refused = (
         "parallelism.pipeline_model_parallel_size=4",
@@ -316,6 +327,7 @@ class PAR010(Rule):
 class PAR011(Rule):
     """Expert parallelism needs experts it divides."""
 
+    records = ("ep-overlap-requires-moe",)
     reads = (EP, "model.num_moe_experts")
     why = "Experts are dealt out evenly over the expert-parallel ranks."
     source = MCORE + "transformer/transformer_config.py:1048-1052, transformer/moe/moe_layer.py"
@@ -344,6 +356,7 @@ class PAR012(Rule):
     """MoE with tensor parallelism trains only with sequence parallelism."""
 
     requires = ("PAR003",)
+    records = ("ep-tp-needs-sp",)
     reads = ("model.num_moe_experts", TP, SP)
     why = "megatron-core's MoE layer raises in the first forward without it."
     source = MCORE + "transformer/moe/moe_layer.py:379-384"
@@ -401,6 +414,7 @@ class PAR015(Rule):
 
     reads = ("precision.fp8_param_gather", "precision.fp8", "ddp.use_distributed_optimizer")
     why = "Parameters can be gathered in FP8 only if they are FP8, and only the distributed optimizer gathers them."
+    records = ("precision-fp8-param-needs-fp8", "dp-fp8-param-gather-needs-distopt")
     source = MCORE + "transformer/transformer_config.py:1028; megatron/training/arguments.py:655-657"
     refused = ("precision.fp8_param_gather=true",)
     fixes = (
@@ -450,9 +464,93 @@ class PAR016(Rule):
         return (full, Fix(none, "keeps all activations"))
 
 
+class PAR017(Rule):
+    """Uneven pipeline stages leave every model chunk a whole number of layers."""
+
+    requires = ("PAR005",)
+    reads = (LAYERS, PP, VPP, *UNEVEN)
+    why = (
+        "What the first and last stage do not take is dealt out evenly over the others, and each stage's layers over its "
+        "model chunks; sizes of the outer stages and counting embedding or loss as a layer exclude each other."
+    )
+    source = MCORE + "transformer/transformer_config.py:1294-1305, 1360-1481"
+    refused = ("parallelism.pipeline_model_parallel_size=2", "model.num_layers=4", f"{COUNT_LOSS}=true")
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return any(c[key] for key in UNEVEN)
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return cls._fills(c, c[LAYERS])
+
+    @classmethod
+    def _fills(cls, c: Config, layers: int | None) -> bool:
+        """Whether so many layers can be dealt out; of a number not said, whether any could."""
+        outer = [size for size in (c[FIRST_STAGE], c[LAST_STAGE]) if size is not None]
+        if outer and (c[COUNT_EMBEDDING] or c[COUNT_LOSS]):
+            return False
+        if layers is None:
+            return True
+        chunks = c[VPP] or 1
+        if not outer:
+            return (layers + bool(c[COUNT_EMBEDDING]) + bool(c[COUNT_LOSS])) % (c[PP] * chunks) == 0
+        rest, stages = layers - sum(outer), c[PP] - len(outer)
+        if rest < 0 or stages < 0 or bool(rest) != bool(stages) or any(size % chunks for size in outer):
+            return False
+        return rest % (stages * chunks or 1) == 0
+
+    @classmethod
+    def why_for(cls, c: Config) -> str:
+        layers = "The layers" if c[LAYERS] is None else f"{c[LAYERS]} layers"
+        parts = [f"{layers} over {c[PP]} stages of {c[VPP] or 1} model chunks"]
+        parts += [f"{c[FIRST_STAGE]} on the first stage"] if c[FIRST_STAGE] is not None else []
+        parts += [f"{c[LAST_STAGE]} on the last"] if c[LAST_STAGE] is not None else []
+        parts += ["the embedding counted as one"] if c[COUNT_EMBEDDING] else []
+        parts += ["the loss counted as one"] if c[COUNT_LOSS] else []
+        return ", ".join(parts) + f". {cls.why}"
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        reset = {FIRST_STAGE: "null", LAST_STAGE: "null", COUNT_EMBEDDING: "false", COUNT_LOSS: "false"}
+        even = " ".join(f"{key}={value}" for key, value in reset.items() if c[key])
+        architecture = (Fix(f"{LAYERS}={n}", ARCHITECTURE) for n in cls._legal_neighbours(c))
+        return (Fix(even, "even stages"), *architecture)
+
+    @classmethod
+    def _legal_neighbours(cls, c: Config) -> list[int]:
+        """The two numbers of layers nearest to the one said that fill the stages; searched within 4,096."""
+        layers, reach = c[LAYERS], min(2 * c[PP] * (c[VPP] or 1), 4096)
+        if layers is None:
+            return []
+        near = sorted(range(max(1, layers - reach), layers + reach + 1), key=lambda n: (abs(n - layers), n))
+        return [n for n in near if cls._fills(c, n)][:2]
+
+
+class PAR018(Rule):
+    """Experts fed with microbatches of different lengths need the alltoall or flex token dispatcher."""
+
+    reads = ("model.variable_seq_lengths", "model.num_moe_experts", "model.moe_token_dispatcher_type")
+    why = "The allgather dispatcher takes one length; megatron-core raises while the config is built."
+    source = MCORE + "transformer/transformer_config.py:1827-1832"
+    refused = ("model.variable_seq_lengths=true", "model.num_moe_experts=4")
+    fixes = (
+        Fix("model.moe_token_dispatcher_type=alltoall", "takes any length"),
+        Fix("model.variable_seq_lengths=false", "sequences padded or packed to seq_length"),
+    )
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c["model.variable_seq_lengths"]) and c["model.num_moe_experts"] is not None
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return bool(c["model.moe_token_dispatcher_type"] != "allgather")
+
+
 RULES: tuple[type[Rule], ...] = (
     PAR001, PAR002, PAR003, PAR004, PAR005, PAR006, PAR007, PAR008, PAR009, PAR010, PAR011, PAR012, PAR013, PAR014,
-    PAR015, PAR016,
+    PAR015, PAR016, PAR017, PAR018,
 )  # fmt: skip
 
 DERIVATIONS: tuple[Derivation, ...] = (
@@ -462,5 +560,6 @@ DERIVATIONS: tuple[Derivation, ...] = (
         value=smallest_world,
         reason="the smallest number of ranks that TP x PP x CP and ETP x EP x PP both divide",
         source=MCORE + "parallel_state.py:741, 794",
+        records=("dp-size-none",),
     ),
 )

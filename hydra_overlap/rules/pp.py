@@ -2,7 +2,22 @@
 
 from ..findings import Fix
 from ._base import GIVES_UP, KEEPS, Config, Derivation, Rule
-from .layout import PP, VPP, WORLD, dp_cp_size, interleave, interleaved
+from .layout import (
+    CP,
+    FSDP,
+    GBS,
+    GROUP,
+    MBS,
+    PP,
+    TP,
+    VPP,
+    WORLD,
+    data_parallel_size,
+    dp_cp_size,
+    interleave,
+    interleaved,
+    num_microbatches,
+)
 
 OVERLAP = "comm_overlap.pp.overlap_p2p_comm"
 BATCH = "comm_overlap.pp.batch_p2p_comm"
@@ -11,6 +26,9 @@ DEFER = "comm_overlap.pp.defer_embedding_wgrad_compute"
 LIMIT = "comm_overlap.pp.wgrad_deferral_limit"
 GAF = "model.gradient_accumulation_fusion"
 GRAD_REDUCE = "comm_overlap.dp.overlap_grad_reduce"
+TE = "software.transformer_engine"
+VARIABLE = "model.variable_seq_lengths"
+A2A = "comm_overlap.ep.overlap_moe_expert_parallel_comm"
 MCORE = "megatron-core core_v0.16.1 megatron/core/"
 CONFIG = MCORE + "model_parallel_config.py:"
 
@@ -23,6 +41,7 @@ class PP001(Rule):
         "Only the interleaved schedule has other microbatches to run while a tensor travels; the plain 1F1B schedule of "
         "megatron-core raises at step 0, and Megatron-LM's argument parser switches the flag off."
     )
+    records = ("pp-overlap-p2p-needs-vpp", "pp-overlap-p2p-pp1")
     source = MCORE + "pipeline_parallel/schedules.py:2004-2007"
     refused = (f"{OVERLAP}=true",)
 
@@ -46,6 +65,7 @@ class PP002(Rule):
     requires = ("PP001",)
     reads = (OVERLAP, BATCH)
     why = "Batched sends and receives are waited for at once; megatron-core raises at step 0."
+    records = ("pp-overlap-and-batch-exclusive",)
     source = MCORE + "pipeline_parallel/schedules.py:921-922"
     refused = (f"{BATCH}=true", f"{PP}=2", f"{VPP}=2")  # fmt: skip
     fixes = (Fix(f"{BATCH}=null", KEEPS), Fix(f"{OVERLAP}=false {BATCH}=null", GIVES_UP))
@@ -65,6 +85,7 @@ class PP003(Rule):
         "trains on corrupted activations without a word (gradient norm 36.9 to 68,782 in four steps at PP = 2, VPP = 2). "
         "Megatron-LM asserts PP > 2; we refuse every PP."
     )
+    records = ("pp-pp2-vpp-batched-p2p-corrupts", "pp-lm-no-overlap-vpp-needs-pp-gt-2")
     source = "megatron-core core_v0.16.1 megatron/training/arguments.py:574-582"
     refused = (f"{BATCH}=true", f"{OVERLAP}=false", f"{PP}=2", f"{VPP}=2")
     fixes = (Fix(f"{BATCH}=null {OVERLAP}=null", "overlapped p2p"), Fix(f"{BATCH}=false", "plain p2p"))
@@ -84,6 +105,7 @@ class PP004(Rule):
     requires = ("PP001", "PP002")
     reads = (FLUSH, OVERLAP)
     why = "It extends the overlap of the steady state; alone megatron-core raises while the config is built."
+    records = ("pp-warmup-flush",)
     source = CONFIG + "450-455"
     refused = (f"{FLUSH}=true",)
 
@@ -114,6 +136,7 @@ class PP005(DeferRule):
 
     reads = (DEFER, PP)
     why = "It fills the pipeline's flush; without one megatron-core raises while the config is built."
+    records = ("pp-defer-wgrad-needs-pp",)
     source = CONFIG + "425-428"
     refused = (f"{DEFER}=true",)
 
@@ -133,6 +156,7 @@ class PP006(DeferRule):
     requires = ("PP005",)
     reads = (DEFER, GAF)
     why = "The deferred GEMM accumulates straight into main_grad; megatron-core raises while the config is built."
+    records = ("pp-defer-wgrad-needs-gaf",)
     source = CONFIG + "430-433"
     refused = (f"{DEFER}=true", f"{PP}=2")
     fixes = (Fix(f"{GAF}=true", "keeps the deferral"), Fix(f"{DEFER}=false", "gives the deferral up"))
@@ -148,6 +172,7 @@ class PP007(DeferRule):
     requires = ("PP005",)
     reads = (DEFER, LIMIT)
     why = "0 defers every microbatch. Megatron-Bridge derives -1, which megatron-core refuses."
+    records = ("pp-defer-wgrad-limit",)
     source = CONFIG + "435-438"
     refused = (f"{DEFER}=true", f"{PP}=2", f"{GAF}=true", f"{LIMIT}=-1")
     fixes = (Fix(f"{LIMIT}=0", "defers all"), Fix(f"{DEFER}=false {LIMIT}=null", "gives the deferral up"))
@@ -161,13 +186,14 @@ class PP008(DeferRule):
     """Deferring the output layer's weight gradient excludes overlapped gradient reduction."""
 
     requires = ("PP005", "PAR001")
-    reads = (DEFER, GRAD_REDUCE, WORLD, "parallelism.tensor_model_parallel_size", PP)
+    reads = (DEFER, GRAD_REDUCE, WORLD, TP, PP)
     shows = (DEFER, GRAD_REDUCE)
     why = (
         "The gradient is computed after its bucket was reduced: the run trains wrong without a word (loss 1.513 in place "
         "of 1.013 after five steps)."
     )
-    source = "megatron-core core_v0.16.1 megatron/core/distributed/param_and_grad_buffer.py; NVIDIA/Megatron-LM#1012"
+    records = ("pp-defer-wgrad-corrupts-with-overlap-grad-reduce",)
+    source = MCORE + "pipeline_parallel/schedules.py:1890-1913, 2296-2306; NVIDIA/Megatron-LM#1012"
     refused = (f"{DEFER}=true", f"{PP}=2", f"{WORLD}=4", f"{GAF}=true", f"{GRAD_REDUCE}=true")
     fixes = (
         Fix(f"{DEFER}=false", "keeps the gradient-reduce overlap"),
@@ -184,6 +210,7 @@ class PP009(Rule):
 
     reads = (LIMIT, DEFER)
     why = "megatron-core never reads wgrad_deferral_limit while defer_embedding_wgrad_compute is off."
+    records = ("pp-defer-wgrad-limit-without-defer",)
     source = CONFIG + "327-332"
     refused = (f"{LIMIT}=22",)
     fixes = (Fix(f"{DEFER}=true", "turns the deferral on"), Fix(f"{LIMIT}=null", "no limit"))
@@ -197,7 +224,139 @@ class PP009(Rule):
         return c[LIMIT] == 0
 
 
-RULES: tuple[type[Rule], ...] = (PP001, PP002, PP003, PP004, PP005, PP006, PP007, PP008, PP009)
+class PP010(DeferRule):
+    """Deferring the output layer's weight gradient needs Transformer Engine's layers."""
+
+    requires = ("PP005",)
+    reads = (DEFER, TE)
+    why = (
+        "Among megatron-core's own layers every column-parallel one takes itself for the output layer and looks for the "
+        "buffers that only that one has: AttributeError in the first forward."
+    )
+    records = ("pp-defer-wgrad-local-spec",)
+    source = MCORE + "tensor_parallel/layers.py:1003-1010"
+    refused = (f"{DEFER}=true", f"{PP}=2", f"{GAF}=true")
+    fixes = (
+        Fix(f"{TE}=2.11.0", "keeps the deferral, if that version is what the run will find"),
+        Fix(f"{DEFER}=false", "gives the deferral up"),
+    )
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return c[TE] is not None
+
+
+class PP011(DeferRule):
+    """Deferring the output layer's weight gradient excludes Megatron FSDP."""
+
+    requires = ("PP005",)
+    reads = (DEFER, FSDP)
+    why = (
+        "FSDP reduces and frees a gradient when its backward ends, before the deferred GEMM runs. Megatron-Bridge's "
+        "performance scripts switch the deferral off with a warning; megatron-core does not check."
+    )
+    records = ("pp-defer-wgrad-fsdp",)
+    source = "Megatron-Bridge v0.6.0 scripts/performance/utils/overrides.py:108-111"
+    refused = (f"{DEFER}=true", f"{PP}=2", f"{FSDP}=true")
+    fixes = (Fix(f"{DEFER}=false", "keeps FSDP"), Fix(f"{FSDP}=false", "keeps the deferral"))
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return not c[FSDP]
+
+
+class PP201(Rule):
+    """The first pipeline stage gets beyond the schedule's warm-up."""
+
+    severity = "warning"
+    requires = ("PAR001", "PAR005", "PAR009", "PAR010")
+    reads = (PP, VPP, GROUP, GBS, MBS, WORLD, TP, CP, FLUSH, A2A)
+    shows = (GBS, PP, VPP)
+    records = ("pp-few-microbatches",)
+    source = MCORE + "pipeline_parallel/schedules.py:756-787, 1470-1490"
+    refused = (f"{PP}=4", f"{GBS}=2")
+
+    @classmethod
+    def warm_up(cls, c: Config) -> int:
+        """Forwards of one model chunk that the first stage runs before its first backward."""
+        if not interleaved(c):
+            return int(c[PP] - 1)
+        return int(2 * (c[PP] - 1) + (c[VPP] - 1) * (c[GROUP] or c[PP]) + bool(c[A2A]))
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c[PP] > 1 and c[GBS] is not None and not (interleaved(c) and c[FLUSH])
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        count = num_microbatches(c)
+        return count is None or count * (c[VPP] or 1) > cls.warm_up(c)
+
+    @classmethod
+    def why_for(cls, c: Config) -> str:
+        steps = f"{num_microbatches(c)} microbatches are {(num_microbatches(c) or 0) * (c[VPP] or 1)} forwards"
+        lost = "p2p is overlapped only after it" if interleaved(c) else "forward and backward alternate only after it"
+        return f"{steps}, the warm-up of the first of {c[PP]} stages takes {cls.warm_up(c)}; {lost}."
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        group = (c[GROUP] or c[PP]) if interleaved(c) else 1
+        least = cls.warm_up(c) // (c[VPP] or 1) + 1  # microbatches; then up to a whole group
+        samples = -(-least // group) * group * c[MBS] * data_parallel_size(c)
+        more = Fix(f"{GBS}={samples}", "enough microbatches for a steady state")
+        return (more, Fix(f"{FLUSH}=true", "overlaps p2p in the warm-up as well")) if interleaved(c) else (more,)
+
+
+class PP202(Rule):
+    """The plain 1F1B schedule batches its sends and receives."""
+
+    severity = "note"
+    requires = ("PAR005",)
+    reads = (BATCH, PP, VPP)
+    why = (
+        "Neither overlapped nor batched, they are issued one by one, in odd and even order against deadlock: legal, and the "
+        "slowest of the three."
+    )
+    records = ("pp-both-flags-off",)
+    source = MCORE + "pipeline_parallel/p2p_communication.py:54-110"
+    refused = (f"{BATCH}=false", f"{PP}=2")
+    fixes = (Fix(f"{BATCH}=null", "batched"),)
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c[PP] > 1 and not interleaved(c)
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return bool(c[BATCH])
+
+
+class PP203(Rule):
+    """A pipeline sends tensors of one shape."""
+
+    severity = "note"
+    reads = (VARIABLE, PP)
+    why = (
+        "With variable lengths stages exchange every tensor's shape before the tensor, and wait for it; what is overlapped "
+        "is the tensor alone."
+    )
+    records = ("pp-variable-seq-lengths",)
+    source = MCORE + "pipeline_parallel/p2p_communication.py:301-309"
+    refused = (f"{VARIABLE}=true", f"{PP}=2")
+    fixes = (Fix(f"{VARIABLE}=false", "pads to one length"),)
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[VARIABLE])
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return c[PP] == 1
+
+
+RULES: tuple[type[Rule], ...] = (
+    PP001, PP002, PP003, PP004, PP005, PP006, PP007, PP008, PP009, PP010, PP011, PP201, PP202, PP203,
+)  # fmt: skip
 
 
 def _layout(c: Config) -> str:
@@ -212,15 +371,26 @@ DERIVATIONS: tuple[Derivation, ...] = (
         value=interleaved,
         reason=lambda c: f"true only for PP > 1 and VPP > 1; here {_layout(c)}",
         source="Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:453-464",
+        records=("pp-p2p-derivation-bridge",),
     ),
     Derivation(
         id="PP102",
         key=BATCH,
         value=lambda c: c[PP] > 1 and not interleaved(c),
-        reason=lambda c: f"batched in the plain 1F1B schedule only (PP003); here {_layout(c)}",
+        reason=lambda c: (
+            f"batched in the plain 1F1B schedule only (PP003), and waited for at once (batch_p2p_sync); here {_layout(c)}"
+        ),
         source="Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:453-464",
+        records=("pp-p2p-derivation-megatron-lm", "pp-mcore-default-is-inconsistent", "pp-batch-p2p-sync"),
     ),
     Derivation(id="PP103", key=FLUSH, value=lambda c: False, reason="megatron-core's default", source=CONFIG + "334"),
-    Derivation(id="PP104", key=DEFER, value=lambda c: False, reason="megatron-core's default", source=CONFIG + "322"),
+    Derivation(
+        id="PP104",
+        key=DEFER,
+        value=lambda c: False,
+        reason="megatron-core's default; only the last stage would have anything to defer",
+        source=CONFIG + "322",
+        records=("pp-defer-wgrad-last-stage-only",),
+    ),
     Derivation(id="PP105", key=LIMIT, value=lambda c: 0, reason="megatron-core's default", source=CONFIG + "327"),
 )

@@ -1,8 +1,9 @@
 """TP: tensor-parallel overlap, Transformer Engine's userbuffers."""
 
 from ..findings import Fix
-from ._base import GIVES_UP, KEEPS, Config, Derivation, Rule
-from .layout import SP, TP, WORLD, divisor_below
+from ..versions import at_least
+from ._base import ARCHITECTURE, GIVES_UP, KEEPS, Config, Derivation, Rule
+from .layout import CP, MBS, SP, TP, WORLD, divisor_below, neighbours
 
 ON = "comm_overlap.tp.tp_comm_overlap"
 TE = "software.transformer_engine"
@@ -15,9 +16,44 @@ PARTS = (
     "tp_comm_bulk_wgrad",
 )
 PART_KEYS = tuple(f"comm_overlap.tp.{name}" for name in PARTS)
+RS_DGRAD = "comm_overlap.tp.tp_comm_overlap_rs_dgrad"
+BULK_DGRAD = "comm_overlap.tp.tp_comm_bulk_dgrad"
 BULK_WGRAD = "comm_overlap.tp.tp_comm_bulk_wgrad"
+NO_QKV = "comm_overlap.tp.tp_comm_overlap_disable_qkv"
+NO_FC1 = "comm_overlap.tp.tp_comm_overlap_disable_fc1"
+DELAYED_WGRAD = "comm_overlap.ep.delay_wgrad_compute"
+LAYERS = "userbuffers.layers"
+BF16 = "precision.bf16"
+FP8 = "precision.fp8"
+RECIPE = "precision.fp8_recipe"
+SYMMETRIC = "model.symmetric_ar_type"
+HIDDEN = "model.hidden_size"
+SEQUENCE = "model.seq_length"
 OFF = Fix(f"{ON}=false", GIVES_UP)
 CONFIG = "megatron-core core_v0.16.1 megatron/core/model_parallel_config.py:"
+LINEAR = "megatron-core core_v0.16.1 megatron/core/extensions/transformer_engine.py:"
+TE_212 = "Transformer Engine v2.12 transformer_engine/"
+
+OLDEST_TE = "2.8.0"
+TP_SIZES = (2, 4, 8, 16, 32)  # the kernels are instantiated for these numbers of ranks
+MXFP8_BLOCK = 128  # rows and columns; MXFP8 scales are padded to such tiles
+LEGAL = (f"{ON}=true", f"{TP}=2", f"{SP}=true", f"{TE}=2.11.0")
+"""The smallest legal request with TP overlap, as overrides; most examples add one to it."""
+
+
+def scaled_by_mxfp8(c: Config) -> bool:
+    """Whether GEMMs run in MXFP8; a recipe without FP8 is read by nobody."""
+    return (c[FP8] is not None, c[RECIPE]) == (True, "mxfp8")
+
+
+def dgrad_layers(c: Config) -> dict[str, bool]:
+    """Of qkv and of fc1: whether its input gradient is reduce-scattered under its own dgrad GEMM (else the bulk overlaps).
+
+    megatron-core takes the reduce-scatter from a layer whose all-gather is disabled; Transformer Engine takes both bulk
+    overlaps from a layer that has it. Source: megatron/core/extensions/transformer_engine.py:783-804 (core_v0.16.1),
+    transformer_engine/pytorch/module/layernorm_linear.py:1208-1227 (v2.12).
+    """
+    return {"qkv": bool(c[RS_DGRAD]) and not c[NO_QKV], "fc1": bool(c[RS_DGRAD]) and not c[NO_FC1]}
 
 
 class TpRule(Rule):
@@ -34,6 +70,7 @@ class TP001(TpRule):
     reads = (ON, TP)
     why = "With TP = 1 there is no tensor-parallel communication to overlap; Megatron-Bridge switches it off with a log line."
     source = "Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:444"
+    records = ("tp-overlap-requires-tp-gt-1",)
     refused = (f"{ON}=true",)
 
     @classmethod
@@ -57,6 +94,7 @@ class TP002(TpRule):
         "are none. Megatron-Bridge switches the overlap off, Megatron-LM asserts."
     )
     source = "megatron-core core_v0.16.1 megatron/training/arguments.py:915-916"
+    records = ("tp-overlap-requires-sequence-parallel",)
     refused = (f"{ON}=true", f"{TP}=2", f"{TE}=2.11.0")
     fixes = (Fix(f"{SP}=true", KEEPS), OFF)
 
@@ -75,6 +113,7 @@ class TP003(TpRule):
         "megatron-core's local layers never read the flag."
     )
     source = "Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:450"
+    records = ("tp-overlap-requires-transformer-engine",)
     refused = (f"{ON}=true", f"{TP}=2", f"{SP}=true")
     fixes = (Fix(f"{TE}=2.11.0", KEEPS + ", if that version is what the run will find"), OFF)
 
@@ -89,7 +128,7 @@ class TP004(TpRule):
     reads = (ON, "platform.name")
     why = "Userbuffers are CUDA kernels and NVLink peer buffers. A plan for a GPU can be rehearsed on this machine."
     source = "Transformer Engine v2.11 transformer_engine/pytorch/module/base.py initialize_ub"
-    refused = (f"{ON}=true", f"{TP}=2", f"{SP}=true", f"{TE}=2.11.0", "platform.name=cpu")
+    refused = (*LEGAL, "platform.name=cpu")
     fixes = (Fix("platform=h100", KEEPS + " (plans for that GPU)"), OFF)
 
     @classmethod
@@ -103,6 +142,7 @@ class TP005(Rule):
     reads = (ON, *PART_KEYS)
     why = "These flags choose how userbuffers overlap each GEMM; megatron-core reads none of them with tp_comm_overlap=false."
     source = CONFIG + "186-215"
+    records = ("tp-bulk-flags-without-overlap",)
     refused = ("comm_overlap.tp.tp_comm_overlap_ag=true",)
 
     @classmethod
@@ -122,23 +162,24 @@ class TP005(Rule):
 class TP006(TpRule):
     """Bulk wgrad overlap excludes delayed weight gradients."""
 
-    reads = (ON, BULK_WGRAD, "comm_overlap.ep.delay_wgrad_compute")
+    reads = (ON, BULK_WGRAD, DELAYED_WGRAD)
     why = (
         "The bulk reduce-scatter hides under the wgrad GEMM that delay_wgrad_compute takes out of backward; "
         "Transformer Engine fails while the model is built."
     )
     source = "Transformer Engine v2.11 transformer_engine/pytorch/module/layernorm_linear.py; reproduced on 2.12"
+    records = ("tp-overlap-delay-wgrad-bulk-wgrad",)
     refused = (
-        f"{ON}=true", f"{TP}=2", f"{SP}=true", f"{TE}=2.11.0", f"{BULK_WGRAD}=true", "comm_overlap.ep.delay_wgrad_compute=true", "comm_overlap.ep.overlap_moe_expert_parallel_comm=true", "model.num_moe_experts=4", "parallelism.expert_model_parallel_size=2", "model.moe_token_dispatcher_type=alltoall", "precision.bf16=true", "software.torch=2.11.0",
+        *LEGAL, f"{BULK_WGRAD}=true", f"{DELAYED_WGRAD}=true", "comm_overlap.ep.overlap_moe_expert_parallel_comm=true", "model.num_moe_experts=4", "parallelism.expert_model_parallel_size=2", "model.moe_token_dispatcher_type=alltoall", "software.torch=2.11.0",
     )  # fmt: skip
     fixes = (
         Fix(f"{BULK_WGRAD}=false", "keeps both other overlaps"),
-        Fix("comm_overlap.ep.delay_wgrad_compute=false", "keeps the bulk overlap"),
+        Fix(f"{DELAYED_WGRAD}=false", "keeps the bulk overlap"),
     )
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[ON] and c["comm_overlap.ep.delay_wgrad_compute"])
+        return bool(c[ON] and c[DELAYED_WGRAD])
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -151,8 +192,14 @@ class TP007(TpRule):
     requires = ("TP001", "TP004")
     reads = (ON, TP, "platform.nvlink_domain_size")
     why = "Userbuffers write into their peers' memory over NVLink; ranks beyond the domain cannot be reached so."
-    source = "Transformer Engine v2.11 transformer_engine/common/comm_gemm_overlap/userbuffers/userbuffers-host.cpp"
-    refused = (f"{ON}=true", f"{TP}=16", f"{SP}=true", f"{TE}=2.11.0", "platform.nvlink_domain_size=8")  # fmt: skip
+    source = (
+        TE_212
+        + "pytorch/module/base.py:223-235 (one domain = TP consecutive ranks); common/comm_gemm_overlap/userbuffers/userbuffers-host.cpp"
+    )
+    records = ("tp-overlap-tp-domain",)
+    refused = (
+        f"{ON}=true", f"{TP}=16", f"{SP}=true", f"{TE}=2.11.0", "platform.nvlink_domain_size=8",
+    )  # fmt: skip
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -164,7 +211,397 @@ class TP007(TpRule):
         return (Fix(f"{TP}={divisor_below(c[TP], c['platform.nvlink_domain_size'])}", KEEPS + " (fewer TP ranks)"), OFF)
 
 
-RULES: tuple[type[Rule], ...] = (TP001, TP002, TP003, TP004, TP005, TP006, TP007)
+class TP008(TpRule):
+    """TP overlap needs Transformer Engine 2.8 or newer.
+
+    What upstream does: Megatron-LM core_v0.16.1 (initialize.py:279) and Megatron-Bridge up to v0.4.2 ask for 2.7, where
+    UserBufferQuantizationMode does not exist and the import fails; Megatron-Bridge v0.6.0 asks for 2.8. Before 1.9
+    buffers were bootstrapped over MPI whatever tp_comm_bootstrap_backend said.
+    """
+
+    requires = ("TP003",)
+    reads = (ON, TE)
+    why = (
+        "initialize_ub takes quantization_modes since 2.8, not 2.7, and room for the 24 buffers of two number formats came "
+        "with it."
+    )
+    source = "Megatron-Bridge v0.6.0 src/megatron/bridge/training/initialize.py:360; Transformer Engine v2.8 transformer_engine/pytorch/module/base.py"
+    records = ("tp-init-te-27-userbuffer-mode", "tp-init-te-lt-19-mpi")
+    refused = (f"{ON}=true", f"{TP}=2", f"{SP}=true", f"{TE}=2.7.0")
+    fixes = (Fix(f"{TE}=2.11.0", KEEPS + ", if that version is what the run will find"), OFF)
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return at_least(c[TE], OLDEST_TE)
+
+
+class TP009(TpRule):
+    """TP overlap trains in bf16.
+
+    What upstream does: Megatron-LM, Megatron-Bridge and Transformer Engine ask for no number format. Buffers are bf16
+    unless told otherwise, copying into them compares element sizes only, and the reduce-scatter kernels add bf16. A
+    request that does not say the shape of the buffers, seq_length and hidden_size, is part of a program that says these
+    and its number format elsewhere: it is not taken for fp32.
+    """
+
+    requires = ("TP001",)
+    reads = (ON, BF16, "precision.fp16", SEQUENCE, HIDDEN)
+    shows = (ON, BF16, "precision.fp16")
+    why = (
+        "The buffers and the kernels that add in them are bf16. The bits of fp16 numbers would be added as if they were "
+        "bf16, without a word; fp32 numbers do not fit and stop the first forward."
+    )
+    source = (
+        TE_212
+        + "common/comm_gemm_overlap/userbuffers/userbuffers.cu:11-15; pytorch/csrc/extensions/comm_gemm_overlap.cpp:150-155"
+    )
+    refused = (*LEGAL, "precision.fp16=true")
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return not c["precision.fp16"] and (bool(c[BF16]) or None in (c[SEQUENCE], c[HIDDEN]))
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        other = " precision.fp16=false" if c["precision.fp16"] else ""
+        return (Fix(f"{BF16}=true{other}", f"{KEEPS}, trains in bf16"), OFF)
+
+
+class TP010(TpRule):
+    """TP overlap runs on 2, 4, 8, 16 or 32 tensor-parallel ranks.
+
+    Ring exchange alone would take other numbers, but the bulk overlaps are always there and their kernels are not.
+    """
+
+    requires = ("TP001", "TP007")
+    reads = (ON, TP)
+    why = (
+        "The userbuffers kernels exist for these numbers of ranks; for another one none is launched, no error is raised, "
+        "and the data is wrong."
+    )
+    source = TE_212 + "common/comm_gemm_overlap/userbuffers/userbuffers.cu:1881-1895"
+    records = ("tp-overlap-tp-size-set",)
+    refused = (f"{ON}=true", f"{TP}=6", f"{SP}=true", f"{TE}=2.11.0")
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return c[TP] in TP_SIZES
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        replicas = c[WORLD] // c[TP]
+        below = max(size for size in TP_SIZES if size < c[TP])
+        above = [size for size in TP_SIZES if size > c[TP]][:1]
+        keeps = (Fix(f"{TP}={n} {WORLD}={replicas * n}", f"{KEEPS}, as many replicas") for n in (below, *above))
+        return (*keeps, OFF)
+
+
+class TP011(TpRule):
+    """TP overlap excludes multi-latent attention.
+
+    What upstream does: the first projection whose buffer is not named qkv, proj, fc1 or fc2 sets tp_comm_overlap=False
+    on the configuration all layers share. Only the output projection of the first layer, built before it, keeps its
+    buffers; the warning says "for this layer". The same in megatron-core 0.16.1 to 0.19.0.
+    """
+
+    reads = (ON, "model.multi_latent_attention")
+    why = "megatron-core switches the overlap off for the whole model while it builds the first latent projection."
+    source = LINEAR + "536-547"
+    records = ("tp-overlap-mla",)
+    refused = (*LEGAL, "model.multi_latent_attention=true")
+    fixes = (OFF, Fix("model.multi_latent_attention=false", ARCHITECTURE))
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return not c["model.multi_latent_attention"]
+
+
+class TP012(TpRule):
+    """TP overlap excludes multi-token prediction.
+
+    What upstream does: up to megatron-core 0.16.1 the build stops ("Buffer name should be set"). Since 0.17 the
+    projection is named mtp_eh_proj, a name userbuffers do not know: the prediction layers overlap nothing and
+    tp_comm_overlap reads False after the build.
+    """
+
+    reads = (ON, "model.mtp_num_layers")
+    why = (
+        "The projection of a multi-token-prediction layer has no buffer: the build stops, or switches the overlap off."
+    )
+    source = LINEAR + "575; Megatron-LM core_v0.17.1 megatron/core/transformer/multi_token_prediction.py"
+    records = ("tp-overlap-mtp",)
+    refused = (*LEGAL, "model.mtp_num_layers=1")
+    fixes = (OFF, Fix("model.mtp_num_layers=null", ARCHITECTURE))
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return not c["model.mtp_num_layers"]
+
+
+class TP013(TpRule):
+    """TP overlap needs sequences of one length."""
+
+    reads = (ON, "model.variable_seq_lengths")
+    why = (
+        "The buffers are made once, for seq_length x micro_batch_size tokens; a microbatch with another number of tokens "
+        "stops the run in the middle of a forward."
+    )
+    source = (
+        TE_212
+        + "pytorch/csrc/extensions/comm_gemm_overlap.cpp:164-173; Megatron-LM core_v0.16.1 megatron/training/initialize.py:272"
+    )
+    records = ("tp-shape-static",)
+    refused = (*LEGAL, "model.variable_seq_lengths=true")
+    fixes = (Fix("model.variable_seq_lengths=false", KEEPS + ", sequences padded or packed to seq_length"), OFF)
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return not c["model.variable_seq_lengths"]
+
+
+class TP014(TpRule):
+    """TP overlap under FP8 needs delayed, tensorwise or MXFP8 scaling."""
+
+    reads = (ON, FP8, RECIPE)
+    why = "Userbuffers gather FP8 data with one scale a tensor, or MXFP8: the first forward raises for any other quantizer."
+    source = TE_212 + "pytorch/module/base.py:501-603"
+    records = ("ub-precision-unsupported-quantizer",)
+    refused = (*LEGAL, f"{FP8}=e4m3", f"{RECIPE}=blockwise")
+    fixes = (
+        Fix(f"{RECIPE}=tensorwise", KEEPS + ", one scale a tensor"),
+        Fix(f"{FP8}=null {RECIPE}=null precision.fp8_param_gather=false", KEEPS + ", trains in bf16"),
+        OFF,
+    )
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[ON]) and c[FP8] is not None
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return c[RECIPE] in (None, "delayed", "tensorwise", "mxfp8")  # megatron-core's default: delayed
+
+
+class TP015(TpRule):
+    """TP overlap under MXFP8 has a multiple of 128 tokens a rank, and of 128 channels."""
+
+    requires = ("PAR008", "TP014")
+    reads = (ON, FP8, RECIPE, SEQUENCE, MBS, CP, TP, HIDDEN)
+    why = "MXFP8 scales are padded to 128 x 128 tiles, and a chunk of a userbuffer is gathered without padding."
+    source = (
+        TE_212 + "pytorch/module/base.py:559-563; common/comm_gemm_overlap/comm_gemm_overlap.cpp (get_tensor_chunk)"
+    )
+    records = ("ub-mxfp8-alignment", "cp-ub-buffer-shape")
+    refused = (*LEGAL, f"{FP8}=e4m3", f"{RECIPE}=mxfp8", f"{SEQUENCE}=128")
+
+    @classmethod
+    def rows(cls, c: Config) -> int | None:
+        """Tokens of a micro-batch on one rank; None while seq_length is not said."""
+        return None if c[SEQUENCE] is None else c[SEQUENCE] * c[MBS] // (c[CP] * c[TP])
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[ON]) and scaled_by_mxfp8(c)
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return not any(size is not None and size % MXFP8_BLOCK for size in (cls.rows(c), c[HIDDEN]))
+
+    @classmethod
+    def why_for(cls, c: Config) -> str:
+        rows = cls.rows(c)
+        said = [] if rows is None else [f"{rows} tokens a rank (seq_length x micro_batch_size / CP / TP)"]
+        said += [] if c[HIDDEN] is None else [f"hidden_size {c[HIDDEN]}"]
+        return f"{', '.join(said)}. {cls.why}"
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        rows, hidden = cls.rows(c), c[HIDDEN]
+        architecture = neighbours(hidden, MXFP8_BLOCK) if hidden is not None and hidden % MXFP8_BLOCK else ()
+        fixes = [Fix(f"{HIDDEN}={n}", ARCHITECTURE) for n in architecture]
+        if rows is not None and rows % MXFP8_BLOCK:
+            lengths = neighbours(c[SEQUENCE], MXFP8_BLOCK * c[CP] * c[TP])
+            fixes += [Fix(f"{SEQUENCE}={n}", "legal neighbour, " + KEEPS) for n in lengths]
+        return (*fixes, Fix(f"{RECIPE}=tensorwise", KEEPS + ", one scale a tensor"), OFF)
+
+
+class TP016(TpRule):
+    """TP overlap has at least one part on."""
+
+    requires = ("TP001",)
+    reads = (ON, *PART_KEYS)
+    why = "With every part off, tp_comm_overlap=true allocates the buffers and overlaps nothing."
+    source = LINEAR + "550-566, 782-804"
+    refused = (
+        *LEGAL,
+        *(f"{key}=false" for key in PART_KEYS if key != RS_DGRAD),
+    )
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return any(c[key] for key in PART_KEYS)
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        return (Fix("comm_overlap.tp.tp_comm_overlap_ag=true comm_overlap.tp.tp_comm_overlap_rs=true", KEEPS), OFF)
+
+
+class TP017(TpRule):
+    """A bulk overlap and the dgrad reduce-scatter are not asked of the same layers."""
+
+    requires = ("TP001",)
+    reads = (ON, RS_DGRAD, BULK_DGRAD, BULK_WGRAD, NO_QKV, NO_FC1)
+    why = (
+        "Transformer Engine drops both bulk overlaps of a layer that reduce-scatters under its dgrad GEMM, so those "
+        "asked for would not be there."
+    )
+    source = TE_212 + "pytorch/module/layernorm_linear.py:1214-1227"
+    records = ("tp-rs-dgrad-wins-over-bulk",)
+    refused = (*LEGAL, f"{RS_DGRAD}=true", f"{BULK_DGRAD}=true")
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[ON] and c[RS_DGRAD])
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return not (c[BULK_DGRAD] or c[BULK_WGRAD]) or not all(dgrad_layers(c).values())
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        bulk = " ".join(f"{key}=false" for key in (BULK_DGRAD, BULK_WGRAD) if c[key])
+        return (
+            Fix(bulk, "keeps the dgrad reduce-scatter overlap"),
+            Fix(f"{RS_DGRAD}=false", "keeps the bulk overlaps"),
+        )
+
+
+class TP018(TpRule):
+    """The dgrad reduce-scatter has a layer to overlap in."""
+
+    requires = ("TP001",)
+    reads = (ON, RS_DGRAD, NO_QKV, NO_FC1)
+    why = "megatron-core takes it from qkv and from fc1 together with their all-gathers; no other layer has it."
+    source = LINEAR + "798-804"
+    refused = (*LEGAL, f"{RS_DGRAD}=true", f"{NO_QKV}=true", f"{NO_FC1}=true")
+    fixes = (
+        Fix(f"{NO_QKV}=false {NO_FC1}=false", KEEPS),
+        Fix(f"{RS_DGRAD}=false", "keeps the bulk overlaps"),
+    )
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[ON] and c[RS_DGRAD])
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return any(dgrad_layers(c).values())
+
+
+class TP019(Rule):
+    """Symmetric all-reduce needs torch 2.7 and Transformer Engine 2.3."""
+
+    reads = (SYMMETRIC, "software.torch", TE)
+    why = (
+        "megatron-core asserts both; without Transformer Engine 0.16.1 stops with a TypeError, and its own layers never read "
+        "the setting."
+    )
+    source = "megatron-core core_v0.16.1 megatron/core/transformer/transformer_config.py:1953-1962"
+    records = ("tp-symmetric-ar-type",)
+    refused = (f"{SYMMETRIC}=one_shot", f"{TP}=2")
+    fixes = (
+        Fix(f"software.torch=2.11.0 {TE}=2.11.0", "if those versions are what the run will find"),
+        Fix(f"{SYMMETRIC}=null", "NCCL's all-reduce"),
+    )
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c[SYMMETRIC] is not None
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return at_least(c["software.torch"], "2.7.0a0") and at_least(c[TE], "2.3.0")
+
+
+class TP020(Rule):
+    """Symmetric all-reduce needs tensor parallelism without sequence parallelism."""
+
+    reads = (SYMMETRIC, TP, SP)
+    why = "Sequence parallelism replaces the all-reduce of a row-parallel layer by a reduce-scatter; with TP = 1 there is none."
+    source = TE_212 + "pytorch/module/linear.py:352-363"
+    refused = (f"{SYMMETRIC}=one_shot", "software.torch=2.11.0", f"{TE}=2.11.0")
+    fixes = (Fix(f"{SYMMETRIC}=null", "says what happens"),)
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c[SYMMETRIC] is not None
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return c[TP] > 1 and not c[SP]
+
+
+class TP201(TpRule):
+    """A layer whose all-gather overlap is disabled keeps its bulk overlaps."""
+
+    severity = "note"
+    requires = ("TP001",)
+    reads = (ON, NO_QKV, NO_FC1, BULK_DGRAD, BULK_WGRAD)
+    why = "tp_comm_overlap_disable_qkv and _fc1 reach the all-gather of the forward and the dgrad reduce-scatter, no more."
+    source = LINEAR + "783-804"
+    records = ("tp-disable-qkv-fc1-partial",)
+    refused = (*LEGAL, f"{NO_QKV}=true")
+    fixes = (Fix(f"{BULK_DGRAD}=false {BULK_WGRAD}=false", "takes the bulk overlaps from every layer"),)
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[ON] and (c[NO_QKV] or c[NO_FC1]))
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return not any((c[BULK_DGRAD], c[BULK_WGRAD]))
+
+
+class TP202(TpRule):
+    """In a mixture of experts, TP overlap reaches attention and dense or shared MLPs, not the experts."""
+
+    severity = "note"
+    requires = ("TP001",)
+    reads = (ON, "model.num_moe_experts")
+    why = (
+        "Grouped and expert layers get no buffers, and bulk overlaps exist only where a norm is fused into the layer after "
+        "it, which a shared expert's fc1 has not."
+    )
+    source = LINEAR + "557-566, 782-783"
+    records = ("tp-overlap-experts-never", "tp-overlap-frozen-module-flag-bulk-only-lnlinear")
+    refused = (*LEGAL, "model.num_moe_experts=4")
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return c["model.num_moe_experts"] is None
+
+
+RULES: tuple[type[Rule], ...] = (
+    TP001, TP002, TP003, TP004, TP005, TP006, TP007, TP008, TP009, TP010, TP011, TP012, TP013, TP014, TP015, TP016,
+    TP017, TP018, TP019, TP020, TP201, TP202,
+)  # fmt: skip
+
+
+def _non_bulk(c: Config) -> bool:
+    """Whether the userbuffers dictionary names dgrads of qkv or fc1, none of them bulk."""
+    entries = [c[LAYERS][f"{layer}_dgrad"] for layer in ("qkv", "fc1") if f"{layer}_dgrad" in c[LAYERS]]
+    return bool(entries) and all(entry.get("method", "bulk") != "bulk" for entry in entries)
+
+
+def _bulk_everywhere_taken(c: Config) -> bool:
+    return all(dgrad_layers(c).values())
+
+
+def _bulk_reason(c: Config) -> str:
+    if not c[ON]:
+        return "tp_comm_overlap is off"
+    taken = _bulk_everywhere_taken(c)
+    return "tp_comm_overlap_rs_dgrad takes its place (TP017)" if taken else "megatron-core's default"
 
 
 def _default(name: str, value: bool, number: str, line: int) -> Derivation:
@@ -181,6 +618,7 @@ DERIVATIONS: tuple[Derivation, ...] = (
         value=lambda c: False,
         reason="userbuffers are opt-in upstream: nothing turns them on by itself",
         source=CONFIG + "186",
+        records=("tp-overlap-unset-means-false",),
     ),
     Derivation(
         id="TP102",
@@ -188,21 +626,39 @@ DERIVATIONS: tuple[Derivation, ...] = (
         value=lambda c: "nccl",
         reason="megatron-core's default",
         source=CONFIG + "261",
+        records=("ub-bootstrap-backend",),
     ),
     _default("tp_comm_overlap_ag", True, "TP103", 202),
     _default("tp_comm_overlap_rs", True, "TP104", 207),
-    _default("tp_comm_overlap_rs_dgrad", False, "TP105", 212),
-    _default("tp_comm_bulk_dgrad", True, "TP106", 197),
     Derivation(
-        id="TP107",
-        key=BULK_WGRAD,
-        value=lambda c: bool(c[ON]) and not c["comm_overlap.ep.delay_wgrad_compute"],
+        id="TP105",
+        key=RS_DGRAD,
+        value=lambda c: bool(c[ON]) and _non_bulk(c),
         reason=lambda c: (
             "tp_comm_overlap is off"
             if not c[ON]
-            else "delay_wgrad_compute takes the wgrad GEMM out of backward (TP006)"
-            if c["comm_overlap.ep.delay_wgrad_compute"]
+            else "the userbuffers dictionary names dgrads that are not bulk (UB008)"
+            if _non_bulk(c)
             else "megatron-core's default"
+        ),
+        source=CONFIG + "212",
+        records=("ub-nonbulk-dgrad-needs-rs-dgrad-flag",),
+    ),
+    Derivation(
+        id="TP106",
+        key=BULK_DGRAD,
+        value=lambda c: bool(c[ON]) and not _bulk_everywhere_taken(c),
+        reason=lambda c: _bulk_reason(c),
+        source=CONFIG + "197",
+    ),
+    Derivation(
+        id="TP107",
+        key=BULK_WGRAD,
+        value=lambda c: bool(c[ON]) and not c[DELAYED_WGRAD] and not _bulk_everywhere_taken(c),
+        reason=lambda c: (
+            "delay_wgrad_compute takes the wgrad GEMM out of backward (TP006)"
+            if c[ON] and c[DELAYED_WGRAD]
+            else _bulk_reason(c)
         ),
         source=CONFIG + "192",
     ),

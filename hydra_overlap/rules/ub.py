@@ -6,7 +6,8 @@ from typing import Any, ClassVar, NamedTuple
 from ..findings import Fix, Place, yaml_value
 from ..suggest import did_you_mean
 from ._base import Config, Origin, Rule
-from .layout import TP, WORLD
+from .layout import TP, WORLD, divisor_below
+from .tp import FP8, HIDDEN, LEGAL, MXFP8_BLOCK, NO_FC1, NO_QKV, RECIPE, RS_DGRAD, dgrad_layers, scaled_by_mxfp8
 
 NAME = "userbuffers.name"
 LAYERS = "userbuffers.layers"
@@ -20,6 +21,7 @@ GEMMS = ALL_GATHER + REDUCE_SCATTER
 DGRAD = ("qkv_dgrad", "fc1_dgrad")  # bulk all-gather by default; another method turns them into a reduce-scatter
 EXTERNAL = ("proj_wgrad", "fc2_wgrad")
 BULK = ("qkv_dgrad", "qkv_wgrad", "fc1_dgrad", "fc1_wgrad")
+PIPELINED = ("proj_fprop", "fc2_fprop")
 
 FIELDS: dict[str, Any] = {
     "method": str, "is_reduce_scatter": bool, "num_sm": int, "cga_size": int, "set_sm_margin": bool, "num_splits": int,
@@ -29,6 +31,12 @@ FIELDS: dict[str, Any] = {
 TYPES = {str: "text", bool: "true or false", int: "a whole number"}
 METHODS = ("bulk", "pipeline", "ring_exchange", "external")
 MAX_SM = 32  # NVTE_MAX_SMS: the kernels' array of flags has that many entries
+MAX_CGA = 4  # CTAs of a cluster; Megatron-Bridge v0.6.0 docs/performance-guide.md
+SPLITS = 4  # Transformer Engine's default for pipelined GEMMs
+MIXED = "precision.first_last_layers_bf16"
+AT_START = "precision.num_layers_at_start_in_bf16"
+AT_END = "precision.num_layers_at_end_in_bf16"
+TE_212 = "Transformer Engine v2.12 transformer_engine/"
 NONE_FIX = Fix("userbuffers=none", "keeps the overlap with Transformer Engine's defaults")
 
 
@@ -48,6 +56,12 @@ def legal_methods(gemm: str) -> tuple[str, ...]:
     if gemm in BULK:
         return ("bulk",)
     return ("ring_exchange",) if gemm in ALL_GATHER else ("ring_exchange", "pipeline")
+
+
+def method_of(gemm: str, entry: Mapping[str, Any]) -> Any:
+    """The method an entry asks for; Transformer Engine's default where it names none."""
+    default = "external" if gemm in EXTERNAL else "bulk" if gemm in BULK else "ring_exchange"
+    return entry.get("method", "pipeline" if gemm in PIPELINED else default)
 
 
 class Problem(NamedTuple):
@@ -125,7 +139,7 @@ class UB001(Rule):
     )
     source = TE + "initialize_ub (num_splits = tp_size on rings); docs/decisions/0004-preset-off-its-shape.md"
     refused = (
-        f"{ON}=true", f"{TP}=2", "parallelism.sequence_parallel=true", "software.transformer_engine=2.11.0", "userbuffers.tuned_for.tp=4",
+        *LEGAL, "userbuffers.tuned_for.tp=4",
     )  # fmt: skip
 
     @classmethod
@@ -148,6 +162,7 @@ class UB002(UbRule):
 
     why = "Transformer Engine looks entries up by name and never reads one with another name."
     source = TE + "initialize_ub"
+    records = ("ub-unknown-gemm-name",)
     refused = ("userbuffers.layers.qkv_fwd={method:ring_exchange}",)
 
     @classmethod
@@ -163,6 +178,7 @@ class UB003(UbRule):
     requires = ("UB002",)
     why = "num_sm beyond 32 overruns the kernels' flags; Transformer Engine checks names only."
     source = TE + "add_ub; common/comm_gemm_overlap/userbuffers/userbuffers.h NVTE_MAX_SMS"
+    records = ("ub-unknown-key", "ub-num-sm-range", "ub-fp8-buf-tuple-truthy")
     refused = ("userbuffers.layers.qkv_fprop={num_sm:64}",)
 
     @classmethod
@@ -194,6 +210,7 @@ class UB004(UbRule):
     requires = ("UB002",)
     why = "Unknown and misplaced methods are accepted at start and fail or fall back later."
     source = TE + "initialize_ub (methods)"
+    records = ("ub-unknown-method", "ub-pipeline-not-for-allgather", "ub-external-only")
     refused = ("userbuffers.layers.proj_fprop={method:bulk}",)
 
     @classmethod
@@ -211,6 +228,7 @@ class UB005(UbRule):
     requires = ("UB004",)
     why = "Transformer Engine asserts that qkv/fc1 have either a bulk wgrad or a reduce-scatter on dgrad."
     source = TE + "initialize_ub (dgrad_reduce_scatter_overlap)"
+    records = ("ub-nonbulk-dgrad-with-wgrad-entry",)
     refused = (
         "userbuffers.layers.qkv_dgrad={method:pipeline}",
         "userbuffers.layers.qkv_wgrad={method:bulk}",
@@ -229,8 +247,12 @@ class UB006(UbRule):
     """Atomic GEMM overlap is off."""
 
     requires = ("UB003",)
-    why = "It is a cuBLAS beta, for FP8 alone, and must match over pairs of GEMMs; no published preset uses it."
-    source = TE + "add_ub (atomic_gemm)"
+    why = (
+        "It is a cuBLAS beta for FP8 with one scale a tensor, and must match over pairs of ring GEMMs. Built for CUDA 13, "
+        "Transformer Engine stops in the first forward; presets of 2024 that have it were for CUDA 12."
+    )
+    source = TE_212 + "pytorch/module/base.py:332-366; common/gemm/cublaslt_gemm.cu:928-957"
+    records = ("ub-atomic-fp8-only", "ub-atomic-ring-pair")
     refused = ("userbuffers.layers.qkv_fprop={atomic_gemm:true}",)
 
     @classmethod
@@ -245,20 +267,21 @@ class UB007(UbRule):
     """A pipelined or ring dgrad is not used with FP8 beside bf16 layers."""
 
     requires = ("UB004",)
-    reads = (LAYERS, ON, "precision.fp8", "precision.first_last_layers_bf16")
-    shows = (NAME, "precision.fp8", "precision.first_last_layers_bf16")
+    reads = (LAYERS, ON, FP8, MIXED, AT_START, AT_END)
+    shows = (NAME, FP8, MIXED)
     why = (
         "Two sets of buffers are made, and the second one takes the GEMM out of a list it has already left: "
         "ValueError: list.remove(x): x not in list."
     )
     source = TE + "initialize_ub (two quantization modes); measured on 2.10 to 2.20.2"
+    records = ("ub-nonbulk-dgrad-with-two-quant-modes",)
     refused = (
-        f"{ON}=true", f"{TP}=2", "parallelism.sequence_parallel=true", "software.transformer_engine=2.11.0", "precision.fp8=hybrid", "precision.first_last_layers_bf16=true", "userbuffers.layers.qkv_dgrad={method:ring_exchange}",
+        *LEGAL, f"{FP8}=hybrid", f"{RECIPE}=tensorwise", f"{MIXED}=true", "userbuffers.layers.qkv_dgrad={method:ring_exchange}",
     )  # fmt: skip
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        mixed = c["precision.fp8"] is not None and c["precision.first_last_layers_bf16"]
+        mixed = c[FP8] is not None and c[MIXED] and c[AT_START] + c[AT_END] > 0
         return bool(c[LAYERS] and c[ON] and mixed)
 
     @classmethod
@@ -272,8 +295,100 @@ class UB007(UbRule):
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
         return (
             *super().fixes_for(c),
-            Fix("precision.first_last_layers_bf16=false", "keeps the preset, all layers in FP8"),
+            Fix(f"{MIXED}=false", "keeps the preset, all layers in FP8"),
         )
+
+
+class UB008(UbRule):
+    """The dgrad of qkv and fc1 runs by the method its userbuffers entry names.
+
+    tp_comm_overlap_rs_dgrad decides, not the dictionary: with it both layers reduce-scatter under their dgrad GEMM,
+    without it they have the bulk overlaps. Left null it follows the dictionary (TP105). The two LoRA presets of
+    Megatron-Bridge make fc1_dgrad pipelined and qkv_dgrad bulk, which no value of the flag gives; Megatron-Bridge never
+    sets it and runs both in bulk.
+    """
+
+    requires = ("TP001", "UB004", "UB005")
+    reads = (LAYERS, ON, RS_DGRAD, NO_QKV, NO_FC1)
+    shows = (NAME, RS_DGRAD)
+    why = (
+        "A pipelined entry would be driven as a bulk overlap, or the other way round, and a ring stops the first backward "
+        'with "Operation not supported".'
+    )
+    source = TE_212 + "common/include/transformer_engine/comm_gemm_overlap.h:266-273; pytorch/module/linear.py:546-565"
+    records = ("ub-nonbulk-dgrad-needs-rs-dgrad-flag",)
+    refused = (*LEGAL, f"{RS_DGRAD}=false", "userbuffers.layers.qkv_dgrad={method:ring_exchange}")
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[LAYERS] and c[ON])
+
+    @classmethod
+    def problems(cls, c: Config) -> Iterator[Problem]:
+        for layer, scattered in dgrad_layers(c).items():
+            dgrad, wgrad = f"{layer}_dgrad", f"{layer}_wgrad"
+            if dgrad in c[LAYERS]:
+                method = c[LAYERS][dgrad].get("method", "bulk")
+                runs, legal = ("a reduce-scatter", "pipeline") if scattered else ("bulk", "bulk")
+                if (method != "bulk") != scattered:
+                    yield Problem(
+                        f"{dgrad}.method", f"{dgrad} is {method} and runs as {runs}", f"{LAYERS}.{dgrad}.method={legal}"
+                    )
+            elif scattered and wgrad in c[LAYERS]:
+                yield Problem(wgrad, f"{wgrad} has an entry and no bulk overlap", _delete(wgrad))
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        other = "false" if c[RS_DGRAD] else "true"
+        return (*super().fixes_for(c), Fix(f"{RS_DGRAD}={other}", "keeps the dictionary"))
+
+
+class UB009(UbRule):
+    """is_reduce_scatter says what its GEMM does."""
+
+    requires = ("UB003", "UB004")
+    why = "Transformer Engine would build a communicator for the other collective, which nobody asks for at that GEMM."
+    source = TE + "initialize_ub (layers_all_gather_overlap, layers_reduce_scatter_overlap)"
+    refused = ("userbuffers.layers.fc1_fprop={is_reduce_scatter:true}",)
+
+    @classmethod
+    def problems(cls, c: Config) -> Iterator[Problem]:
+        for gemm, entry in c[LAYERS].items():
+            scatters = gemm in REDUCE_SCATTER or (gemm in DGRAD and entry.get("method", "bulk") != "bulk")
+            if entry.get("is_reduce_scatter", scatters) != scatters:
+                path = f"{gemm}.is_reduce_scatter"
+                does = "a reduce-scatter" if scatters else "an all-gather"
+                yield Problem(path, f"{gemm} overlaps {does}", f"{LAYERS}.{path}={yaml_value(scatters)}")
+
+
+class UB010(UbRule):
+    """num_splits divides hidden_size on a pipelined GEMM.
+
+    Under MXFP8 each part is a multiple of 128 as well: its scales are padded to 128 x 128 tiles.
+    """
+
+    requires = ("UB003", "UB004", "TP015")
+    reads = (LAYERS, HIDDEN, FP8, RECIPE)
+    why = "The GEMM's hidden_size outputs are cut into num_splits parts; the remainder would be neither computed nor sent."
+    source = TE_212 + "common/comm_gemm_overlap/comm_gemm_overlap.cpp:406 (m_chunk = m / num_splits)"
+    records = ("ub-num-splits",)
+    refused = ("userbuffers.layers.proj_fprop={method:pipeline,num_splits:3}", f"{HIDDEN}=128")
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[LAYERS]) and c[HIDDEN] is not None
+
+    @classmethod
+    def problems(cls, c: Config) -> Iterator[Problem]:
+        block = MXFP8_BLOCK if scaled_by_mxfp8(c) else 1
+        for gemm, entry in c[LAYERS].items():
+            splits = entry.get("num_splits", SPLITS)
+            if method_of(gemm, entry) == "pipeline" and c[HIDDEN] % (splits * block):
+                fitting = divisor_below(c[HIDDEN] // block, splits)
+                path = f"{gemm}.num_splits"
+                yield Problem(
+                    path, f"{gemm} cuts {c[HIDDEN]} outputs into {splits} parts", f"{LAYERS}.{path}={fitting}"
+                )
 
 
 class UB201(Rule):
@@ -289,8 +404,9 @@ class UB201(Rule):
     )  # fmt: skip
     shows = (NAME,)
     source = "docs/decisions/0004-preset-off-its-shape.md"
+    records = ("precision-tp-overlap-fp8-preset-mismatch",)
     refused = (
-        f"{ON}=true", f"{TP}=2", "parallelism.sequence_parallel=true", "software.transformer_engine=2.11.0", "userbuffers.tuned_for.seq_length=4096", "model.seq_length=8192",
+        *LEGAL, "userbuffers.tuned_for.seq_length=4096", "model.seq_length=8192",
     )  # fmt: skip
 
     @classmethod
@@ -345,12 +461,16 @@ class UB202(Rule):
 
 
 class UB203(UbRule):
-    """num_sm is a multiple of cga_size."""
+    """num_sm is a multiple of cga_size, which is at most 4."""
 
     severity = "note"
     requires = ("UB003",)
-    why = "Otherwise the kernel is launched without clusters; two published presets are so."
-    source = "Transformer Engine v2.11 transformer_engine/common/comm_gemm_overlap/userbuffers/userbuffers.cu (SETUP_LAUNCH_CONFIG)"
+    why = "Otherwise the kernel is launched without clusters, or in larger ones than tested; two published presets are so."
+    source = (
+        TE_212 + "common/comm_gemm_overlap/userbuffers/userbuffers.cu:1364; "
+        "Megatron-Bridge v0.4.2 docs/performance-guide.md:210, 710"
+    )
+    records = ("ub-cga-size-range",)
     refused = ("userbuffers.layers.proj_fprop={num_sm:1,cga_size:2}",)
 
     @classmethod
@@ -360,6 +480,68 @@ class UB203(UbRule):
             if num_sm is not None and cga is not None and num_sm % cga:
                 text = f"{gemm}.num_sm={num_sm} is no multiple of cga_size={cga}"
                 yield Problem(f"{gemm}.num_sm", text, f"{LAYERS}.{gemm}.cga_size=1")
+            elif cga is not None and cga > MAX_CGA:
+                yield Problem(f"{gemm}.cga_size", f"{gemm}.cga_size={cga}", f"{LAYERS}.{gemm}.cga_size={MAX_CGA}")
 
 
-RULES: tuple[type[Rule], ...] = (UB001, UB002, UB003, UB004, UB005, UB006, UB007, UB201, UB202, UB203)
+class UB204(Rule):
+    """TP overlap without a userbuffers dictionary runs with Transformer Engine's defaults."""
+
+    severity = "note"
+    requires = ("TP001",)
+    reads = (ON, LAYERS)
+    shows = (NAME,)
+    why = (
+        "Rings on 1 SM in as many chunks as ranks; bulk and pipelined GEMMs on 16 SMs, pipelined ones in 4 parts. They "
+        "are tuned for no shape."
+    )
+    source = (
+        TE_212
+        + "pytorch/module/base.py:292-313; Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:622"
+    )
+    records = ("tp-overlap-cfg-none-means-te-defaults",)
+    refused = LEGAL
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[ON])
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return bool(c[LAYERS])
+
+
+class UB205(UbRule):
+    """A userbuffers entry holds no argument that its method ignores.
+
+    fp8_buf=false on an all-gather is no matter here: published presets write it everywhere, and those buffers have the
+    format of the GEMM's input whatever it says. On the bulk wgrads fp8_buf=true is what has no effect.
+    """
+
+    severity = "note"
+    requires = ("UB003", "UB004")
+    why = "Transformer Engine takes the value and gives it to nobody."
+    source = TE + "initialize_ub, add_ub"
+    records = ("ub-fp8-buf-ignored-on-ag", "ub-method-aggregate")
+    refused = ("userbuffers.layers.proj_fprop={method:pipeline,aggregate:true}",)
+
+    @classmethod
+    def problems(cls, c: Config) -> Iterator[Problem]:
+        for gemm, entry in c[LAYERS].items():
+            method = method_of(gemm, entry)
+            for name in _ignored(gemm, method):
+                if entry.get(name):
+                    path = f"{gemm}.{name}"
+                    yield Problem(path, f"{path} means nothing to {method}", _delete(gemm, name))
+
+
+def _ignored(gemm: str, method: str) -> tuple[str, ...]:
+    """Arguments without effect on a GEMM that runs by `method`, when they are neither false nor 0."""
+    chunks = () if method == "pipeline" else ("num_splits", "pipeline_rs_overlap_first_gemm")
+    ring = () if method == "ring_exchange" else ("aggregate",)
+    return (*chunks, *ring, *(("fp8_buf",) if gemm in ("qkv_wgrad", "fc1_wgrad") else ()))
+
+
+RULES: tuple[type[Rule], ...] = (
+    UB001, UB002, UB003, UB004, UB005, UB006, UB007, UB008, UB009, UB010, UB201, UB202, UB203, UB204, UB205,
+)  # fmt: skip

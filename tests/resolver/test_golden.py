@@ -16,7 +16,7 @@ from tests.overrides import CONF, request_of
 GOLDEN = Path(__file__).parent / "golden"
 TP4_H100 = (
     "comm_overlap.tp.tp_comm_overlap=true", "parallelism=tp4", "userbuffers=bf16_h100_h8192_tp4_mbs1_seq8192",
-    "platform=h100", "software=reference", "ddp=distributed_optimizer", "optimizer=adam",
+    "platform=h100", "software=reference", "ddp=distributed_optimizer", "optimizer=adam", "precision=bf16",
 )  # fmt: skip
 REFUSALS = {
     "tp1_with_tp_overlap": (*TP4_H100, "parallelism=tp1"),

@@ -19,7 +19,7 @@ CASES = [
 def request_of(layout: dict[str, Any], gating: str) -> dict[str, Any]:
     """The request of a row; whatever an expert-parallel overlap needs is there, so that strict mode takes it too."""
     tp, pp, cp = (layout[f"{name}_parallel_size"] for name in ("tensor_model", "pipeline_model", "context"))
-    a2a = layout["overlap_moe_expert_parallel_comm"]
+    a2a, backend = layout["overlap_moe_expert_parallel_comm"], layout["moe_flex_dispatcher_backend"]
     return {
         "gating": gating,
         "parallelism": {
@@ -31,9 +31,12 @@ def request_of(layout: dict[str, Any], gating: str) -> dict[str, Any]:
             "world_size": tp * pp * cp * layout["data_parallel_size"],
         },
         "comm_overlap": {"ep": {"overlap_moe_expert_parallel_comm": a2a}},
-        "model": {"moe_flex_dispatcher_backend": layout["moe_flex_dispatcher_backend"]},
+        "model": {
+            "moe_flex_dispatcher_backend": backend,
+            "moe_token_dispatcher_type": "flex" if backend else "allgather",
+        },
         "platform": {"sm": 100 if layout["gpu_sm100_or_newer"] else 90},
-        "software": {"torch": "2.11.0"},
+        "software": {"torch": "2.11.0", "transformer_engine": "2.11.0"},
         "launch": {
             "layernorm_sm_margin": layout["layernorm_sm_margin"],
             "nccl_pp_comm_chunksize": layout["nccl_pp_comm_chunksize"],

@@ -3,28 +3,39 @@
 Two directions: what we accept it accepts, field by field; and what we say it refuses while a config is built it refuses.
 """
 
+import os
 import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import fields
 from importlib import metadata, util
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, event, given, settings
+from packaging.version import Version
 
 from hydra_overlap import ApplyError, GatingError, Resolution, resolve
 from hydra_overlap.request import nested
 from hydra_overlap.resolve import TRANSFORMER_FIELDS, _complete
 from hydra_overlap.rules import DERIVATIONS, RULES
+from hydra_overlap.rules.cp import CP003
 from hydra_overlap.rules.ep import EP006, EP013
+from hydra_overlap.rules.layout import UNEVEN
+from hydra_overlap.rules.prec import PREC004
+from hydra_overlap.rules.tp import TP009, TP011, TP016
 from tests.overrides import flat_of, refusing, request_of
 from tests.strategies import SCENARIOS, nest, plausible
 
 pytest.importorskip("megatron.core")
 
+EXAMPLES = int(os.environ.get("PROMISE_EXAMPLES", "0"))
+"""More requests than CI draws, other ones each time: `PROMISE_EXAMPLES=20000 pytest tests/resolver/test_megatron_core.py`."""
 BUILT_WITH = "0.16.1"  # the version whose lines the rules cite
+MXFP8_REUSE = "reuse_grad_buf_for_mxfp8_param_ag"
 Request = dict[str, Any]
 
 
@@ -47,8 +58,13 @@ def transformer_config(request: Request, overlap: Request) -> Any:
         name: value for name, value in (layout | model | precision).items() if name in known and value is not None
     }
     values.pop("activation_func")
+    if model["num_layers"] is None:  # nothing is judged of uneven stages then, and the number below would not fit them
+        values = {name: value for name, value in values.items() if f"model.{name}" not in UNEVEN}
     if model["num_moe_experts"] is None:
         values = {name: value for name, value in values.items() if not name.startswith("moe_") or "overlap" in name}
+        values["moe_token_dispatcher_type"] = (
+            "alltoall"  # a dense model has none, and the default refuses some settings
+        )
     if values.pop("cuda_graph_scope"):
         from megatron.core.transformer.enums import CudaGraphScope
 
@@ -77,11 +93,20 @@ def accepted_by_megatron_core(resolution: Resolution) -> None:
     from megatron.core.distributed import DistributedDataParallelConfig
     from megatron.core.optimizer import OptimizerConfig
 
-    built = transformer_config(resolution.request, resolution.transformer_config)
+    planned = Version(resolution.request["software"]["transformer_engine"] or "2.11.0")  # none is installed here
+    with mock.patch("megatron.core.utils.get_te_version", return_value=planned):
+        built = transformer_config(resolution.request, resolution.transformer_config)
     assert {name: getattr(built, name) for name in resolution.transformer_config} == resolution.transformer_config
-    sharded = resolution.request["ddp"]["use_distributed_optimizer"]
-    DistributedDataParallelConfig(use_distributed_optimizer=sharded, **resolution.ddp_config)
-    OptimizerConfig(use_distributed_optimizer=sharded, **resolution.optimizer_config)
+    base = {name: resolution.request["ddp"][name] for name in ("use_distributed_optimizer", MXFP8_REUSE)}
+    gathered = resolution.request["precision"]["fp8_param_gather"]
+    ddp = DistributedDataParallelConfig(fp8_param_gather=gathered, **base, **resolution.ddp_config)
+    optimizer = OptimizerConfig(**base, **resolution.optimizer_config)
+    for row in resolution.ledger:
+        node, _, name = row.field.rpartition(".")
+        if node.startswith("comm_overlap."):
+            owner = {"dp": ddp, "tp": built, "pp": built, "ep": built}[node.rpartition(".")[2]]
+            found = getattr(owner, name) if hasattr(owner, name) else getattr(optimizer, name)
+            assert found == row.effective, row.field
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -89,7 +114,9 @@ def test_megatron_core_takes_every_scenario(name: str) -> None:
     accepted_by_megatron_core(resolve(nest(SCENARIOS[name])))
 
 
-@settings(max_examples=500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=EXAMPLES or 500, deadline=None, derandomize=not EXAMPLES, suppress_health_check=list(HealthCheck)
+)
 @given(plausible())
 def test_megatron_core_takes_whatever_we_take(request: Request) -> None:
     request.setdefault("software", {})["megatron_core"] = BUILT_WITH
@@ -97,7 +124,9 @@ def test_megatron_core_takes_whatever_we_take(request: Request) -> None:
     try:
         resolution = resolve(request)
     except GatingError:
+        event("refused")
         return
+    event("accepted")
     accepted_by_megatron_core(resolution)
 
 
@@ -137,9 +166,13 @@ AT_CONSTRUCTION = {
     "PAR006": "num_attention_heads .* must be a multiple",
     "PAR007": "num_query_groups .* must be a multiple or divisor",
     "PAR011": "num_moe_experts must be non None",
+    "PAR018": "does not support variable sequence length",
+    "PREC001": "Delayed scaling does not support first / last layer in BF16",
+    "PREC002": "num_layers_at_start_in_bf16 .* must be between",
     "PAR014": "Only one of self.fp16",
     "PAR015": "fp8_param must be used together with fp8",
     "PAR016": "recompute_method must be",
+    "PAR017": "number of middle layers: 5 must be divisible",
     "PP004": "warmup and flush is only",
     "PP005": "when pipeline model parallel is not used",
     "PP006": "when gradient accumulation fusion is not used",
@@ -154,11 +187,13 @@ AT_CONSTRUCTION = {
     "EP010": "must be enabled when enabling delay_wgrad_compute",
     "EP013": "CUDA graph scope on moe and mlp",
     "EP014": "only works with alltoall",
+    "EP016": "shared_experts recompute cannot work",
+    "EP019": "must be enabled when enabling ep_overlap_early_attn_memory_release",
 }
 EXAMPLES = {
     "PAR016": ("model.recompute_granularity=full", "model.recompute_num_layers=1"),
     "EP006": (
-        *EP006.refused, "model.recompute_method=uniform", "model.recompute_num_layers=1",
+        *EP006.refused, "model.recompute_granularity=full", "model.recompute_num_layers=1",
     ),
     "EP013": tuple(override.replace("[moe]", "[mlp]") for override in EP013.refused),
     "EP014": (
@@ -185,10 +220,36 @@ def test_megatron_core_refuses_the_example_of_a_rule_it_shares(name: str) -> Non
         transformer_config(request, overlap)
 
 
+def test_megatron_core_refuses_another_distributed_optimizer_than_adam() -> None:
+    """DP013; megatron-core finds it while the optimizer is built."""
+    import torch
+    from megatron.core.distributed import DistributedDataParallelConfig
+    from megatron.core.optimizer import OptimizerConfig
+    from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+
+    sgd = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    chunk = SimpleNamespace(ddp_config=DistributedDataParallelConfig(use_distributed_optimizer=True))
+    base = mock.patch("megatron.core.optimizer.distrib_optimizer.MixedPrecisionOptimizer.__init__")  # asks for CUDA
+    with base, pytest.raises(AssertionError, match="Only Adam and HybridDeviceOptimizer currently supported"):
+        DistributedOptimizer(sgd, OptimizerConfig(optimizer="sgd"), None, None, [chunk], {}, None, None, 0, 0)
+
+
+def test_megatron_core_asserts_that_only_fp8_parameters_pass_through_the_gradient_buffer() -> None:
+    from megatron.core.distributed import DistributedDataParallelConfig
+
+    assert refusing(*PREC004.refused) == ["PREC004"]
+    with pytest.raises(AssertionError, match="Reuse grad buffer only when keeping params in MXFP8"):
+        DistributedDataParallelConfig(**{MXFP8_REUSE: True})
+
+
 SILENT = {
     "PP001": ("comm_overlap.pp.overlap_p2p_comm=true",),
     "DP002": ("comm_overlap.dp.overlap_param_gather=true",),
     "TP001": ("comm_overlap.tp.tp_comm_overlap=true",),
+    "TP009": TP009.refused,
+    "TP011": TP011.refused,
+    "TP016": TP016.refused,
+    "CP003": CP003.refused,
     "PAR005": ("parallelism.virtual_pipeline_model_parallel_size=2",),
 }
 

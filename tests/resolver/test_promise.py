@@ -107,6 +107,16 @@ def test_an_overlap_in_effect_has_what_it_needs(request: dict[str, Any]) -> None
     if model["tp_comm_overlap"]:
         assert tp > 1 and layout["sequence_parallel"] and resolution.request["software"]["transformer_engine"]
         assert resolution.request["platform"]["name"] != "cpu"
+        architecture, precision = resolution.request["model"], resolution.request["precision"]
+        assert not precision["fp16"]
+        assert precision["bf16"] or None in (architecture["seq_length"], architecture["hidden_size"])
+        assert tp in (2, 4, 8, 16, 32)
+        assert not (architecture["multi_latent_attention"] or architecture["variable_seq_lengths"])
+        assert not architecture["mtp_num_layers"]
+        assert precision["fp8"] is None or precision["fp8_recipe"] != "blockwise"
+        kept = model["tp_comm_overlap_disable_qkv"] or model["tp_comm_overlap_disable_fc1"]
+        bulk = model["tp_comm_bulk_dgrad"] or model["tp_comm_bulk_wgrad"]
+        assert not (model["tp_comm_overlap_rs_dgrad"] and bulk) or kept
     if model["overlap_p2p_comm"]:
         assert pp > 1 and vpp and vpp > 1 and not model["batch_p2p_comm"]
     if resolution.ddp_config["overlap_grad_reduce"]:
@@ -118,7 +128,8 @@ def test_an_overlap_in_effect_has_what_it_needs(request: dict[str, Any]) -> None
         assert resolution.ddp_config["align_param_gather"] is bool(vpp)
     if model["overlap_moe_expert_parallel_comm"]:
         assert layout["expert_model_parallel_size"] > 1 and resolution.request["model"]["num_moe_experts"] > 1
-    assert (resolution.ddp_config["bucket_size"] is None) is not resolution.ddp_config["overlap_grad_reduce"]
+    buckets = resolution.ddp_config["overlap_grad_reduce"] and not resolution.request["ddp"]["use_megatron_fsdp"]
+    assert (resolution.ddp_config["bucket_size"] is not None) is buckets
     assert world % (tp * pp * layout["context_parallel_size"]) == 0
 
 

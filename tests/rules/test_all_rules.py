@@ -119,6 +119,16 @@ RICH = (
     (
         "model.num_moe_experts=4", "model.moe_shared_expert_intermediate_size=64", "model.moe_shared_expert_overlap=true",
     ),
+    (
+        "parallelism.world_size=4", "comm_overlap.dp.bucket_size=1000", "model.num_layers=4", "model.hidden_size=64",
+        "model.num_attention_heads=4", "model.num_moe_experts=4", "parallelism.expert_model_parallel_size=2",
+    ),
+    ("parallelism.pipeline_model_parallel_size=2", "model.num_layers=4", "model.hidden_size=64",
+     "model.num_attention_heads=4", "model.num_layers_in_last_pipeline_stage=1", "comm_overlap.dp.bucket_size=1000"),
+    (
+        "comm_overlap.tp.tp_comm_overlap=true", "parallelism.tensor_model_parallel_size=2", "precision.bf16=true",
+        "parallelism.sequence_parallel=true", "software.transformer_engine=2.11.0", "platform.sm=80",
+    ),
 )  # fmt: skip
 """Requests that reach what no example reaches: the later half of an `and`."""
 
@@ -138,7 +148,7 @@ def test_a_rule_reads_what_it_declares_and_nothing_else(rule: type[Rule]) -> Non
 
 @pytest.mark.parametrize("rule", RULES, ids=by_name)
 def test_a_rule_says_what_why_and_from_where(rule: type[Rule]) -> None:
-    assert re.fullmatch(r"(CFG|PAR|TP|UB|PP|DP|EP|ENV)\d{3}", rule.__name__)
+    assert re.fullmatch(r"(CFG|PAR|PREC|TP|UB|CP|PP|DP|EP|ENV|VER|ADV)\d{3}", rule.__name__)
     assert 10 < len(rule.title()) <= 120
     assert rule.source
     assert rule.severity in ("error", "warning", "note")

@@ -4,7 +4,7 @@ import pytest
 
 from hydra_overlap import Resolution, resolve
 from hydra_overlap.rules.layout import chunk_parameters
-from tests.overrides import flat_of, overridden, refusing, request_of
+from tests.overrides import errors_of, flat_of, overridden, refusing, request_of
 
 DP = "comm_overlap.dp."
 REDUCE, GATHER, STEP, ALIGN, BUCKET = (
@@ -169,6 +169,81 @@ def test_refuses_optimizer_instances_that_ranks_cannot_be_dealt_to(
 ) -> None:
     asked = f"ddp.num_distributed_optimizer_instances={instances}"
     assert refusing(asked, *SHARDED, f"parallelism.world_size={ranks}") == rules
+
+
+def test_refuses_gathering_among_instances_that_share_nothing() -> None:
+    apart = ("ddp.num_distributed_optimizer_instances=4", *SHARDED, "parallelism.world_size=4")
+    assert refusing(*apart, f"{GATHER}=true") == ["DP003"]
+    assert answer(*apart).ddp_config["overlap_param_gather"] is False
+    assert "DP003" in reason(answer(*apart), GATHER)
+    assert refusing(*apart, "ddp.num_distributed_optimizer_instances=2", f"{GATHER}=true") == []
+
+
+def test_derives_no_gradient_overlap_where_instances_would_reduce_unfinished_gradients() -> None:
+    instances = ("ddp.num_distributed_optimizer_instances=2", *SHARDED, "parallelism.world_size=4")
+    early, mended = (f"software.megatron_core={version}" for version in ("0.16.1", "0.17.0"))
+    assert answer(*instances, early).ddp_config["overlap_grad_reduce"] is False
+    assert "ADV001" in reason(answer(*instances, early), REDUCE)
+    assert answer(*instances, mended).ddp_config["overlap_grad_reduce"] is True
+    assert refusing(*instances, early, f"{REDUCE}=true") == ["ADV001"]
+
+
+def test_allows_sgd_without_the_distributed_optimizer() -> None:
+    assert refusing(*SHARDED, "optimizer.optimizer=sgd") == ["DP013"]
+    assert refusing("optimizer.optimizer=sgd", DP2) == []
+
+
+CUT = 4 * (128 * 32 * (2 * 4 + 2 * 2) + 3 * 128 * 384)  # parameters of TINY's layers
+VOCABULARY = 384 * 128
+
+
+def bucketed(size: int, **model: object) -> list[str]:
+    request = {
+        "model": {**TINY, **model}, "parallelism": {"world_size": 2}, "comm_overlap": {"dp": {"bucket_size": size}},
+    }  # fmt: skip
+    return [finding.rule for finding in errors_of(request)]
+
+
+def test_refuses_a_bucket_that_holds_the_whole_chunk() -> None:
+    assert bucketed(CUT + VOCABULARY) == []  # the output layer's gradient comes first, the embedding's last
+    assert bucketed(CUT + VOCABULARY + 1) == ["DP014"]
+    tied = {"share_embeddings_and_output_weights": True}
+    assert bucketed(CUT, **tied) == []
+    assert bucketed(CUT + 1, **tied) == ["DP014"]
+    assert bucketed(10**9, num_layers=None) == []  # nobody can tell
+
+
+def test_allows_any_bucket_where_model_chunks_overlap_each_other() -> None:
+    chunks = {"pipeline_model_parallel_size": 2, "virtual_pipeline_model_parallel_size": 2, "world_size": 4}
+    request = {"model": TINY, "comm_overlap": {"dp": {"bucket_size": 10**9}}}
+    assert errors_of(request | {"parallelism": chunks}) == ()
+    plain = chunks | {"virtual_pipeline_model_parallel_size": None}
+    assert [finding.rule for finding in errors_of(request | {"parallelism": plain})] == ["DP014"]
+
+
+@pytest.mark.parametrize("pipeline", [1, 2, 4])
+@pytest.mark.parametrize("vocabulary", [384, 128256])
+def test_a_derived_bucket_is_never_refused_and_cuts_the_layers(pipeline: int, vocabulary: int) -> None:
+    layout = {"pipeline_model_parallel_size": pipeline, "world_size": 2 * pipeline}
+    resolution = resolve({"model": TINY | {"vocab_size": vocabulary}, "parallelism": layout})
+    cut = CUT // pipeline + (vocabulary * 128 if pipeline == 1 else 0)
+    assert resolution.ddp_config["bucket_size"] == min(cut // 4, 40_000_000)
+
+
+def test_experts_of_an_expert_parallel_rank_have_a_buffer_of_their_own() -> None:
+    experts = {"num_moe_experts": 4, "moe_ffn_hidden_size": 384}
+    cut = 4 * 3 * 128 * 384 * 2  # two experts a rank, more than all the rest
+    request = {"model": TINY | experts, "parallelism": {"world_size": 2, "expert_model_parallel_size": 2}}
+    assert errors_of(request | {"comm_overlap": {"dp": {"bucket_size": cut}}}) == ()
+    refused = errors_of(request | {"comm_overlap": {"dp": {"bucket_size": cut + 1}}})
+    assert [finding.rule for finding in refused] == ["DP014"]
+
+
+def test_refuses_gathering_with_the_optimizer_step_in_mxfp8() -> None:
+    fp8 = ("precision.bf16=true", "precision.fp8=e4m3", "software.transformer_engine=2.12.0", "platform=b200")
+    asked = (f"{STEP}=true", *INTERLEAVED, *SHARDED, *fp8)
+    assert refusing(*asked, "precision.fp8_recipe=mxfp8") == ["DP015"]
+    assert refusing(*asked, "precision.fp8_recipe=tensorwise") == []
 
 
 def test_refuses_optimizer_instances_without_a_distributed_optimizer_or_across_experts() -> None:

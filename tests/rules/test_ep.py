@@ -3,7 +3,7 @@
 import pytest
 
 from hydra_overlap import resolve
-from tests.overrides import refusing, request_of
+from tests.overrides import refusing, remarks, request_of
 
 OVERLAP = "comm_overlap.ep.overlap_moe_expert_parallel_comm=true"
 DELAY = "comm_overlap.ep.delay_wgrad_compute=true"
@@ -112,3 +112,74 @@ def test_refuses_shared_expert_overlap_that_would_hide_nothing() -> None:
     assert refusing(on) == refusing(on, *EXPERTS) == ["EP014"]
     assert refusing(on, SHARED, *EXPERTS, "model.moe_token_dispatcher_type=flex") == ["EP014"]
     assert refusing(on, SHARED, *EXPERTS) == []
+
+
+@pytest.mark.parametrize(("core", "rules"), [("0.16.1", ["EP014"]), ("0.17.1", ["EP014"]), ("0.18.2", [])])
+def test_shared_expert_overlap_takes_the_flex_dispatcher_from_megatron_core_018(core: str, rules: list[str]) -> None:
+    asked = ("model.moe_shared_expert_overlap=true", SHARED, *EXPERTS, "model.moe_token_dispatcher_type=flex")
+    assert refusing(*asked, f"software.megatron_core={core}") == rules
+
+
+@pytest.mark.parametrize(("granularity", "modules", "rules"), [
+    ("selective", "[shared_experts]", ["EP016"]), ("selective", "[core_attn]", []), ("null", "[shared_experts]", []),
+])  # fmt: skip
+def test_shared_expert_overlap_excludes_recomputing_the_shared_expert(
+    granularity: str, modules: str, rules: list[str]
+) -> None:
+    asked = (f"model.recompute_granularity={granularity}", f"model.recompute_modules={modules}")
+    assert refusing("model.moe_shared_expert_overlap=true", SHARED, *EXPERTS, *asked) == rules
+
+
+@pytest.mark.parametrize(("core", "rules"), [("0.17.1", ["EP013"]), ("0.18.2", [])])
+def test_expert_overlap_inside_a_graph_of_the_whole_iteration_depends_on_megatron_core(
+    core: str, rules: list[str]
+) -> None:
+    asked = ("model.cuda_graph_scope=[full_iteration]", f"software.megatron_core={core}")
+    assert refusing(*LEGAL, *asked) == rules
+
+
+@pytest.mark.parametrize(("te", "rules"), [("2.9.0", ["EP015"]), ("2.10.0", [])])
+def test_delayed_weight_gradients_beside_any_partial_graph_need_transformer_engine_210(
+    te: str, rules: list[str]
+) -> None:
+    asked = ("model.cuda_graph_scope=[moe_router]", f"software.transformer_engine={te}")
+    assert refusing(DELAY, *LEGAL, *asked) == rules
+
+
+@pytest.mark.parametrize("backend", ["deepep", "hybridep"])
+def test_refuses_a_dispatcher_backend_that_nobody_reads(backend: str) -> None:
+    asked = (*EXPERTS, f"model.moe_flex_dispatcher_backend={backend}")
+    assert refusing(*asked) == ["EP017"]
+    assert refusing(*asked, "model.moe_token_dispatcher_type=flex") == []
+
+
+@pytest.mark.parametrize(("batch", "rules"), [(2, ["EP018"]), (4, []), (3, ["PAR009"])])
+def test_expert_overlap_needs_a_second_microbatch(batch: int, rules: list[str]) -> None:
+    assert refusing(*LEGAL, f"training.global_batch_size={batch}") == rules
+
+
+def test_allows_expert_overlap_with_the_fewest_microbatches_of_a_pipeline() -> None:
+    pipeline = ("parallelism.pipeline_model_parallel_size=2", "parallelism.virtual_pipeline_model_parallel_size=2")
+    assert refusing(*LEGAL, *pipeline, "training.global_batch_size=4") == []
+
+
+def test_early_release_comes_with_expert_overlap() -> None:
+    early = "model.ep_overlap_early_attn_memory_release=true"
+    assert refusing(early, *EXPERTS) == ["EP019"]
+    assert refusing(early, *LEGAL) == []
+
+
+def test_dispatch_over_expert_weight_gradients_has_what_it_needs() -> None:
+    on = ("model.overlap_dispatch_backward_with_experts_wgrad=true", "model.moe_grouped_gemm=true", TE212)
+    assert refusing(*on, *EXPERTS) == refusing(*on, *EXPERTS, "software.megatron_core=0.18.2") == []
+    assert refusing(*on, *EXPERTS, "software.megatron_core=0.17.1") == ["VER001"]
+    assert refusing(*on, *LEGAL) == ["EP020"]
+    assert refusing(*on, *EXPERTS, "model.moe_grouped_gemm=false") == ["EP021"]
+    assert refusing(*on, *EXPERTS, "software.transformer_engine=null") == ["EP021"]
+    assert refusing(*on, *EXPERTS, "parallelism.expert_model_parallel_size=1") == ["EP021"]
+
+
+@pytest.mark.parametrize(("ranks", "domain", "noted"), [(2, 8, True), (4, 4, True), (4, 2, False), (8, 8, False)])
+def test_a_note_asks_to_measure_expert_overlap_over_few_ranks(ranks: int, domain: int, noted: bool) -> None:
+    asked = (f"parallelism.expert_model_parallel_size={ranks}", "model.num_moe_experts=8")
+    assert remarks(*LEGAL, *asked, f"platform.nvlink_domain_size={domain}") == ["EP201"] * noted

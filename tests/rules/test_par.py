@@ -4,7 +4,7 @@ import pytest
 
 from hydra_overlap import resolve
 from hydra_overlap.rules.layout import divisor_below, neighbours
-from tests.overrides import refusing, request_of
+from tests.overrides import errors_of, refusing, request_of
 
 TP, PP, CP = (f"parallelism.{name}_parallel_size" for name in ("tensor_model", "pipeline_model", "context"))
 VPP, EP = "parallelism.virtual_pipeline_model_parallel_size", "parallelism.expert_model_parallel_size"
@@ -153,3 +153,47 @@ def test_a_divisor_is_found_or_one_is_said_without_a_long_search() -> None:
     assert divisor_below(80, 6) == 5
     assert divisor_below(7, 6) == 1
     assert divisor_below(10**30 + 1, 10**12) == 1
+
+
+STAGES = "parallelism.pipeline_model_parallel_size"
+FIRST, LAST = "model.num_layers_in_first_pipeline_stage", "model.num_layers_in_last_pipeline_stage"
+EMBEDDING, LOSS = "model.account_for_embedding_in_pipeline_split=true", "model.account_for_loss_in_pipeline_split=true"
+
+
+@pytest.mark.parametrize(
+    ("layers", "stages", "overrides", "legal"),
+    [
+        (6, 4, (EMBEDDING, LOSS), True), (8, 4, (EMBEDDING, LOSS), False), (7, 4, (LOSS,), True),
+        (8, 4, (f"{FIRST}=2",), True), (9, 4, (f"{FIRST}=2",), False), (8, 4, (f"{FIRST}=3", f"{LAST}=1"), True),
+        (8, 2, (f"{FIRST}=3",), True), (8, 2, (f"{FIRST}=3", f"{LAST}=5"), True),
+        (8, 2, (f"{FIRST}=3", f"{LAST}=4"), False), (8, 1, (f"{FIRST}=8",), True), (8, 1, (f"{FIRST}=2",), False),
+        (8, 4, (f"{FIRST}=2", EMBEDDING), False), (8, 2, (f"{FIRST}=9",), False),
+        (8, 2, (f"{FIRST}=2", "parallelism.virtual_pipeline_model_parallel_size=2"), True),
+        (8, 2, (f"{FIRST}=3", "parallelism.virtual_pipeline_model_parallel_size=2"), False),
+    ],
+)  # fmt: skip
+def test_uneven_stages_must_fill_their_chunks(
+    layers: int, stages: int, overrides: tuple[str, ...], legal: bool
+) -> None:
+    found = refusing(f"model.num_layers={layers}", f"{STAGES}={stages}", *overrides)
+    assert found == ([] if legal else ["PAR017"])
+
+
+def test_names_the_legal_numbers_of_layers_for_uneven_stages() -> None:
+    finding = errors_of(request_of("model.num_layers=9", f"{STAGES}=4", f"{FIRST}=2"))[0]
+    assert {fix.override for fix in finding.fixes} >= {"model.num_layers=8", "model.num_layers=11"}
+
+
+def test_uneven_stages_of_a_model_that_is_not_described_are_left_alone() -> None:
+    assert refusing(f"{STAGES}=4", f"{FIRST}=2") == []
+    assert refusing(f"{STAGES}=4", f"{FIRST}=2", EMBEDDING) == ["PAR017"]
+
+
+@pytest.mark.parametrize(("dispatcher", "rules"), [("allgather", ["PAR018"]), ("alltoall", []), ("flex", [])])
+def test_refuses_microbatches_of_different_lengths_with_the_allgather_dispatcher(
+    dispatcher: str, rules: list[str]
+) -> None:
+    dispatched = f"model.moe_token_dispatcher_type={dispatcher}"
+    assert refusing("model.variable_seq_lengths=true", "model.num_moe_experts=4", dispatched) == rules
+    assert refusing("model.variable_seq_lengths=true", dispatched) == []
+    assert refusing("model.num_moe_experts=4", dispatched) == []

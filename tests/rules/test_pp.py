@@ -3,7 +3,7 @@
 import pytest
 
 from hydra_overlap import resolve
-from tests.overrides import refusing, request_of
+from tests.overrides import refusing, remarks, request_of
 
 PP2 = "parallelism.pipeline_model_parallel_size=2"
 INTERLEAVED = (PP2, "parallelism.virtual_pipeline_model_parallel_size=2")
@@ -11,6 +11,7 @@ OVERLAP, BATCH = "comm_overlap.pp.overlap_p2p_comm", "comm_overlap.pp.batch_p2p_
 FLUSH = "comm_overlap.pp.overlap_p2p_comm_warmup_flush"
 DEFER, LIMIT = "comm_overlap.pp.defer_embedding_wgrad_compute=true", "comm_overlap.pp.wgrad_deferral_limit"
 GAF = "model.gradient_accumulation_fusion=true"
+TE = "software.transformer_engine=2.12.0"
 
 
 def p2p(*overrides: str) -> tuple[bool, bool]:
@@ -50,24 +51,25 @@ def test_refuses_overlap_in_warm_up_without_overlap_in_between(others: tuple[str
 
 
 def test_allows_deferring_the_embedding_gradient_in_a_pipeline_with_fused_accumulation() -> None:
-    assert resolve(request_of(DEFER, PP2, GAF)).transformer_config["wgrad_deferral_limit"] == 0
+    assert resolve(request_of(DEFER, PP2, GAF, TE)).transformer_config["wgrad_deferral_limit"] == 0
     assert refusing(DEFER, GAF) == ["PP005"]
-    assert refusing(DEFER, PP2) == ["PP006"]
+    assert refusing(DEFER, PP2, TE) == ["PP006"]
+    assert refusing(DEFER, PP2, GAF) == ["PP010"]
 
 
 @pytest.mark.parametrize(("limit", "rules"), [("0", []), ("22", []), ("-1", ["PP007"])])
 def test_refuses_a_negative_deferral_limit(limit: str, rules: list[str]) -> None:
-    assert refusing(DEFER, PP2, GAF, f"{LIMIT}={limit}") == rules
+    assert refusing(DEFER, PP2, GAF, TE, f"{LIMIT}={limit}") == rules
 
 
 def test_refuses_a_deferral_beside_overlapped_gradient_reduction() -> None:
-    dp2 = (DEFER, PP2, GAF, "parallelism.world_size=4")
+    dp2 = (DEFER, PP2, GAF, TE, "parallelism.world_size=4")
     assert refusing(*dp2, "comm_overlap.dp.overlap_grad_reduce=true") == ["PP008"]
     assert refusing(*dp2, "comm_overlap.dp.overlap_grad_reduce=false") == []
 
 
 def test_derives_no_gradient_reduce_overlap_beside_a_deferral() -> None:
-    resolution = resolve(request_of(DEFER, PP2, GAF, "parallelism.world_size=4"))
+    resolution = resolve(request_of(DEFER, PP2, GAF, TE, "parallelism.world_size=4"))
     assert resolution.ddp_config["overlap_grad_reduce"] is False
     row = next(row for row in resolution.ledger if row.field == "comm_overlap.dp.overlap_grad_reduce")
     assert "PP008" in row.reason
@@ -76,3 +78,46 @@ def test_derives_no_gradient_reduce_overlap_beside_a_deferral() -> None:
 def test_refuses_a_deferral_limit_without_the_deferral() -> None:
     assert refusing(f"{LIMIT}=22") == refusing(f"{LIMIT}=-1") == ["PP009"]
     assert refusing(f"{LIMIT}=0") == []
+
+
+def test_refuses_a_deferral_under_megatron_fsdp() -> None:
+    fsdp = (
+        "ddp.use_megatron_fsdp=true",
+        "ddp.use_distributed_optimizer=true",
+        "optimizer.use_distributed_optimizer=true",
+    )
+    assert refusing(DEFER, PP2, GAF, TE, *fsdp, "parallelism.world_size=4") == ["PP011"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "microbatches", "warned"),
+    [
+        ((PP2,), 1, True), ((PP2,), 2, False), (("parallelism.pipeline_model_parallel_size=4",), 3, True),
+        (INTERLEAVED, 2, True), (INTERLEAVED, 4, False), ((*INTERLEAVED, f"{FLUSH}=true"), 2, False),
+    ],
+)  # fmt: skip
+def test_warns_of_a_first_stage_that_never_leaves_the_warm_up(
+    overrides: tuple[str, ...], microbatches: int, warned: bool
+) -> None:
+    assert ("PP201" in remarks(*overrides, f"training.global_batch_size={microbatches}")) is warned
+
+
+def test_the_batch_size_it_proposes_is_enough() -> None:
+    overrides = (*INTERLEAVED, "training.micro_batch_size=2", "parallelism.world_size=8")
+    finding = next(
+        finding
+        for finding in resolve(request_of(*overrides, "training.global_batch_size=16")).findings
+        if finding.rule == "PP201"
+    )
+    assert "PP201" not in remarks(*overrides, finding.fixes[0].override)
+
+
+def test_notes_p2p_that_is_neither_batched_nor_overlapped_where_it_could_be_batched() -> None:
+    assert "PP202" in remarks(PP2, f"{BATCH}=false")
+    assert "PP202" not in remarks(PP2)
+    assert "PP202" not in remarks(*INTERLEAVED, f"{OVERLAP}=false")
+
+
+def test_notes_shapes_that_travel_before_tensors() -> None:
+    assert "PP203" in remarks(PP2, "model.variable_seq_lengths=true")
+    assert "PP203" not in remarks("model.variable_seq_lengths=true")

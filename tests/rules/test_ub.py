@@ -15,7 +15,7 @@ PRESETS = json.loads((Path(__file__).parent.parent / "reference" / "bridge_userb
 ]
 TP2 = (
     "comm_overlap.tp.tp_comm_overlap=true", "parallelism.tensor_model_parallel_size=2",
-    "parallelism.sequence_parallel=true", "software.transformer_engine=2.11.0",
+    "parallelism.sequence_parallel=true", "software.transformer_engine=2.11.0", "precision.bf16=true",
 )  # fmt: skip
 
 
@@ -30,9 +30,21 @@ def judged(layers: dict[str, Any]) -> list[str]:
     return []
 
 
-@pytest.mark.parametrize("name", PRESETS)
+LORA = [name for name in PRESETS if name.endswith("_lora")]
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name not in LORA])
 def test_allows_every_published_preset(name: str) -> None:
     assert judged(PRESETS[name]) == []
+
+
+@pytest.mark.parametrize("name", LORA)
+def test_refuses_the_lora_presets_until_both_dgrads_run_one_way(name: str) -> None:
+    """Fc1_dgrad pipelined and qkv_dgrad bulk is what no value of tp_comm_overlap_rs_dgrad gives."""
+    layers = PRESETS[name]
+    assert judged(layers) == ["UB008"]
+    assert judged({**layers, "fc1_dgrad": {"method": "bulk"}}) == []
+    assert judged({**layers, "qkv_dgrad": {"method": "pipeline"}}) == []
 
 
 def test_hands_the_dictionary_on_unchanged_and_as_a_copy() -> None:
@@ -106,13 +118,93 @@ def test_refuses_atomic_gemms() -> None:
 
 def test_refuses_a_ring_dgrad_in_fp8_only_beside_bf16_layers() -> None:
     ring = (*TP2, "userbuffers.layers.qkv_dgrad={method:ring_exchange}")
-    assert refusing(*ring, "precision.fp8=hybrid", "precision.first_last_layers_bf16=true") == ["UB007"]
-    assert refusing(*ring, "precision.fp8=hybrid") == []
-    assert refusing(*ring, "precision.first_last_layers_bf16=true") == []
+    fp8, mixed = ("precision.fp8=hybrid", "precision.fp8_recipe=tensorwise"), "precision.first_last_layers_bf16=true"
+    none = ("precision.num_layers_at_start_in_bf16=0", "precision.num_layers_at_end_in_bf16=0")
+    assert refusing(*ring, *fp8, mixed) == ["UB007"]
+    assert refusing(*ring, *fp8, mixed, *none) == []
+    assert refusing(*ring, *fp8) == []
+    assert refusing(*ring, mixed) == []
 
 
-TUNED = (*TP2, "userbuffers.tuned_for={gpu:h100,hidden_size:8192,tp:2,cp:1,mbs:1,seq_length:8192,precision:bf16}")
-HERE = ("platform.name=h100", "model.hidden_size=8192", "model.seq_length=8192", "precision.bf16=true")
+RING = "userbuffers.layers.qkv_dgrad={method:ring_exchange}"
+RS_DGRAD = "comm_overlap.tp.tp_comm_overlap_rs_dgrad"
+
+
+def test_a_dgrad_that_is_not_bulk_turns_its_flag_on_and_the_bulk_overlaps_off() -> None:
+    config = resolve(request_of(*TP2, RING)).transformer_config
+    assert config["tp_comm_overlap_rs_dgrad"] is True
+    assert config["tp_comm_bulk_dgrad"] is config["tp_comm_bulk_wgrad"] is False
+    layer_left_out = resolve(request_of(*TP2, RING, "comm_overlap.tp.tp_comm_overlap_disable_fc1=true"))
+    assert layer_left_out.transformer_config["tp_comm_bulk_dgrad"] is True
+
+
+def test_refuses_a_dgrad_entry_that_would_run_by_another_method() -> None:
+    assert refusing(*TP2, RING, f"{RS_DGRAD}=false") == ["UB008"]
+    assert refusing(*TP2, RING, f"{RS_DGRAD}=true") == []
+    assert refusing(*TP2, RING, "comm_overlap.tp.tp_comm_overlap_disable_qkv=true") == ["UB008"]
+    bulk = "userbuffers.layers.qkv_dgrad={method:bulk}"
+    assert refusing(*TP2, bulk, f"{RS_DGRAD}=true") == ["UB008"]
+    assert refusing(*TP2, bulk, f"{RS_DGRAD}=true", "comm_overlap.tp.tp_comm_overlap_disable_qkv=true") == []
+    assert refusing(*TP2, bulk) == []
+    assert refusing(*TP2, "userbuffers.layers.qkv_wgrad={method:bulk}", f"{RS_DGRAD}=true") == ["UB008"]
+    assert refusing(*TP2, f"{RS_DGRAD}=true") == []  # Transformer Engine's default communicators, pipelined
+
+
+@pytest.mark.parametrize(("gemm", "method", "scatters"), [
+    ("fc1_fprop", "ring_exchange", False), ("proj_fprop", "ring_exchange", True), ("qkv_wgrad", "bulk", True),
+    ("fc1_dgrad", "bulk", False), ("fc1_dgrad", "pipeline", True),
+])  # fmt: skip
+def test_refuses_a_collective_that_its_gemm_does_not_overlap(gemm: str, method: str, scatters: bool) -> None:
+    assert judged({gemm: {"method": method, "is_reduce_scatter": scatters}}) == []
+    assert judged({gemm: {"method": method, "is_reduce_scatter": not scatters}}) == ["UB009"]
+
+
+SPLITS = "userbuffers.layers.{}={{method:{},num_splits:{}}}"
+
+
+@pytest.mark.parametrize(("splits", "rules"), [(1, []), (3, ["UB010"]), (4, []), (128, []), (256, ["UB010"])])
+def test_refuses_splits_with_a_remainder(splits: int, rules: list[str]) -> None:
+    assert refusing(*TP2, SPLITS.format("proj_fprop", "pipeline", splits), "model.hidden_size=128") == rules
+    assert refusing(*TP2, SPLITS.format("qkv_fprop", "ring_exchange", splits), "model.hidden_size=128") == []
+    assert refusing(*TP2, SPLITS.format("proj_fprop", "pipeline", splits)) == []  # nothing is known of the model
+
+
+def test_under_mxfp8_a_split_is_a_multiple_of_128() -> None:
+    mxfp8 = ("precision.fp8=e4m3", "precision.fp8_recipe=mxfp8", "model.hidden_size=1024")
+    assert refusing(*TP2, SPLITS.format("proj_fprop", "pipeline", 8), *mxfp8) == []
+    assert refusing(*TP2, SPLITS.format("proj_fprop", "pipeline", 16), *mxfp8) == ["UB010"]
+    assert refusing(*TP2, SPLITS.format("proj_fprop", "pipeline", 16), *mxfp8[2:]) == []
+
+
+def test_tp_overlap_with_nothing_but_defaults_gets_a_note() -> None:
+    assert remarks(*TP2) == ["UB204"]
+    assert remarks(*TP2, "userbuffers.layers.qkv_fprop={method:ring_exchange}") == []
+
+
+@pytest.mark.parametrize(("gemm", "entry", "remark"), [
+    ("proj_fprop", "method:pipeline,aggregate:true", ["UB205"]),
+    ("proj_fprop", "method:pipeline,aggregate:false", []),
+    ("proj_fprop", "method:ring_exchange,aggregate:true", []),
+    ("proj_fprop", "method:ring_exchange,num_splits:4", ["UB205"]),
+    ("qkv_dgrad", "method:bulk,num_splits:4", ["UB205"]),
+    ("qkv_wgrad", "method:bulk,fp8_buf:true", ["UB205"]),
+    ("proj_dgrad", "method:ring_exchange,fp8_buf:false", []),
+])  # fmt: skip
+def test_an_argument_that_its_method_ignores_gets_a_note(gemm: str, entry: str, remark: list[str]) -> None:
+    assert remarks(*TP2, f"userbuffers.layers.{gemm}={{{entry}}}") == remark
+
+
+def test_a_cluster_of_more_than_four_gets_a_note() -> None:
+    assert remarks(*TP2, "userbuffers.layers.proj_fprop={method:pipeline,num_sm:24,cga_size:8}") == ["UB203"]
+
+
+NAMED = "userbuffers.layers.qkv_fprop={method:ring_exchange}"
+TUNED = (
+    *TP2,
+    NAMED,
+    "userbuffers.tuned_for={gpu:h100,hidden_size:8192,tp:2,cp:1,mbs:1,seq_length:8192,precision:bf16}",
+)
+HERE = ("platform.name=h100", "model.hidden_size=8192", "model.seq_length=8192")
 
 
 def test_a_preset_on_its_shape_gets_no_remark() -> None:
@@ -128,7 +220,7 @@ def test_a_preset_off_its_shape_gets_a_note(change: str) -> None:
 
 
 def test_what_is_not_said_on_one_side_is_not_off_its_shape() -> None:
-    assert remarks(*TP2, "userbuffers.tuned_for={tp:2}", *HERE) == []
+    assert remarks(*TP2, NAMED, "userbuffers.tuned_for={tp:2}", *HERE) == []
     assert remarks(*TUNED) == []
 
 

@@ -1,0 +1,273 @@
+"""ADV: defects of released versions, each with its public thread. Applied like `pip audit`, to the versions planned for.
+
+An advisory is a rule that holds nowhere: it applies to the versions it names and to the requests that meet the defect.
+It warns. It refuses (severity error) where the run would go on and train something else than was asked.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ..findings import Fix
+from ..versions import at_least
+from ._base import GIVES_UP, KEEPS, Config, Rule
+from .layout import EP, PP
+
+CORE = "software.megatron_core"
+TE = "software.transformer_engine"
+GRAD_REDUCE = "comm_overlap.dp.overlap_grad_reduce"
+GATHER = "comm_overlap.dp.overlap_param_gather"
+P2P = "comm_overlap.pp.overlap_p2p_comm"
+BATCH_P2P = "comm_overlap.pp.batch_p2p_comm"
+EP_OVERLAP = "comm_overlap.ep.overlap_moe_expert_parallel_comm"
+INSTANCES = "ddp.num_distributed_optimizer_instances"
+DEALLOCATE = "model.deallocate_pipeline_outputs"
+REUSE = "ddp.reuse_grad_buf_for_mxfp8_param_ag"
+REUSE_OPTIMIZER = "optimizer.reuse_grad_buf_for_mxfp8_param_ag"
+FP8_GATHER = "precision.fp8_param_gather"
+FSDP = "ddp.use_megatron_fsdp"
+SHARDING = "ddp.data_parallel_sharding_strategy"
+DOUBLE_BUFFER = "ddp.fsdp_double_buffer"
+SHARDED = (
+    f"{FSDP}=true", "ddp.use_distributed_optimizer=true", "optimizer.use_distributed_optimizer=true",
+    "parallelism.world_size=2",
+)  # fmt: skip
+LM = "https://github.com/NVIDIA/Megatron-LM/"
+NAMES = {CORE: "megatron-core", TE: "Transformer Engine"}
+
+
+@dataclass(frozen=True)
+class Affected:
+    """Versions of one component: from `since` (None = the first) up to `until`, excluded (None = not fixed yet)."""
+
+    component: str
+    """Key of software.*."""
+    since: str | None = None
+    until: str | None = None
+
+    def covers(self, installed: str | None) -> bool:
+        """Whether the defect is in this version; what is not installed has none."""
+        if installed is None or (self.since is not None and not at_least(installed, self.since)):
+            return False
+        return self.until is None or not at_least(installed, self.until)
+
+    def __str__(self) -> str:
+        bounds = (f" from {self.since}" if self.since else "") + (f" before {self.until}" if self.until else "")
+        return NAMES[self.component] + (bounds or ", all versions so far")
+
+    def upgrade(self) -> tuple[Fix, ...]:
+        """The override that plans for the version that mends it."""
+        effect = KEEPS + ", if that version is what the run will find"
+        return (Fix(f"{self.component}={self.until}", effect),) if self.until else ()
+
+
+class Advisory(Rule):
+    """Base of all advisories. `why` says the mechanism; effect and versions are put before it, the thread after source."""
+
+    severity = "warning"
+    affected: ClassVar[Affected]
+    effect: ClassVar[str] = ""
+    """What the user sees: a hang, NaN, wrong gradients, out of memory."""
+    thread: ClassVar[str] = ""
+    """Public report or repair."""
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Complete the declaration, so that pages and messages need not know advisories."""
+        super().__init_subclass__(**arguments)
+        cls.why = f"{cls.effect} with {cls.affected}. {cls.why}"
+        cls.source = f"{cls.thread}; {cls.source}"
+
+    @classmethod
+    def meets(cls, c: Config) -> bool:
+        """Whether this request runs into the defect, the versions aside."""
+        raise NotImplementedError
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return cls.meets(c) and cls.affected.covers(c[cls.affected.component])
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return False
+
+
+class ADV001(Advisory):
+    """Gradient-reduce overlap with several optimizer instances reduces unfinished gradients."""
+
+    severity = "error"
+    requires = ("DP001", "DP012")
+    reads = (GRAD_REDUCE, INSTANCES, CORE)
+    affected = Affected(CORE, since="0.14.0", until="0.17.0")
+    effect = "Silently wrong gradients"
+    why = (
+        "Backward hooks run on the stream the model was wrapped on, and the reduce-scatter waits for another one; only "
+        "several instances reduce on a stream of their own."
+    )
+    thread = LM + "issues/3670"
+    source = "megatron-core core_v0.17.1 param_and_grad_buffer.py:587, mended by pull 3693"
+    refused = (
+        "parallelism.world_size=4", "ddp.use_distributed_optimizer=true", "optimizer.use_distributed_optimizer=true",
+        f"{INSTANCES}=2", f"{CORE}=0.16.1", f"{GRAD_REDUCE}=true",
+    )  # fmt: skip
+    fixes = (
+        Fix(f"{INSTANCES}=1", KEEPS + ", with one instance"),
+        *affected.upgrade(),
+        Fix(f"{GRAD_REDUCE}=false", GIVES_UP),
+    )
+
+    @classmethod
+    def meets(cls, c: Config) -> bool:
+        return bool(c[GRAD_REDUCE]) and c[INSTANCES] > 1
+
+
+class ADV002(Advisory):
+    """Overlapped p2p frees outputs that are still being sent if pipeline outputs are deallocated."""
+
+    requires = ("PP001",)
+    reads = (P2P, DEALLOCATE, CORE)
+    affected = Affected(CORE, until="0.18.0")
+    effect = "Wrong activations on the next stage, seen once: NaN on 405B with PP 16, VPP 8 in deterministic mode"
+    why = (
+        "The send copies asynchronously, and its buffer is given back before it has finished. Megatron-LM always frees."
+    )
+    thread = LM + "pull/4047"
+    source = "megatron-core core_v0.18.0 schedules.py:1592-1596"
+    refused = (
+        "parallelism.pipeline_model_parallel_size=2", "parallelism.virtual_pipeline_model_parallel_size=2",
+        f"{DEALLOCATE}=true", f"{CORE}=0.16.1",
+    )  # fmt: skip
+    fixes = (Fix(f"{DEALLOCATE}=false", KEEPS + ", and holds the outputs in memory"), *affected.upgrade())
+
+    @classmethod
+    def meets(cls, c: Config) -> bool:
+        return bool(c[P2P]) and bool(c[DEALLOCATE])
+
+
+class ADV003(Advisory):
+    """MXFP8 parameters gathered through the gradient buffer need both data-parallel overlaps."""
+
+    reads = (REUSE, FP8_GATHER, GRAD_REDUCE, GATHER, CORE)
+    affected = Affected(CORE, until="0.18.0")
+    effect = "NaN loss"
+    why = "Without the overlaps the shared buffer is read before it holds the gathered parameters."
+    thread = LM + "issues/2272"
+    source = "megatron-core core_v0.18.0 optimizer.py, mended by pull 4800"
+    refused = (
+        f"{REUSE}=true", f"{REUSE_OPTIMIZER}=true", f"{FP8_GATHER}=true", "precision.fp8=hybrid",
+        "precision.fp8_recipe=mxfp8", "ddp.use_distributed_optimizer=true", "optimizer.use_distributed_optimizer=true",
+        f"{CORE}=0.16.1",
+    )  # fmt: skip
+    fixes = (
+        Fix(f"{GRAD_REDUCE}=true {GATHER}=true", "both overlaps"),
+        Fix(f"{REUSE}=false {REUSE_OPTIMIZER}=false", "a buffer of its own, with more memory"),
+    )
+
+    @classmethod
+    def meets(cls, c: Config) -> bool:
+        return bool(c[REUSE] and c[FP8_GATHER]) and not all((c[GRAD_REDUCE], c[GATHER]))
+
+
+class ADV004(Advisory):
+    """Full recomputation of a multi-token-prediction layer in FP8 drops gradients."""
+
+    reads = ("model.mtp_num_layers", "model.recompute_granularity", "precision.fp8", CORE)
+    affected = Affected(CORE, until="0.18.0")
+    effect = "Silently wrong gradients in the MTP layer"
+    why = (
+        "Its inputs reach Transformer Engine's checkpoint by keyword, which are not tracked; the hooks of their parameters "
+        "may never fire, which gradient-reduce overlap waits for."
+    )
+    thread = LM + "pull/4593"
+    source = "megatron-core core_v0.18.0 multi_token_prediction.py:1114-1204"
+    refused = (
+        "model.mtp_num_layers=1", "model.recompute_granularity=full", "model.recompute_method=uniform",
+        "model.recompute_num_layers=1", "precision.fp8=hybrid", f"{CORE}=0.16.1",
+    )  # fmt: skip
+    fixes = (
+        *affected.upgrade(),
+        Fix(
+            "model.recompute_granularity=null model.recompute_method=null model.recompute_num_layers=null",
+            "keeps all activations",
+        ),
+    )
+
+    @classmethod
+    def meets(cls, c: Config) -> bool:
+        full = c["model.recompute_granularity"] == "full"
+        return bool(c["model.mtp_num_layers"]) and full and c["precision.fp8"] is not None
+
+
+class ADV005(Advisory):
+    """Expert-parallel overlap holds the activations of two microbatches for longer than it must."""
+
+    requires = ("EP001",)
+    reads = (EP_OVERLAP, EP, CORE)
+    affected = Affected(CORE, until="0.16.0")
+    effect = "Higher peak memory, out of memory at worst,"
+    why = "Schedule nodes keep references; later versions drop them layer by layer (ep_overlap_early_attn_memory_release: sooner)."
+    thread = LM + "pull/2236"
+    source = "megatron-core core_v0.16.1 megatron/core/models/common/model_chunk_schedule_plan.py"
+    refused = (
+        f"{EP_OVERLAP}=true", "model.num_moe_experts=4", f"{EP}=2", "model.moe_token_dispatcher_type=alltoall",
+        "precision.bf16=true", "software.torch=2.11.0", f"{CORE}=0.15.3",
+    )  # fmt: skip
+    fixes = (*affected.upgrade(), Fix(f"{EP_OVERLAP}=false", GIVES_UP))
+
+    @classmethod
+    def meets(cls, c: Config) -> bool:
+        return bool(c[EP_OVERLAP]) and c[EP] > 1
+
+
+class ADV006(Advisory):
+    """Batched p2p exchanges the shapes of variable-length microbatches in an order that can deadlock."""
+
+    requires = ("PAR001",)
+    reads = ("model.variable_seq_lengths", BATCH_P2P, PP, CORE)
+    affected = Affected(CORE)
+    effect = "Hang in the first step"
+    why = "Reported with four and more stages: every rank sends and receives in the same order, whatever its position."
+    thread = LM + "issues/5100"
+    source = "megatron-core core_v0.16.1 megatron/core/pipeline_parallel/p2p_communication.py:20-77"
+    refused = ("model.variable_seq_lengths=true", f"{PP}=4", f"{CORE}=0.16.1")
+    fixes = (Fix(f"{BATCH_P2P}=false", "unbatched sends and receives, ordered by position"),)
+
+    @classmethod
+    def meets(cls, c: Config) -> bool:
+        return bool(c["model.variable_seq_lengths"]) and bool(c[BATCH_P2P]) and c[PP] >= 4
+
+
+class ADV007(Advisory):
+    """Megatron FSDP reduces gradients in an order that may differ between ranks."""
+
+    reads = (FSDP, SHARDING, CORE)
+    affected = Affected(CORE, until="0.16.0")
+    effect = "Hang, rarely and for some models"
+    why = "Gradients to reduce are kept in a set, and buckets of different sizes then meet in one collective."
+    thread = LM + "pull/2218"
+    source = "megatron-core core_v0.16.0 megatron/core/distributed/fsdp/src/megatron_fsdp/param_and_grad_buffer.py"
+    refused = (*SHARDED, f"{SHARDING}=optim_grads_params", f"{CORE}=0.15.3")
+    fixes = affected.upgrade()
+
+    @classmethod
+    def meets(cls, c: Config) -> bool:
+        return bool(c[FSDP]) and c[SHARDING] != "no_shard"
+
+
+class ADV008(Advisory):
+    """Megatron FSDP's double buffers race with weight gradients."""
+
+    reads = (FSDP, DOUBLE_BUFFER, CORE)
+    affected = Affected(CORE, until="0.19.0")
+    effect = "Wrong gradients"
+    why = "Fused accumulation takes a gradient buffer without waiting for one of the two to be free."
+    thread = LM + "pull/5222"
+    source = "megatron-core core_v0.19.0 param_and_grad_buffer.py"
+    refused = (*SHARDED, f"{DOUBLE_BUFFER}=true", f"{CORE}=0.16.1")
+    fixes = (*affected.upgrade(), Fix(f"{DOUBLE_BUFFER}=false", "allocates buffers as they are needed"))
+
+    @classmethod
+    def meets(cls, c: Config) -> bool:
+        return bool(c[FSDP]) and bool(c[DOUBLE_BUFFER])
+
+
+ADVISORIES: tuple[type[Advisory], ...] = (ADV001, ADV002, ADV003, ADV004, ADV005, ADV006, ADV007, ADV008)
+"""In id order; the table a new report is added to."""

@@ -1,0 +1,472 @@
+"""DP: what the other settings of DistributedDataParallelConfig do to the overlaps.
+
+Collectives, NCCL user buffers, Megatron FSDP; the overlap flags against each other are in dp.py.
+"""
+
+from ..findings import Fix
+from ..versions import at_least
+from ._base import ARCHITECTURE, GIVES_UP, KEEPS, Config, Rule
+from .dp import (
+    ARGUMENTS,
+    BUCKET,
+    DDP_DIST,
+    GATHER,
+    GRAD_REDUCE,
+    INSTANCES,
+    LAYOUT,
+    MCORE,
+    OPT_DIST,
+    STEP_GATHER,
+    STRATEGY,
+    StepRule,
+)
+from .layout import EP, ETP, FSDP, PP, VPP, WORLD, dp_cp_size, expert_ranks
+
+AVERAGE = "ddp.average_in_collective"
+FP32_SUM = "ddp.reduce_scatter_with_fp32_accumulation"
+NAN_CHECK = "ddp.check_for_nan_in_grad"
+NCCL_UB = "ddp.nccl_ub"
+LOCAL = "ddp.disable_symmetric_registration"
+DOUBLE = "ddp.fsdp_double_buffer"
+MANUAL = "ddp.fsdp_manual_registration"
+PER_TOKEN = "model.calculate_per_token_loss"
+FP8_GATHER = "precision.fp8_param_gather"
+SAVE, LOAD = "checkpoint.save", "checkpoint.load"
+DDP = MCORE + "distributed/distributed_data_parallel.py:"
+BUFFER = MCORE + "distributed/param_and_grad_buffer.py:"
+MEGATRON_FSDP = MCORE + "distributed/fsdp/src/megatron_fsdp/"
+BRIDGE = "Megatron-Bridge v0.6.0 src/megatron/bridge/training/config.py:"
+
+FORCED: dict[str, tuple[str, ...]] = {"optim_grads": (GRAD_REDUCE,), "optim_grads_params": (GRAD_REDUCE, GATHER)}
+"""Sharding strategy -> overlaps that Megatron FSDP switches on without a word (megatron_fsdp.py:274-283)."""
+
+
+class AverageRule(Rule):
+    """Base: applies while gradients are averaged inside the collective."""
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[AVERAGE])
+
+
+class DP016(AverageRule):
+    """Averaging in the collective excludes a loss per token."""
+
+    reads = (AVERAGE, PER_TOKEN)
+    why = (
+        "A loss per token is divided by the tokens of the whole batch after the reduction, not by the ranks inside it; "
+        "megatron-core asserts while DDP is built."
+    )
+    records = ("dp-average-in-collective-per-token-loss",)
+    source = DDP + "254-257"
+    refused = (f"{AVERAGE}=true", f"{PER_TOKEN}=true")
+    fixes = (
+        Fix(f"{AVERAGE}=false", "keeps the loss per token"),
+        Fix(f"{PER_TOKEN}=false", "averages over microbatches and ranks"),
+    )
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return not c[PER_TOKEN]
+
+
+class DP017(AverageRule):
+    """Averaging in the collective scales experts' gradients exactly."""
+
+    requires = ("PAR001", "PAR002")
+    reads = (AVERAGE, EP, ETP, INSTANCES, *LAYOUT)
+    why = (
+        "megatron-core asserts, in floating point, that the experts' two factors multiply to 1 / data-parallel size; for "
+        "some sizes they miss it by one bit (7 expert ranks of 35), and building DDP fails."
+    )
+    source = DDP + "188-197"
+    refused = (
+        f"{AVERAGE}=true", f"{WORLD}=33", f"{EP}=3", "model.num_moe_experts=3",
+    )  # fmt: skip
+    fixes = (Fix(f"{AVERAGE}=false", "scales before a sum"),)
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[AVERAGE]) and c[EP] > 1 and c[INSTANCES] == 1
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        ranks, expert = dp_cp_size(c), c[WORLD] // expert_ranks(c)
+        return bool((expert / ranks) / expert == 1.0 / ranks)
+
+
+class DP018(Rule):
+    """Reduce-scatter with fp32 accumulation has the distributed optimizer, one instance, sums, and no FP8 buffers."""
+
+    reads = (FP32_SUM, DDP_DIST, INSTANCES, AVERAGE, FP8_GATHER)
+    why = (
+        "It replaces that one collective, adds up in fp32 itself, and takes one bucket at a time: averaging, several "
+        "instances and FP8 beside bf16 buffers fail an assertion, and without the distributed optimizer nothing calls it."
+    )
+    records = ("dp-fp32-accum-reduce-scatter",)
+    source = BUFFER + "158-170, 483-492; megatron/core/distributed/reduce_scatter_with_fp32_accumulation.py:62"
+    refused = (f"{FP32_SUM}=true",)
+
+    @classmethod
+    def missing(cls, c: Config) -> dict[str, str]:
+        """What would have to change: key -> value."""
+        wanted = {} if c[DDP_DIST] else {DDP_DIST: "true", OPT_DIST: "true"}
+        wanted |= {INSTANCES: "1"} if c[INSTANCES] > 1 else {}
+        return wanted | {key: "false" for key in (AVERAGE, FP8_GATHER) if c[key]}
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[FP32_SUM])
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return not cls.missing(c)
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        change = " ".join(f"{key}={value}" for key, value in cls.missing(c).items())
+        return (
+            Fix(change, "keeps the fp32 accumulation"),
+            Fix(f"{FP32_SUM}=false", "reduces in the gradients' own format"),
+        )
+
+
+class DP019(Rule):
+    """A NaN check before the reduction excludes fp16's loss scaling."""
+
+    reads = (NAN_CHECK, "precision.fp16")
+    why = (
+        "Dynamic loss scaling finds its scale by overflowing; the check raises at the first overflow. Megatron-LM switches "
+        "the check off with a warning."
+    )
+    source = ARGUMENTS + "704-710; megatron/core/distributed/param_and_grad_buffer.py:214-235"
+    refused = (f"{NAN_CHECK}=true", "precision.fp16=true")
+    fixes = (Fix(f"{NAN_CHECK}=false", "keeps fp16"), Fix("precision.fp16=false", "keeps the check"))
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[NAN_CHECK])
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return not c["precision.fp16"]
+
+
+class DP020(Rule):
+    """NCCL user buffers and Megatron FSDP need GPUs."""
+
+    reads = (NCCL_UB, FSDP, "platform.name")
+    why = (
+        "nccl_ub compiles an allocator against the CUDA toolkit while DDP is built; FSDP's buffers lie on CUDA devices."
+    )
+    records = ("dp-nccl-ub-cpu",)
+    source = MCORE + "nccl_allocator.py:25-30; megatron/core/distributed/fsdp/mcore_fsdp_adapter.py:91"
+    refused = (f"{NCCL_UB}=true", "platform.name=cpu")
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[NCCL_UB] or c[FSDP])
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return bool(c["platform.name"] != "cpu")
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        off = " ".join(f"{key}=false" for key in (NCCL_UB, FSDP, MANUAL, DOUBLE) if c[key])
+        return (Fix("platform=h100", "plans for GPUs"), Fix(off, "plain buffers, plain DDP"))
+
+
+class DP021(AverageRule):
+    """Averaging in the collective excludes symmetric NCCL user buffers."""
+
+    reads = (AVERAGE, NCCL_UB, LOCAL)
+    why = (
+        "NCCL's symmetric kernels add and do not average. megatron-core does not check; Megatron-Bridge switches the "
+        "averaging off, under Megatron FSDP even without nccl_ub, where we see no reason."
+    )
+    records = ("dp-nccl-ub-average-in-collective",)
+    source = BRIDGE + "1085-1087"
+    refused = (f"{AVERAGE}=true", f"{NCCL_UB}=true")
+    fixes = (
+        Fix(f"{AVERAGE}=false", "keeps the user buffers, scales before a sum"),
+        Fix(f"{LOCAL}=true", "keeps the averaging, registers the buffers locally"),
+    )
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return not c[NCCL_UB] or bool(c[LOCAL])
+
+
+class FsdpRule(Rule):
+    """Base: applies to Megatron FSDP."""
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[FSDP])
+
+
+class DP022(FsdpRule):
+    """Megatron FSDP needs the distributed optimizer and at least two ranks to shard over."""
+
+    requires = ("PAR001", "DP011")
+    reads = (FSDP, DDP_DIST, *LAYOUT)
+    why = (
+        "It hands its shards to the distributed optimizer (Megatron-LM from 0.18 and Megatron-Bridge switch that on "
+        "themselves); with data x context parallel size 1 nothing is sharded."
+    )
+    records = ("dp-fsdp-dist-optimizer-auto",)
+    source = BRIDGE + "1073-1077; megatron-core core_v0.18.2 megatron/training/arguments.py:1131"
+    refused = (f"{FSDP}=true",)
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return bool(c[DDP_DIST]) and dp_cp_size(c) > 1
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        changes = [] if c[DDP_DIST] else [f"{DDP_DIST}=true {OPT_DIST}=true"]
+        changes += [f"{WORLD}={c[WORLD] * 2}"] if dp_cp_size(c) == 1 else []
+        off = " ".join(f"{key}=false" for key in (FSDP, MANUAL, DOUBLE) if c[key])
+        return (Fix(" ".join(changes), "keeps FSDP"), Fix(off, "plain DDP"))
+
+
+class DP023(FsdpRule):
+    """Under Megatron FSDP the overlaps are those of its sharding strategy."""
+
+    requires = ("DP022", "PP011")
+    reads = (FSDP, STRATEGY, GRAD_REDUCE, GATHER)
+    why = (
+        "optim_grads switches the gradient-reduce overlap on, optim_grads_params both, whatever was asked and without a word; "
+        "no_shard keeps all parameters everywhere and gathers none."
+    )
+    records = ("dp-fsdp-forces-overlap",)
+    source = MEGATRON_FSDP + "megatron_fsdp.py:274-283"
+    refused = (
+        f"{FSDP}=true", f"{STRATEGY}=optim_grads", f"{GRAD_REDUCE}=false", f"{WORLD}=2", f"{DDP_DIST}=true",
+        f"{OPT_DIST}=true",
+    )  # fmt: skip
+
+    @classmethod
+    def _off(cls, c: Config) -> list[str]:
+        return [key for key in FORCED.get(c[STRATEGY], ()) if not c[key]]
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return not cls._off(c) and not (c[STRATEGY] == "no_shard" and c[GATHER])
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        if c[STRATEGY] == "no_shard":
+            shard = Fix(f"{STRATEGY}=optim_grads_params", f"{KEEPS}, shards everything")
+            return (shard, Fix(f"{GATHER}=false", GIVES_UP))
+        on = " ".join(f"{key}=true" for key in cls._off(c))
+        return (Fix(on, "as the strategy does it"), Fix(f"{STRATEGY}=optim", "shards the optimizer state alone"))
+
+
+class DP024(FsdpRule):
+    """Megatron FSDP takes neither a bucket size nor the gather with the optimizer step."""
+
+    reads = (FSDP, BUCKET, STEP_GATHER)
+    why = (
+        "It communicates units of at least 1,000,000,000 parameters whatever bucket_size says (max where its comment says "
+        "cap), and its optimizer returns before the gather with the step is set up."
+    )
+    source = MEGATRON_FSDP + "megatron_fsdp.py:374-396; megatron/core/optimizer/distrib_optimizer.py:529-530"
+    refused = (
+        f"{FSDP}=true", f"{WORLD}=2", f"{DDP_DIST}=true", f"{OPT_DIST}=true", f"{BUCKET}=1000000",
+    )  # fmt: skip
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return c[BUCKET] is None and not c[STEP_GATHER]
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        changes = [f"{BUCKET}=null"] if c[BUCKET] is not None else []
+        changes += [f"{STEP_GATHER}=false"] if c[STEP_GATHER] else []
+        off = " ".join(f"{key}=false" for key in (FSDP, MANUAL, DOUBLE) if c[key])
+        return (Fix(" ".join(changes), "keeps FSDP"), Fix(off, "plain DDP"))
+
+
+class DP025(Rule):
+    """FSDP's buffer settings need Megatron FSDP, manual registration needs NCCL user buffers as well."""
+
+    reads = (DOUBLE, MANUAL, FSDP, NCCL_UB)
+    why = "Nothing else reads them; Megatron-LM asserts for manual registration, megatron-core is silent."
+    records = ("dp-fsdp-manual-registration",)
+    source = ARGUMENTS + "693-695"
+    refused = (f"{MANUAL}=true",)
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[DOUBLE] or c[MANUAL])
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return bool(c[FSDP] and (c[NCCL_UB] or not c[MANUAL]))
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        if c[FSDP]:
+            return (Fix(f"{MANUAL}=false", "no user buffers"), Fix(f"{NCCL_UB}=true {DOUBLE}=true", "user buffers"))
+        return (Fix(" ".join(f"{key}=false" for key in (MANUAL, DOUBLE) if c[key]), "plain DDP"),)
+
+
+class DP026(FsdpRule):
+    """NCCL user buffers under Megatron FSDP are double buffers."""
+
+    requires = ("DP022",)
+    reads = (FSDP, NCCL_UB, DOUBLE)
+    why = (
+        "Only memory that stays can be registered, so FSDP switches fsdp_double_buffer on itself, late and without a word; "
+        "the memory it costs belongs into the plan."
+    )
+    records = ("dp-fsdp-double-buffer",)
+    source = MEGATRON_FSDP + "param_and_grad_buffer.py:1588-1595"
+    refused = (f"{FSDP}=true", f"{NCCL_UB}=true", f"{WORLD}=2", f"{DDP_DIST}=true", f"{OPT_DIST}=true")
+    fixes = (Fix(f"{DOUBLE}=true", "keeps the user buffers"), Fix(f"{NCCL_UB}=false", "plain buffers"))
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return not c[NCCL_UB] or bool(c[DOUBLE])
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        off = f"{NCCL_UB}=false {MANUAL}=false" if c[MANUAL] else f"{NCCL_UB}=false"
+        return (cls.fixes[0], Fix(off, "plain buffers"))
+
+
+class DP027(FsdpRule):
+    """Megatron FSDP with several optimizer instances has no expert parallelism."""
+
+    requires = ("DP022",)
+    reads = (FSDP, INSTANCES, EP)
+    why = "Hybrid sharding gets no process group for experts: ValueError while the model is wrapped."
+    source = MEGATRON_FSDP + "megatron_fsdp.py:243-253; megatron/core/distributed/fsdp/mcore_fsdp_adapter.py:229-245"
+    refused = (
+        f"{FSDP}=true", f"{INSTANCES}=2", f"{EP}=2", "model.num_moe_experts=4", f"{WORLD}=4", f"{DDP_DIST}=true",
+        f"{OPT_DIST}=true",
+    )  # fmt: skip
+    fixes = (Fix(f"{INSTANCES}=1", "keeps FSDP and the experts"), Fix(f"{EP}=1", ARCHITECTURE))
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return c[INSTANCES] == 1 or c[EP] == 1
+
+
+class DP028(StepRule):
+    """Gathering with the optimizer step excludes distributed checkpoints."""
+
+    requires = ("DP005", "DP006")
+    reads = (STEP_GATHER, SAVE, LOAD)
+    why = (
+        "The first chunk's parameters are still under way when the step has returned; Megatron-LM asserts, Megatron-Bridge "
+        "never derives it for that reason and does not refuse it."
+    )
+    records = ("dp-opt-step-gather-dist-ckpt",)
+    source = ARGUMENTS + "642-643; Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:581"
+    refused = (
+        f"{STEP_GATHER}=true", f"{PP}=2", f"{VPP}=2", f"{WORLD}=4", f"{DDP_DIST}=true", f"{OPT_DIST}=true",
+        f"{SAVE}=checkpoints",
+    )  # fmt: skip
+    fixes = (Fix(f"{STEP_GATHER}=false", GIVES_UP), Fix(f"{SAVE}=null {LOAD}=null", f"{KEEPS}, no checkpoints"))
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return c[SAVE] is None and c[LOAD] is None
+
+
+class DP201(StepRule):
+    """Gathering with the optimizer step leaves buckets."""
+
+    severity = "warning"
+    requires = ("DP005", "DP006")
+    reads = (STEP_GATHER,)
+    why = (
+        "It leaves none: every model chunk becomes one, so that gradients are reduced chunk by chunk. Measure before relying "
+        "on it: 5 of 9 gathers stayed exposed in a small run."
+    )
+    records = ("dp-opt-step-gather-single-bucket",)
+    source = "megatron-core core_v0.16.1 megatron/training/training.py:1336-1339"
+    refused = (
+        f"{STEP_GATHER}=true", f"{PP}=2", f"{VPP}=2", f"{WORLD}=4", f"{DDP_DIST}=true", f"{OPT_DIST}=true",
+    )  # fmt: skip
+    fixes = (Fix(f"{STEP_GATHER}=false", "keeps buckets"),)
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return False
+
+
+class DP202(Rule):
+    """With expert parallelism, parameters are gathered in forward."""
+
+    severity = "warning"
+    requires = ("DP003", "DP004")
+    reads = (EP, DDP_DIST, GATHER, FSDP)
+    why = (
+        "Otherwise the optimizers of dense and expert parameters each gather all of them after their step, twice in all (16 "
+        "all-gathers in place of 8): as a baseline the run is unfairly slow."
+    )
+    records = ("dp-moe-double-all-gather",)
+    source = MCORE + "optimizer/distrib_optimizer.py:2614-2619"
+    refused = (
+        f"{EP}=2", "model.num_moe_experts=4", f"{DDP_DIST}=true", f"{OPT_DIST}=true", f"{GATHER}=false",
+    )  # fmt: skip
+    fixes = (Fix(f"{GRAD_REDUCE}=true {GATHER}=true", "gathers once, under forward"),)
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c[EP] > 1 and bool(c[DDP_DIST]) and not c[FSDP]
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return bool(c[GATHER])
+
+
+class DP203(Rule):
+    """Symmetric NCCL user buffers need torch 2.9."""
+
+    severity = "note"
+    reads = (NCCL_UB, LOCAL, "software.torch")
+    why = "Before 2.9 torch has no symmetric memory pool; megatron-core registers locally, with one line at log level info."
+    records = ("dp-nccl-ub-symmetric-fallback",)
+    source = MCORE + "nccl_allocator.py:112-119"
+    refused = (f"{NCCL_UB}=true", "software.torch=2.8.0")
+    fixes = (Fix(f"{LOCAL}=true", "says what happens"), Fix("software.torch=2.9.0", "if the run will find it"))
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[NCCL_UB]) and not c[LOCAL] and c["software.torch"] is not None
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return at_least(c["software.torch"], "2.9.0")
+
+
+class DP204(Rule):
+    """Overlapped gradient reduction waits for no NaN check."""
+
+    severity = "note"
+    reads = (NAN_CHECK, GRAD_REDUCE)
+    why = (
+        "Before each bucket's reduction the host waits for its gradient norm, and with it for all of backward that was "
+        "launched: the reduction still overlaps what is launched after it, the launches do not run ahead any more."
+    )
+    source = BUFFER + "214-235; megatron/core/rerun_state_machine.py:517-519"
+    refused = (f"{NAN_CHECK}=true", f"{WORLD}=2")
+    fixes = (Fix(f"{NAN_CHECK}=false", "no wait"),)
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[NAN_CHECK])
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return not c[GRAD_REDUCE]
+
+
+RULES: tuple[type[Rule], ...] = (
+    DP016, DP017, DP018, DP019, DP020, DP021, DP022, DP023, DP024, DP025, DP026, DP027, DP028, DP201, DP202, DP203, DP204,
+)  # fmt: skip

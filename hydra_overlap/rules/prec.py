@@ -1,0 +1,151 @@
+"""PREC: number formats, as far as megatron-core refuses them or an overlap depends on them."""
+
+from ..findings import Fix
+from ._base import Config, Rule
+from .layout import PP
+
+FP8 = "precision.fp8"
+RECIPE = "precision.fp8_recipe"
+PARAM_GATHER = "precision.fp8_param_gather"
+MIXED = "precision.first_last_layers_bf16"
+AT_START = "precision.num_layers_at_start_in_bf16"
+AT_END = "precision.num_layers_at_end_in_bf16"
+NUM_LAYERS = "model.num_layers"
+DDP_REUSE = "ddp.reuse_grad_buf_for_mxfp8_param_ag"
+OPTIMIZER_REUSE = "optimizer.reuse_grad_buf_for_mxfp8_param_ag"
+FSDP = "ddp.use_megatron_fsdp"
+CONFIG = "megatron-core core_v0.16.1 megatron/core/transformer/transformer_config.py:"
+SHARDED = ("ddp.use_distributed_optimizer=true", "optimizer.use_distributed_optimizer=true")
+
+
+class PREC001(Rule):
+    """First and last layers in bf16 exclude delayed FP8 scaling."""
+
+    reads = (FP8, RECIPE, MIXED)
+    why = "Delayed scaling reduces its history over all layers alike; megatron-core raises. It is the recipe where none is said."
+    source = CONFIG + "987-990"
+    records = ("precision-fp8-first-last-layers",)
+    refused = (f"{FP8}=hybrid", f"{MIXED}=true")
+    fixes = (
+        Fix(f"{RECIPE}=tensorwise", "keeps those layers in bf16"),
+        Fix(f"{MIXED}=false", "all layers in FP8"),
+    )
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c[FP8] is not None and bool(c[MIXED])
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return c[RECIPE] not in (None, "delayed")
+
+
+class PREC002(Rule):
+    """The layers kept in bf16 fit into a pipeline stage at each end."""
+
+    requires = ("PAR004", "PREC001")
+    reads = (FP8, MIXED, AT_START, AT_END, NUM_LAYERS, PP)
+    why = "The first and the last stage count them among their own layers."
+    source = CONFIG + "992-1017"
+    refused = (f"{FP8}=hybrid", f"{RECIPE}=tensorwise", f"{MIXED}=true", f"{AT_START}=3", f"{NUM_LAYERS}=2")
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c[FP8] is not None and bool(c[MIXED]) and c[NUM_LAYERS] is not None
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        counts = (c[AT_START], c[AT_END])
+        return min(counts) >= 0 and max(counts) <= c[NUM_LAYERS] // c[PP]
+
+    @classmethod
+    def why_for(cls, c: Config) -> str:
+        return (
+            f"{c[NUM_LAYERS] // c[PP]} layers a stage, {c[AT_START]} at the start and {c[AT_END]} at the end. {cls.why}"
+        )
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        most = c[NUM_LAYERS] // c[PP]
+        fitting = " ".join(f"{key}={min(max(c[key], 0), most)}" for key in (AT_START, AT_END))
+        return (Fix(fitting, "as many as fit"), Fix(f"{MIXED}=false", "all layers in FP8"))
+
+
+class PREC003(Rule):
+    """Gathering MXFP8 parameters reuses the gradient buffer.
+
+    What upstream does: Megatron-Bridge v0.4.2 asserts it, v0.6.0 does not; megatron-core 0.16.1 warns of the memory alone.
+    We follow the assertion: MXFP8 parameters keep no flat storage that a gather could write into.
+    """
+
+    requires = ("PAR015",)
+    reads = (PARAM_GATHER, FP8, RECIPE, DDP_REUSE, OPTIMIZER_REUSE, FSDP)
+    why = "Parameters are gathered in bf16 through a buffer, which they share with the gradients, and cast to MXFP8 afterwards."
+    source = (
+        "Megatron-Bridge v0.4.2 src/megatron/bridge/training/mixed_precision.py:107-112; megatron-core core_v0.16.1 "
+        "megatron/core/distributed/param_and_grad_buffer.py:774-780, 818-828; optimizer/optimizer_config.py:364-373"
+    )
+    records = ("precision-mxfp8-param-gather-reuse",)
+    refused = (f"{FP8}=hybrid", f"{RECIPE}=mxfp8", f"{PARAM_GATHER}=true", *SHARDED)
+    fixes = (
+        Fix(f"{DDP_REUSE}=true {OPTIMIZER_REUSE}=true", "gathers through the gradient buffer"),
+        Fix(f"{PARAM_GATHER}=false {DDP_REUSE}=false {OPTIMIZER_REUSE}=false", "keeps parameters in bf16"),
+    )
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        mxfp8 = c[FP8] is not None and c[RECIPE] == "mxfp8"
+        return bool(c[PARAM_GATHER]) and mxfp8 and not c[FSDP]
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return all((c[DDP_REUSE], c[OPTIMIZER_REUSE]))
+
+
+class PREC004(Rule):
+    """Only MXFP8 parameters are gathered through the gradient buffer."""
+
+    requires = ("PREC003",)
+    reads = (PARAM_GATHER, FP8, RECIPE, DDP_REUSE, OPTIMIZER_REUSE)
+    why = "megatron-core asserts fp8_param_gather; with another recipe parameters live in a buffer of their own."
+    source = "megatron-core core_v0.16.1 megatron/core/distributed/distributed_data_parallel_config.py:153-154"
+    records = ("precision-reuse-grad-buf-needs-param-gather",)
+    refused = (f"{DDP_REUSE}=true",)
+    fixes = (Fix(f"{DDP_REUSE}=false {OPTIMIZER_REUSE}=false", "gathers parameters through their own buffer"),)
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[DDP_REUSE] or c[OPTIMIZER_REUSE])
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return bool(c[PARAM_GATHER]) and c[FP8] is not None and c[RECIPE] == "mxfp8"
+
+
+class PREC005(Rule):
+    """Megatron FSDP gathers MXFP8 parameters without the gradient buffer.
+
+    What upstream does: Megatron-Bridge v0.4.2 switches the setting off under Megatron FSDP and prints so; Megatron-LM
+    core_v0.16.1 does it without a word, and only with fsdp_manual_registration.
+    """
+
+    reads = (FSDP, DDP_REUSE, OPTIMIZER_REUSE)
+    why = "It shards parameters and gradients in buffers of its own; both upstreams switch the setting off."
+    source = (
+        "Megatron-Bridge v0.4.2 src/megatron/bridge/training/config.py:1134; Megatron-LM core_v0.16.1 "
+        "megatron/training/arguments.py:693-698"
+    )
+    records = ("precision-reuse-grad-buf-fsdp",)
+    refused = (f"{FSDP}=true", f"{DDP_REUSE}=true")
+    fixes = (Fix(f"{DDP_REUSE}=false {OPTIMIZER_REUSE}=false", "what Megatron FSDP does anyway"),)
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[FSDP])
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return not (c[DDP_REUSE] or c[OPTIMIZER_REUSE])
+
+
+RULES: tuple[type[Rule], ...] = (PREC001, PREC002, PREC003, PREC004, PREC005)

@@ -1,0 +1,129 @@
+"""VER: versions. What a setting or a combination needs of the megatron-core and Transformer Engine planned for.
+
+Differences that belong to one overlap stand in that overlap's family (EP007, EP009, EP013, EP014 ...).
+"""
+
+from ..findings import Fix, Place, yaml_value
+from ..versions import at_least
+from ._base import KEEPS, Config, Origin, Rule
+
+CORE = "software.megatron_core"
+TE = "software.transformer_engine"
+EXPERTS = "model.num_moe_experts"
+
+# Settings that megatron-core got within the supported range: key -> the first version that has the field.
+SINCE = {
+    "model.moe_flex_dispatcher_backend": "0.16.0",
+    "model.ep_overlap_early_attn_memory_release": "0.16.0",
+    "model.overlap_dispatch_backward_with_experts_wgrad": "0.18.0",
+}
+
+
+class VER001(Rule):
+    """Every setting exists in the megatron-core the plan is for."""
+
+    reads = (CORE, *SINCE)
+    shows = (CORE,)
+    why = "An older TransformerConfig does not have the field, and nothing would read it."
+    source = (
+        "megatron-core core_v0.15.2, core_v0.16.1, core_v0.18.2 transformer_config.py, model_parallel_config.py: fields"
+    )
+    refused = (
+        "model.moe_flex_dispatcher_backend=deepep", "model.moe_token_dispatcher_type=flex", f"{CORE}=0.15.3",
+    )  # fmt: skip
+
+    @classmethod
+    def unknown(cls, c: Config) -> list[str]:
+        """Settings asked for that this megatron-core does not have."""
+        return [key for key, since in SINCE.items() if c[key] and not at_least(c[CORE], since)]
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c[CORE] is not None
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return not cls.unknown(c)
+
+    @classmethod
+    def why_for(cls, c: Config) -> str:
+        news = ", ".join(f"{key} from {SINCE[key]} on" for key in cls.unknown(c))
+        return f"megatron-core {c[CORE]}; {news}. {cls.why}"
+
+    @classmethod
+    def places(cls, c: Config, origin: Origin) -> tuple[Place, ...]:
+        settings = tuple(Place(key, yaml_value(c[key]), origin(key)) for key in cls.unknown(c))
+        return (*super().places(c, origin), *settings)
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        unknown = cls.unknown(c)
+        off = " ".join(f"{key}={'null' if c[key] is not True else 'false'}" for key in unknown)
+        newest = max((SINCE[key] for key in unknown), key=lambda since: tuple(map(int, since.split("."))))
+        upgrade = Fix(f"{CORE}={newest}", KEEPS + ", if that version is what the run will find")
+        return (upgrade, Fix(off, "without the setting"))
+
+
+class VER002(Rule):
+    """Mixtures of experts on a GPU need Transformer Engine before megatron-core 0.17."""
+
+    reads = (EXPERTS, "platform.sm", CORE, TE)
+    why = "The router names te_general_gemm, which is defined only where Transformer Engine is: NameError in the first step."
+    source = "megatron-core core_v0.16.1 megatron/core/transformer/moe/moe_utils.py:22-40, 1192; mended in 0.17"
+    records = ("ep-moe-needs-te-general-gemm",)
+    refused = (f"{EXPERTS}=4", "platform.sm=90", f"{CORE}=0.16.1")
+    fixes = (
+        Fix(f"{TE}=2.11.0", "if that version is what the run will find"),
+        Fix(f"{CORE}=0.17.0", "if that version is what the run will find"),
+    )
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c[EXPERTS] is not None and c["platform.sm"] is not None and c[CORE] is not None
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return c[TE] is not None or at_least(c[CORE], "0.17.0")
+
+
+class RangeRule(Rule):
+    """Base: a note where a component is outside the range that the rules were written for."""
+
+    severity = "note"
+    key = ""
+    first = ""
+    after = ""
+    """The first version behind the range."""
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c[cls.key] is not None
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return at_least(c[cls.key], cls.first) and not at_least(c[cls.key], cls.after)
+
+
+class VER201(RangeRule):
+    """These rules know megatron-core 0.15 to 0.19."""
+
+    key, first, after = CORE, "0.15.0", "0.20.0"
+    reads = (CORE,)
+    why = "They were checked against those versions; another may refuse more, or overlap less."
+    source = "megatron-core core_v0.15.2 to core_v0.19.0"
+    refused = (f"{CORE}=0.14.0",)
+    fixes = (Fix(f"{CORE}=0.16.1", "the version that the rules are tested with"),)
+
+
+class VER202(RangeRule):
+    """These rules know Transformer Engine 2.8 to 2.20."""
+
+    key, first, after = TE, "2.8.0", "2.21.0"
+    reads = (TE,)
+    why = "They were checked against those versions; another may refuse more, or overlap less."
+    source = "Transformer Engine v2.8 to v2.20"
+    refused = (f"{TE}=2.7.0",)
+    fixes = (Fix(f"{TE}=2.11.0", "the version of the reference stack"),)
+
+
+RULES: tuple[type[Rule], ...] = (VER001, VER002, VER201, VER202)
