@@ -23,7 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
-from . import origins, shape
+from . import adapter, origins, shape
 from .errors import GatingError
 from .findings import Finding, Fix
 from .reading import Reading, read
@@ -87,7 +87,8 @@ def check(root: DictConfig) -> list[str]:
     with _refusing(root.hydra):
         shape.check(root)
         reading = read(root, foreign_nodes=True)
-        resolution = resolve(reading.request, origins=origins.of(root, root.hydra))
+        with adapter.in_its_words(root):
+            resolution = resolve(reading.request, origins=_origins(root, root.hydra, reading))
         _check_environment(root.hydra, resolution)
         copied = _variables_to_copy(root)
     with _writable(root):
@@ -124,13 +125,20 @@ def judged(cfg: DictConfig, *, foreign_nodes: bool = False) -> Resolution:
         raise GatingError((_never_judged(cfg, "There is no comm_overlap in this config, so no rule ran."),))
     reading = read(cfg, foreign_nodes=foreign_nodes)
     found = OmegaConf.select(cfg, f"{OUTPUT}.plan")
-    resolution = resolve(reading.request, origins=origins.of(cfg, _hydra_of(found)))
+    with adapter.in_its_words(cfg):
+        resolution = resolve(reading.request, origins=_origins(cfg, _hydra_of(found), reading))
     if found is None:
         raise GatingError((_never_judged(cfg, "overlap.plan is empty: the rules did not run at composition."),))
     if found != fingerprint(reading, resolution):
         why = "What stands in overlap.* was derived from another request, or for a machine of another kind."
         raise GatingError((_never_judged(cfg, why),))
     return resolution
+
+
+def _origins(cfg: DictConfig, hydra: DictConfig | None, reading: Reading) -> dict[str, str]:
+    found = origins.of(cfg, hydra)
+    found.update(reading.origins)
+    return found
 
 
 def fingerprint(reading: Reading, resolution: Resolution) -> str:
@@ -211,7 +219,7 @@ def _write(root: DictConfig, resolution: Resolution, reading: Reading) -> None:
 
 def _userbuffers(effective: Any, reading: Reading) -> Any:
     """The dictionary Transformer Engine gets; as a reference where it is the preset's, which the config holds already."""
-    asked = reading.request.get("userbuffers") or {}
+    asked = {} if reading.origins else reading.request.get("userbuffers") or {}
     return "${userbuffers.layers}" if effective and effective == asked.get("layers") else effective
 
 

@@ -23,6 +23,8 @@ def of(cfg: DictConfig, hydra: DictConfig | None) -> dict[str, str]:
         return _Origins(cfg, hydra)
     recorded = OmegaConf.select(cfg, "overlap.origin") or {}
     said = {str(key): str(origin) for key, origin in recorded.items()}
+    if "userbuffers" in said:  # the ledger's row for the whole dictionary
+        said["userbuffers.name"] = said["userbuffers"]
     if hydra is not None:
         said.update({key: COMMAND_LINE for key in DEFAULTS if _overridden(key, hydra)})
     return said

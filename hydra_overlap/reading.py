@@ -12,12 +12,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from . import facts
+from . import adapter, facts
 from .errors import GatingError
 from .findings import Finding
 from .request import LEAVES, NODES
 from .rules.cfg import CFG002, CHOICES, MINIMUM
-from .schema import Request
+from .schema import AUTO, Request
 
 ALWAYS_OURS = ("comm_overlap", "parallelism", "userbuffers", "platform", "software")
 UNJUDGED = "data"  # no rule reads it; its paths may be known only when the job runs
@@ -32,11 +32,15 @@ SCHEMAS: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """request: nested plain dict, facts filled in. filled: those facts. unread: keys of an app's own no rule reads."""
+    """request: nested plain dict, facts filled in. filled: those facts. unread: keys of an app's own no rule reads.
+
+    origins: flat key -> why it has its value, for what was chosen here.
+    """
 
     request: dict[str, Any]
     filled: dict[str, Any]
     unread: tuple[str, ...]
+    origins: dict[str, str]
 
 
 def read(cfg: DictConfig, *, foreign_nodes: bool) -> Reading:
@@ -54,7 +58,29 @@ def read(cfg: DictConfig, *, foreign_nodes: bool) -> Reading:
             request[name] = _known_fields(cfg, name, unread)
         else:
             request[name] = _plain(cfg, name)
-    return Reading(request=request, filled=facts.fill(request), unread=tuple(sorted(unread)))
+    mapped = adapter.take(cfg, request, unread) if foreign_nodes else {}
+    filled = facts.fill(request)
+    chosen = _choose_userbuffers(request)
+    return Reading(request=request, filled=filled, unread=tuple(sorted(unread)), origins=mapped | chosen)
+
+
+def _choose_userbuffers(request: dict[str, Any]) -> dict[str, str]:
+    """Put what `userbuffers=auto` means for this plan in its place; -> the origin of that choice.
+
+    Entries written beside `auto` stay, over those of the preset.
+    """
+    node = request.get("userbuffers")
+    if not isinstance(node, dict) or node.get("name") != AUTO:
+        return {}
+    from . import presets  # reads every preset's file
+
+    choice = presets.choose(request)
+    chosen = presets.none() if choice.preset is None else choice.preset.node()
+    written = node.get("layers") or {}
+    for gemm, entry in written.items():
+        chosen["layers"][gemm] = {**chosen["layers"].get(gemm, {}), **(entry or {})}
+    request["userbuffers"] = chosen
+    return {"userbuffers.name": choice.reason}
 
 
 def _ours(cfg: DictConfig, name: str) -> bool:

@@ -24,7 +24,7 @@ from .suggest import nearest
 
 OUTPUT = "overlap"
 COMMAND_LINE = "command line"
-INPUTS = ("env_copy",)  # of the output node
+INPUTS = ("env_copy", "reads")  # of the output node
 GROUPS = (*(name for name in NODES if name != "gating"), *(f"comm_overlap/{d}" for d in TREE["comm_overlap"]))
 _ANSWERS = {
     **{f"transformer_config.{name}": key for name, key in TRANSFORMER_FIELDS.items()},

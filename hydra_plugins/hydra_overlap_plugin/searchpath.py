@@ -69,6 +69,7 @@ def _store_schemas() -> None:
         "optimizer": schema.Optimizer,
         "training": schema.Training,
         "data": schema.Data,
+        "checkpoint": schema.Checkpoint,
         "launch": schema.Launch,
     }
     for name, node in nodes.items():

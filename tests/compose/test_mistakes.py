@@ -116,7 +116,7 @@ FILES = [
     ("model/mine.yaml", "hidden_size: [3\n", "model=mine", "FILE", ["mine.yaml line 2"]),
     ("comm_overlap/dp/mine.yaml", "bucket_sise: 3\n", "comm_overlap/dp=mine", "CFG001", ["comm_overlap.dp.bucket_sise", "Did you mean bucket_size?"]),
     ("model/mine.yaml", "defaults: [tinny]\n", "model=mine", "CFG003", ["tinny"]),
-    ("experiment/mine.yaml", "# @package _global_\ndefaults: [{override /comm_overlap: tp4_h10}]\n", "+experiment=mine", "CFG003", ["comm_overlap=tp4_h100", "did you mean"]),
+    ("experiment/mine.yaml", "# @package _global_\ndefaults: [{override /comm_overlap: tp4_h10}]\n", "experiment=mine", "CFG003", ["comm_overlap=tp4_h100", "did you mean"]),
 ]  # fmt: skip
 
 

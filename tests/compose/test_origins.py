@@ -42,7 +42,7 @@ def test_values_of_an_experiment_file_are_found(composed: Compose, tmp_path: Pat
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "wide.yaml").write_text("# @package _global_\ncomm_overlap: {dp: {bucket_size: 7}}\n")
     (tmp_path / "host.yaml").write_text("defaults: [config, _self_]\nparallelism: {world_size: 4}\n")
-    cfg = composed("+experiment=wide", config_name="host", config_dir=tmp_path, hydra=True)
+    cfg = composed("experiment=wide", config_name="host", config_dir=tmp_path, hydra=True)
     assert cfg.overlap.origin[BUCKET] == "experiment/wide.yaml"
     assert origins.of(cfg, cfg.hydra).get("parallelism.world_size", "") == "your config"
 

@@ -64,8 +64,8 @@ def test_an_experiment_file_picks_a_bundle_and_changes_its_layout(composed: Comp
     )
     (tmp_path / "host.yaml").write_text("defaults: [config, _self_]\n")
     chosen = {"config_name": "host", "config_dir": tmp_path}
-    assert composed("+experiment=mine", **chosen).parallelism.tensor_model_parallel_size == 2
-    assert composed("+experiment=mine", "parallelism=tp4", **chosen).parallelism.tensor_model_parallel_size == 4
+    assert composed("experiment=mine", **chosen).parallelism.tensor_model_parallel_size == 2
+    assert composed("experiment=mine", "parallelism=tp4", **chosen).parallelism.tensor_model_parallel_size == 4
 
 
 def test_bridge_mode_composes_what_bridge_would_run_and_says_what_it_switched_off(composed: Compose) -> None:

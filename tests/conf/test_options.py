@@ -1,6 +1,5 @@
 """Every option of every group: its header, that it composes or is refused as documented, and that its values are right."""
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,20 +21,22 @@ CONF = ROOT / "conf"
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
 OPTIONS = [path for path in FILES if path.parent != Path() and path.parts[0] != "_overlap"]
 BUNDLED = ("comm_overlap", "parallelism", "userbuffers", "platform", "software")
-TYPED = [path for path in OPTIONS if path.parts[0] not in BUNDLED]
-PRESETS = [name for name in facts.options("userbuffers") if name != "none"]
+TYPED = [path for path in OPTIONS if path.parts[0] not in (*BUNDLED, "experiment")]
+# Presets are values that tests/presets judges one by one without composing; experiments are composed there.
+COMPOSED = [path for path in OPTIONS if path.parts[0] not in ("userbuffers", "experiment")]
+COMPOSED += [Path("userbuffers", f"{name}.yaml") for name in ("none", "auto", "bf16_h100_h8192_tp4_mbs1_seq8192")]
 
 # Options that ask for more than the default job has: by which rule they are refused there, and what they go with.
 NEEDS = {
-    "comm_overlap/tp8_b200": ("PAR006", "model=llama31_405b"),
-    "comm_overlap/tp8_h100": ("PAR006", "model=llama31_405b"),
     "comm_overlap/tp/userbuffers": ("TP001", "parallelism=tp2 platform=h100"),
     "comm_overlap/pp/interleaved": ("PP001", "parallelism=pp2_vpp2"),
-    "comm_overlap/ep/a2a": ("EP001", "parallelism=ep8 model=qwen3_30b_a3b"),
-    "comm_overlap/ep/a2a_delay_wgrad": ("EP001", "parallelism=ep8 model=qwen3_30b_a3b platform=h100"),
+    "comm_overlap/ep/a2a": ("EP001", "parallelism=ep8 model=qwen3_30b_a3b training.global_batch_size=64"),
+    "comm_overlap/ep/a2a_delay_wgrad": (
+        "EP001",
+        "parallelism=ep8 model=qwen3_30b_a3b platform=h100 training.global_batch_size=64",
+    ),
     "parallelism/ep2": ("PAR011", "model=qwen3_30b_a3b"),
     "parallelism/ep8": ("PAR011", "model=qwen3_30b_a3b"),
-    "parallelism/tp8": ("PAR006", "model=llama3_8b"),
     "ddp/replicated": ("DP011", "optimizer=adam_replicated"),
     "optimizer/adam_replicated": ("DP011", "ddp=replicated"),
 }
@@ -44,6 +45,10 @@ NEEDS = {
 BUNDLES = {
     "tp2_h100": "model=llama3_8b", "tp4_h100": "model=llama3_70b", "tp8_h100": "model=llama31_405b",
     "tp2_b200": "model=llama3_70b", "tp4_b200": "model=gpt3_175b", "tp8_b200": "model=llama31_405b",
+    "tp4_a100": "model=gpt3_175b", "tp2_gb200": "model=llama31_405b", "tp4_gb200": "model=llama31_405b",
+    "tp2_h100_fp8": "model=llama3_70b precision=fp8_delayed", "tp4_h100_fp8": "model=llama3_70b precision=fp8_delayed",
+    "tp8_h100_fp8": "model=llama31_405b precision=fp8_delayed", "tp2_b200_fp8": "model=llama3_70b precision=fp8_delayed",
+    "tp4_b200_fp8": "model=llama3_70b precision=fp8_delayed", "tp8_b200_fp8": "model=llama31_405b precision=fp8_delayed",
 }  # fmt: skip
 
 
@@ -123,7 +128,7 @@ def test_every_bundle_is_typed_and_enforced_and_brings_its_nodes(name: str) -> N
 # composing
 
 
-@pytest.mark.parametrize("option", OPTIONS, ids=lambda path: path.with_suffix("").as_posix())
+@pytest.mark.parametrize("option", COMPOSED, ids=lambda path: path.with_suffix("").as_posix())
 def test_every_option_composes_or_is_refused_as_documented(option: Path) -> None:
     rule, company = NEEDS.get(option.with_suffix("").as_posix(), (None, ""))
     if rule is not None:
@@ -154,60 +159,18 @@ def test_the_bundle_none_switches_everything_off() -> None:
 def test_every_bundle_resolves_on_its_platform(name: str) -> None:
     cfg = compose("config", [f"comm_overlap={name}", *BUNDLES.get(name, "").split()])
     if name in BUNDLES:
-        tp, platform = name.removeprefix("tp").split("_")
+        tp, platform = name.removeprefix("tp").removesuffix("_fp8").split("_")
         assert cfg.platform.name == platform
         assert cfg.parallelism.tensor_model_parallel_size == int(tp)
         assert cfg.userbuffers.tuned_for.tp == int(tp)
         assert cfg.userbuffers.tuned_for.gpu == platform
+        assert cfg.userbuffers.tuned_for.precision in ("fp8" if name.endswith("_fp8") else "bf16", None)
         assert cfg.overlap.effective.transformer_config.tp_comm_overlap is True
         assert (
             OmegaConf.to_container(cfg.overlap.effective.userbuffers)
             == loaded("userbuffers", cfg.userbuffers.name)["layers"]
         )
         assert cfg.overlap.effective.software.origin == "assumed"
-
-
-# userbuffers presets
-
-
-def test_the_presets_are_those_of_megatron_bridge() -> None:
-    """All 19, value for value and type for type; fp8_buf is a boolean."""
-    reference = json.loads((ROOT / "tests/reference/bridge_userbuffers_presets.json").read_text())["presets"]
-    ours = {
-        loaded("userbuffers", name)["source"].rpartition(" ")[2]: loaded("userbuffers", name)["layers"]
-        for name in PRESETS
-    }
-    assert len(ours) == len(PRESETS) == 19
-    assert ours == reference
-    assert json.dumps(ours, sort_keys=True) == json.dumps(reference, sort_keys=True)  # == takes 1 for true
-    flags = {type(entry["fp8_buf"]) for layers in ours.values() for entry in layers.values() if "fp8_buf" in entry}
-    assert flags == {bool}
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_is_tuned_for_what_its_name_says(name: str) -> None:
-    preset = loaded("userbuffers", name)
-    tuned = preset["tuned_for"]
-    cp = f"_cp{tuned['cp']}" if tuned["cp"] != 1 else ""
-    shape = f"{tuned['precision']}_{tuned['gpu']}_h{tuned['hidden_size']}_tp{tuned['tp']}{cp}_mbs{tuned['mbs']}_seq{tuned['seq_length']}"
-    assert name.removesuffix("_lora") == shape
-    assert preset["name"] == name
-    assert f"userbuffers_{name.replace('_seq', '_seqlen')}" in preset["source"]
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_is_accepted_on_its_gpu_at_its_tp_size(name: str) -> None:
-    tuned = loaded("userbuffers", name)["tuned_for"]
-    precision = ["precision=fp8_delayed"] if tuned["precision"] == "fp8" else []
-    asked = [
-        f"platform={tuned['gpu']}",
-        f"parallelism=tp{tuned['tp']}",
-        "comm_overlap/tp=userbuffers",
-        "model=llama31_405b",
-    ]
-    cfg = compose("config", [*asked, f"userbuffers={name}", *precision])
-    assert OmegaConf.to_container(cfg.overlap.effective.userbuffers) == loaded("userbuffers", name)["layers"]
-    assert cfg.overlap.effective.transformer_config.tp_comm_overlap is True
 
 
 # models and platforms, against their makers' figures
@@ -220,6 +183,7 @@ def test_a_preset_is_accepted_on_its_gpu_at_its_tp_size(name: str) -> None:
         ("llama3_70b", 80, 8192, 28672, 64, 8, 128256, 500000, 128),
         ("llama31_405b", 126, 16384, 53248, 128, 8, 128256, 500000, 128),
         ("qwen3_30b_a3b", 48, 2048, 6144, 32, 4, 151936, 1000000, 128),
+        ("qwen3_235b_a22b", 94, 4096, 12288, 64, 4, 151936, 1000000, 128),
         ("gpt3_175b", 96, 12288, 49152, 96, 96, 51200, None, 128),
     ],
 )  # fmt: skip
@@ -252,7 +216,7 @@ def test_gpt3_is_no_llama() -> None:
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    [("llama3_8b", 8.03e9), ("llama3_70b", 70.6e9), ("llama31_405b", 405.9e9), ("gpt3_175b", 175e9), ("qwen3_30b_a3b", 30.5e9)],
+    [("llama3_8b", 8.03e9), ("llama3_70b", 70.6e9), ("llama31_405b", 405.9e9), ("gpt3_175b", 175e9), ("qwen3_30b_a3b", 30.5e9), ("qwen3_235b_a22b", 235e9)],
 )  # fmt: skip
 def test_the_shape_of_a_model_gives_its_published_number_of_parameters(name: str, parameters: float) -> None:
     assert parameters_of(compose("config", [f"model={name}"]).model) == pytest.approx(parameters, rel=0.01)

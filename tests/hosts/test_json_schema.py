@@ -1,0 +1,86 @@
+"""The JSON Schema an editor gets: it takes every shipped option file and refuses what the rules would refuse first."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from hydra_overlap.cli import main
+from hydra_overlap.fields import descriptions
+from hydra_overlap.json_schema import UnknownNodeError, schema
+from hydra_overlap.request import LEAVES, NODES
+
+jsonschema = pytest.importorskip("jsonschema")
+
+CONF = Path(__file__).parents[2] / "conf"
+GROUPS = (
+    "comm_overlap",
+    *(f"comm_overlap.{d}" for d in ("tp", "pp", "dp", "ep")),
+    *(n for n in NODES if (CONF / n).is_dir() and n != "comm_overlap"),
+)
+
+
+def leaf(key: str):
+    node = schema()
+    for part in key.split("."):
+        node = node["properties"][part]
+    return node
+
+
+def valid(node: str, text: str) -> bool:
+    validator = jsonschema.Draft7Validator(schema(node))
+    return not list(validator.iter_errors(yaml.safe_load(text)))
+
+
+@pytest.mark.parametrize("node", ["", *GROUPS])
+def test_it_is_a_schema(node: str) -> None:
+    jsonschema.Draft7Validator.check_schema(schema(node))
+
+
+@pytest.mark.parametrize("key", LEAVES)
+def test_every_field_is_there_with_what_it_means(key: str) -> None:
+    found = leaf(key)
+    assert found["description"] == descriptions()[key]
+    assert found["default"] == LEAVES[key].default
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_shipped_option_file_is_valid(group: str) -> None:
+    validator = jsonschema.Draft7Validator(schema(group))
+    files = sorted((CONF / group.replace(".", "/")).glob("*.yaml"))
+    assert files
+    for file in files:
+        errors = [error.message for error in validator.iter_errors(yaml.safe_load(file.read_text()) or {})]
+        assert errors == [], file.name
+
+
+@pytest.mark.parametrize(
+    ("node", "text", "good"),
+    [
+        ("model", "hidden_size: 64", True),
+        ("model", "hidden_size: null", True),
+        ("model", "hidden_size: ${net.width}", True),
+        ("model", "hidden_size: wide", False),
+        ("model", "hidden_size: 0", False),
+        ("model", "hiden_size: 64", False),
+        ("model", "recompute_modules: [moe]", True),
+        ("model", "recompute_modules: [mo]", False),
+        ("comm_overlap.tp", "tp_comm_bootstrap_backend: smoke", False),
+        ("comm_overlap.dp", "bucket_size: true", False),
+        ("userbuffers", "layers: {qkv_fprop: {method: bulk, num_sm: 4}}", True),
+        ("userbuffers", "layers: {qkv_fwd: {method: bulk}}", False),
+        ("", "my_own_node: 1\ncomm_overlap: {dp: {bucket_size: 1000000}}", True),
+        ("", "comm_overlap: {dp: {bucket_sise: 1000000}}", False),
+    ],
+)
+def test_it_tells_right_from_wrong(node: str, text: str, good: bool) -> None:
+    assert valid(node, text) is good
+
+
+def test_the_command_prints_it_and_knows_no_other_nodes() -> None:
+    assert json.loads(CliRunner().invoke(main, ["schema", "model"]).output) == schema("model")
+    assert CliRunner().invoke(main, ["schema", "modle"]).exit_code == 2
+    with pytest.raises(UnknownNodeError):
+        schema("model.hidden_size")

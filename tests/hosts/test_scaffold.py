@@ -1,0 +1,69 @@
+"""`hydra-overlap new`: a starter file that composes as it stands, and never takes the place of another."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from hydra_overlap.cli import main
+from hydra_overlap.compose import judged
+
+HOST = "precision: {bf16: true}\n"
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Path:
+    (tmp_path / "host.yaml").write_text(HOST)
+    return tmp_path
+
+
+def new(*arguments: str):
+    return CliRunner().invoke(main, ["new", *arguments])
+
+
+def composed(conf: Path, *overrides: str):
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf), version_base=None):
+        return judged(compose("host", list(overrides)), foreign_nodes=True)
+
+
+def test_a_new_bundle_composes_in_the_app_as_it_stands(conf: Path) -> None:
+    done = new("bundle", "mine", "-C", str(conf), "--from", "tp4_h100")
+    assert done.exit_code == 0 and done.output.strip() == str(conf / "comm_overlap" / "mine.yaml")
+    assert composed(conf, "+comm_overlap=mine").transformer_config["tp_comm_overlap"] is True
+
+
+def test_a_new_preset_is_chosen_by_a_bundle(conf: Path) -> None:
+    assert new("preset", "mine", "-C", str(conf)).exit_code == 0
+    resolution = composed(conf, "+comm_overlap=tp4_h100", "userbuffers=mine")
+    assert resolution.request["userbuffers"]["name"] == "mine"
+    assert resolution.userbuffers == composed(conf, "+comm_overlap=tp4_h100").userbuffers
+
+
+@pytest.mark.parametrize("kind", ["bundle", "preset"])
+def test_a_file_that_is_there_is_not_touched(conf: Path, kind: str) -> None:
+    path = Path(new(kind, "mine", "-C", str(conf)).output.strip())
+    path.write_text("mine")
+    done = new(kind, "mine", "-C", str(conf))
+    assert done.exit_code == 2 and "it was not touched" in done.output
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("bundle", "../x"), "no name for an option"),
+        (("bundle", "tp4_h100"), "shipped already"),
+        (("bundle", "mine", "--from", "tp4_h10"), "Did you mean tp4_h100?"),
+    ],
+)
+def test_what_cannot_be_written_is_a_usage_error(conf: Path, arguments: tuple[str, ...], said: str) -> None:
+    done = new(*arguments, "-C", str(conf))
+    assert done.exit_code == 2 and said in " ".join(done.output.split())
+    assert sorted(path.name for path in conf.rglob("*.yaml")) == ["host.yaml"]
+
+
+def test_a_directory_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
+    assert new("bundle", "mine", "-C", str(tmp_path / "absent")).exit_code == 2
