@@ -5,10 +5,14 @@ Exit codes: 0 fine, 1 refused (or, for doctor, something is wrong), 2 usage.
 
 import json
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from . import _version
+
+if TYPE_CHECKING:
+    from .presets import Preset
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -55,14 +59,20 @@ def check(overrides: tuple[str, ...], as_json: bool) -> None:
     """Compose OVERRIDES, as train.py would, and judge them without running anything."""
     from .checking import check as judge
     from .report.ledger import make_console, print_ledger
+    from .report.presets import facts_of, summary
 
     verdict = judge(overrides)
     if as_json:
-        click.echo(json.dumps(verdict.to_dict(), indent=1))
+        answer = verdict.to_dict()
+        if verdict.resolution is not None:
+            answer["userbuffers_plan"] = facts_of(verdict.resolution)
+        click.echo(json.dumps(answer, indent=1))
     elif verdict.resolution is None:
         click.echo(verdict.text)
     else:
         print_ledger(verdict.resolution, make_console())
+        if text := summary(verdict.resolution):
+            click.echo(f"\n{text}")
     sys.exit(verdict.exit_code)
 
 
@@ -83,6 +93,202 @@ def doctor(overrides: tuple[str, ...]) -> None:
         diagnoses += compare_environment(verdict.resolution)
     print_diagnoses(diagnoses)
     sys.exit(1 if any(diagnosis.state == WRONG for diagnosis in diagnoses) else 0)
+
+
+@main.group(invoke_without_command=True)
+@click.option("--gpu", help="Only those tuned on this GPU, such as h100.")
+@click.option("--tp", type=int, help="Only those for this TP size.")
+@click.option("--cp", type=int, help="Only those for this CP size.")
+@click.option("--hidden", "hidden_size", type=int, help="Only those for this hidden size.")
+@click.option("--precision", type=click.Choice(["bf16", "fp8"]), help="Only those tuned in this precision.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.pass_context
+def presets(context: click.Context, /, as_json: bool, **wanted: int | str | None) -> None:
+    """List the userbuffers presets: what each was tuned for, and the rules that refuse it."""
+    if context.invoked_subcommand:
+        return
+    from . import presets as atlas
+    from .report.ledger import make_console
+    from .report.presets import listing
+
+    said = {name: value for name, value in wanted.items() if value is not None}
+    found = [one for one in atlas.catalogue() if all(one.tuned_for[name] == value for name, value in said.items())]
+    if as_json:
+        click.echo(json.dumps([one.to_dict() for one in found], indent=1))
+        return
+    make_console().print(listing(found))
+    click.echo(f"{len(found)} of {len(atlas.catalogue())} presets")
+
+
+@presets.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def show(name: str, as_json: bool) -> None:
+    """Print a preset: source, memory per rank, and what each of the twelve GEMMs hides."""
+    from .report.ledger import make_console
+    from .report.presets import gemm_table, heading, plan_map, shown
+
+    one = _preset(name)
+    if as_json:
+        click.echo(json.dumps(shown(one), indent=1))
+        return
+    click.echo("\n".join(heading(one)) + "\n")
+    make_console().print(gemm_table(plan_map(one), one.layers))
+
+
+@presets.command()
+@click.argument("name")
+@click.argument("other")
+def diff(name: str, other: str) -> None:
+    """Print every value in which two presets differ."""
+    from .report.ledger import make_console
+    from .report.presets import differing
+
+    table = differing(_preset(name), _preset(other))
+    if table.row_count:
+        make_console().print(table)
+    else:
+        click.echo("The same values.")
+
+
+@presets.command(context_settings={"ignore_unknown_options": True})
+@click.argument("overrides", nargs=-1)
+@click.option("--count", default=5, show_default=True, help="How many.")
+@click.option("--lora", is_flag=True, help="Those made for LoRA, instead of the others.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def nearest(overrides: tuple[str, ...], count: int, lora: bool, as_json: bool) -> None:
+    """List the presets nearest to the plan that OVERRIDES compose, at its TP size, and what differs."""
+    from . import presets as atlas
+    from .checking import check as judge
+    from .report.ledger import make_console
+    from .report.presets import candidates
+
+    verdict = judge(overrides)
+    if verdict.resolution is None:
+        click.echo(verdict.text)
+        sys.exit(verdict.exit_code)
+    here = atlas.shape_of(verdict.resolution.request)
+    found = atlas.nearest(here, lora=lora)[:count]
+    if as_json:
+        rows = [
+            {"preset": c.preset.name, "distance": c.distance, "differences": list(map(str, c.differences))}
+            for c in found
+        ]
+        click.echo(json.dumps(rows, indent=1))
+    elif found:
+        make_console().print(candidates(found))
+    else:
+        click.echo(f"There is no preset for TP{here['tp']}; userbuffers=none runs with Transformer Engine's defaults.")
+
+
+def _preset(name: str) -> "Preset":
+    from . import presets as atlas
+
+    try:
+        return atlas.preset(name)
+    except atlas.UnknownPresetError as error:
+        raise click.UsageError(str(error)) from None
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("target", type=click.Choice(["megatron-lm", "megatron-bridge", "te", "env"]))
+@click.argument("overrides", nargs=-1)
+@click.option("-o", "--output", type=click.Path(file_okay=False), help="Write the files into this directory.")
+def export(target: str, overrides: tuple[str, ...], output: str | None) -> None:
+    """Say the plan of OVERRIDES in another launcher's words: flags, YAML, a dictionary, a shell file."""
+    import shlex
+    from pathlib import Path
+
+    from .checking import check as judge
+    from .export import ExportError
+    from .export import export as write
+
+    verdict = judge(overrides)
+    if verdict.resolution is None:
+        click.echo(verdict.text)
+        sys.exit(verdict.exit_code)
+    try:
+        files = write(target, verdict.resolution, shlex.join(["hydra-overlap", "export", target, *overrides]))
+    except ExportError as error:
+        click.echo(str(error))
+        sys.exit(1)
+    if output is None:
+        several = len(files) > 1
+        click.echo("\n".join((f"# ---- {name}\n" if several else "") + text for name, text in files.items()), nl=False)
+        return
+    Path(output).mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        Path(output, name).write_text(text)
+        click.echo(Path(output, name))
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("source", required=False)
+@click.argument("overrides", nargs=-1)
+@click.option("--bridge-recipes", type=click.Path(exists=True, dir_okay=False), help="A file of recorded recipes.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def audit(source: str | None, overrides: tuple[str, ...], bridge_recipes: str | None, as_json: bool) -> None:
+    """Judge another launcher's configuration in the file SOURCE (- = standard input), without executing anything.
+
+    SOURCE: a Megatron-LM command line or script, a Megatron-Bridge YAML or list of overrides, a NeMo-Launcher YAML.
+    OVERRIDES say what it does not, such as platform=h100 parallelism.world_size=64.
+    """
+    from pathlib import Path
+
+    if bridge_recipes is not None:
+        from .audit import recipes
+
+        rows = recipes.audit(recipes.load(Path(bridge_recipes)))
+        click.echo(json.dumps([row.to_dict() for row in rows], indent=1) if as_json else recipes.report(rows))
+        return
+    if source is None:
+        raise click.UsageError("Missing argument 'SOURCE'.")
+    from .audit import UnreadableError
+    from .audit import audit as read
+    from .errors import GatingError
+
+    file = None if source == "-" else Path(source)
+    if file is not None and not file.is_file():
+        raise click.UsageError(f"There is no file {source}.")
+    text = sys.stdin.read() if file is None else file.read_text()
+    try:
+        found = read(text, overrides, folder=Path.cwd() if file is None else file.parent)
+    except UnreadableError as error:
+        raise click.UsageError(str(error)) from None
+    except GatingError as error:
+        click.echo(str(error))
+        sys.exit(1)
+    click.echo(json.dumps(found.to_dict(), indent=1) if as_json else str(found))
+    sys.exit(found.exit_code)
+
+
+@main.command()
+@click.argument("node", default="")
+def schema(node: str) -> None:
+    """Print the JSON Schema of a primary config, or of option files of NODE (model, comm_overlap.tp), for editors."""
+    from .json_schema import UnknownNodeError, text
+
+    try:
+        click.echo(text(node), nl=False)
+    except UnknownNodeError:
+        raise click.UsageError(f"There is no node {node}.") from None
+
+
+@main.command()
+@click.argument("kind", type=click.Choice(["bundle", "preset"]))
+@click.argument("name")
+@click.option("-C", "--conf", default="conf", help="Your app's configuration directory.", show_default=True)
+@click.option("--from", "start", help="The shipped option to start from.")
+def new(kind: str, name: str, conf: str, start: str | None) -> None:
+    """Write a starter option file NAME into your own configuration directory; an existing one is never touched."""
+    from pathlib import Path
+
+    from .scaffold import ScaffoldError, write
+
+    try:
+        click.echo(write(kind, name, Path(conf), start))
+    except ScaffoldError as error:
+        raise click.UsageError(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -1,0 +1,201 @@
+"""The verdict on a foreign configuration: read, completed with facts, judged."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .. import facts
+from ..errors import GatingError
+from ..findings import Finding, Fix, Place, render
+from ..request import LEAVES, NODES, nested
+from ..resolution import Resolution
+from ..resolve import resolve
+from ..rules.cfg import CFG001, CFG003
+from ..rules.env import CONNECTIONS, ENV002
+from ..rules.layout import smallest_world
+from ..suggest import nearest
+from ._base import Intake, UnreadableError, facts_of
+
+WORLD = "parallelism.world_size"
+COMMAND_LINE = "command line"
+ASKED_BY_ENVIRONMENT = {
+    "launch.layernorm_sm_margin": "NVTE_FWD_LAYERNORM_SM_MARGIN",
+    "launch.nccl_pp_comm_chunksize": "NCCL_P2P_NET_CHUNKSIZE",
+}
+"""Fields that other launchers have no setting for: the variable itself is the ask."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """What `hydra-overlap audit` says of one configuration. resolution: None if a rule refuses."""
+
+    kind: str
+    findings: tuple[Finding, ...]
+    resolution: Resolution | None
+    overlooked: tuple[str, ...]
+    ignored: int
+    notes: tuple[str, ...]
+    request: dict[str, Any]
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """Findings that refuse."""
+        return tuple(finding for finding in self.findings if finding.severity == "error")
+
+    @property
+    def exit_code(self) -> int:
+        """1 if a rule refuses."""
+        return 1 if self.errors else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return {
+            "kind": self.kind,
+            "verdict": "refused" if self.errors else "accepted",
+            "findings": [finding.to_dict() for finding in self.findings],
+            "overlooked": list(self.overlooked),
+            "ignored": self.ignored,
+            "notes": list(self.notes),
+            "request": self.request,
+        }
+
+    def __str__(self) -> str:
+        """The verdict first, then every finding, then what was not judged."""
+        count = len(self.errors)
+        verdict = "accepted" if not count else "1 rule refuses" if count == 1 else f"{count} rules refuse"
+        blocks = [f"{self.kind}: {verdict}"]
+        blocks += [render(finding) for finding in self.findings]
+        asides = [f"note: {note}" for note in self.notes]
+        asides += [f"no rule reads: {said}" for said in self.overlooked]
+        asides += [f"{self.ignored} other settings do not bear on overlap"] if self.ignored else []
+        return "\n\n".join([*blocks, *(["\n".join(asides)] if asides else [])])
+
+
+def audit(text: str, overrides: Sequence[str] = (), *, folder: Path | None = None) -> Audit:
+    """Judge a configuration of another launcher.
+
+    text: a Megatron-LM command line or shell script, a Megatron-Bridge YAML or list of overrides, a NeMo-Launcher or
+    MLPerf YAML. overrides: what the text does not say (`platform=h100`, `parallelism.world_size=64`); they win. folder:
+    where files it names are looked for. Raises UnreadableError, and GatingError on a wrong override.
+    """
+    intake, say = _read(text, folder)
+    assumed = _complete(intake, [*_apply([], facts_of(text)), *_apply([], overrides)], say is not None)
+    return judged(intake, say, assumed)
+
+
+def _read(text: str, folder: Path | None) -> tuple[Intake, Callable[[str], str] | None]:
+    """The intake of whichever format this is, and how a fix is said there."""
+    from . import megatron_bridge, megatron_lm, nemo
+
+    content = megatron_bridge.content(text)
+    if content is not None and nemo.looks_like(content):
+        return nemo.read(content), None
+    if content is not None and megatron_bridge.looks_like(content):
+        return megatron_bridge.read(content), megatron_bridge.say
+    if megatron_lm.looks_like(text):
+        return megatron_lm.read(text, folder), megatron_lm.say
+    raise UnreadableError(
+        "This is no configuration that can be read: neither flags of Megatron-LM's pretrain_gpt.py, nor a YAML or a list "
+        "of overrides for Megatron-Bridge, nor a NeMo-Launcher YAML."
+    )
+
+
+def _apply(found: list[tuple[str, Any]], overrides: Iterable[str]) -> list[tuple[str, Any]]:
+    """(key, value) of `key=value` and of `group=option`, parsed by Hydra's grammar. Raises GatingError."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key, value = override.key_or_group, override.value()
+        group = key.replace(".", "/")
+        known = facts.options(group) if key in NODES or group.startswith("comm_overlap/") else ()
+        if known and isinstance(value, str):
+            if value not in known:
+                match = nearest(value, known)
+                fixes = (Fix(f"{key}={match}", "did you mean this?"),) if match else ()
+                why = f"{group} has no option {value!r}; it has: {', '.join(known)}."
+                raise GatingError([CFG003.refuse(key, value, COMMAND_LINE, why, *fixes)])
+            found += _flat(group.replace("/", "."), facts.option(group, value))
+        elif key in LEAVES:
+            found.append((key, value))
+        else:
+            parent = key.rpartition(".")[0]
+            siblings = tuple(leaf.rpartition(".")[2] for leaf in LEAVES if leaf.rpartition(".")[0] == parent)
+            raise GatingError([CFG001.unknown(key, value, COMMAND_LINE, siblings or NODES)])
+    return found
+
+
+def _flat(prefix: str, node: Any) -> list[tuple[str, Any]]:
+    if prefix in LEAVES or not isinstance(node, Mapping):
+        return [(prefix, node)]
+    return [pair for name, child in node.items() for pair in _flat(f"{prefix}.{name}", child)]
+
+
+def _complete(intake: Intake, said: list[tuple[str, Any]], translated: bool) -> list[str]:
+    """Add what the source does not say: overrides, the reference stack, a number of ranks; -> what was assumed."""
+    for key, name in ASKED_BY_ENVIRONMENT.items():
+        if intake.env.get(name, "").isdigit():
+            intake.take(key, int(intake.env[name]), f"{name}={intake.env[name]}")
+    for key, value in said:
+        intake.flat[key] = value
+        intake.said[key] = COMMAND_LINE
+    assumed: list[str] = []
+    if "software.torch" not in intake.flat:
+        stack = {f"software.{name}": value for name, value in facts.option("software", facts.REFERENCE_STACK).items()}
+        for key, value in stack.items():
+            intake.flat.setdefault(key, value)
+        intake.flat["software.origin"] = "assumed"
+        assumed.append("software=reference")
+    if intake.flat.get(WORLD) is None:
+        flat = {key: intake.flat.get(key, leaf.default) for key, leaf in LEAVES.items()}
+        smallest = smallest_world(flat)
+        per_replica = flat["training.micro_batch_size"] * 2
+        batch = flat["training.global_batch_size"]
+        twice = batch is None or batch % per_replica == 0
+        intake.flat[WORLD] = smallest * 2 if twice else smallest
+        intake.said[WORLD] = "assumed"
+        assumed.append(f"{WORLD}={intake.flat[WORLD]}")
+    return assumed
+
+
+def judged(intake: Intake, say: Callable[[str], str] | None = None, assumed: Sequence[str] = ()) -> Audit:
+    """The verdict on what was read. say: spells an override in the source's words. assumed: overrides nobody said."""
+    request = nested(intake.flat)
+    try:
+        resolution: Resolution | None = resolve(request, origins=intake.said)
+        assert resolution is not None
+        findings = [*resolution.findings, *_environment(intake, resolution)]
+    except GatingError as refusal:
+        resolution, findings = None, list(refusal.findings)
+    if say is not None:
+        findings = [replace(finding, fixes=tuple(_said(fix, say) for fix in finding.fixes)) for finding in findings]
+    notes = [*intake.notes, *([f"assumed: {' '.join(assumed)}; say otherwise behind the file name"] if assumed else [])]
+    return Audit(
+        kind=intake.kind,
+        findings=tuple(findings),
+        resolution=None if any(finding.severity == "error" for finding in findings) else resolution,
+        overlooked=tuple(intake.overlooked),
+        ignored=intake.ignored,
+        notes=tuple(notes),
+        request=request,
+    )
+
+
+def _said(fix: Fix, say: Callable[[str], str]) -> Fix:
+    return replace(fix, override=" ".join(say(token) for token in fix.override.split()))
+
+
+def _environment(intake: Intake, resolution: Resolution) -> Iterable[Finding]:
+    """Variables that the source sets against the plan: refused where Megatron-LM asserts the value, else a warning."""
+    for name, needed in resolution.env.items():
+        found = intake.env.get(name)
+        if found is not None and "$" not in found and found != needed:
+            reason = next((row.reason for row in resolution.ledger if row.field == f"env.{name}"), "")
+            yield replace(
+                ENV002.contradiction(name, found, needed),
+                severity="error" if (name, needed) == (CONNECTIONS, "1") else "warning",
+                title="The environment is the one the plan needs",
+                where=(Place(f"{name}={found}", "", "set in the source"),),
+                why=f"The plan needs {name}={needed}. {reason}.",
+                fixes=(Fix(f"{name}={needed}", ""),),
+            )

@@ -1,0 +1,90 @@
+"""What all exports share: the effective values of a plan, the header, and the refusal."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .._version import __version__
+from ..errors import GatingError
+from ..findings import Finding, Fix, Place, render, yaml_value
+from ..request import DEFAULTS, LEAVES
+from ..resolution import Resolution
+from ..resolve import DDP_FIELDS, OPTIMIZER_FIELDS, TRANSFORMER_FIELDS
+
+Files = dict[str, str]  # file name -> content
+
+FACTS_MARK = "# facts:"  # what no launcher's file says, but rules need; `hydra-overlap audit` reads it back
+FACTS = (
+    "parallelism.world_size", "platform.name", "platform.sm", "platform.gpus_per_node", "platform.nvlink_domain_size",
+    "software.torch", "software.megatron_core", "software.transformer_engine",
+)  # fmt: skip
+UNSAID = ("data.", "checkpoint.", "platform.", "software.", "userbuffers.", "launch.", "gating", "model.name")
+"""Not settings of a training program: facts, data and checkpoints of our own runs, and what the environment or the
+dictionary says."""
+
+
+class ExportError(GatingError):
+    """A target that cannot say what the plan says. findings: one for each field."""
+
+    def __init__(self, target: str, findings: Iterable[Finding]) -> None:
+        super().__init__(tuple(findings))
+        self.target = target
+
+    def __str__(self) -> str:
+        blocks = [render(finding) for finding in self.findings]
+        return "\n\n".join([f"{self.target} cannot say what this plan says; nothing was written.", *blocks])
+
+
+def unsayable(key: str, value: Any, why: str, source: str = "", *fixes: Fix) -> Finding:
+    """The finding of one field."""
+    place = Place(key, yaml_value(value))
+    title = "Every setting of the plan has its word in the target"
+    return Finding(
+        rule="EXPORT", severity="error", title=title, why=why, where=(place,), fixes=fixes, source=source
+    )  # fmt: skip
+
+
+def effective(resolution: Resolution) -> dict[str, Any]:
+    """The flat request with every overlap field as it will be set; base values of ddp and optimizer taken in."""
+    flat = {key: _at(resolution.request, key, DEFAULTS[key]) for key in LEAVES}
+    for names, settings in (
+        (TRANSFORMER_FIELDS, resolution.transformer_config),
+        (OPTIMIZER_FIELDS, resolution.optimizer_config),
+        (DDP_FIELDS, resolution.ddp_config),
+    ):
+        flat |= {key: settings[name] for name, key in names.items() if name in settings}
+    for key in flat:
+        owner, _, name = key.partition(".")
+        if owner in ("ddp", "optimizer") and f"comm_overlap.dp.{name}" in flat:
+            flat[key] = None
+    flat["userbuffers.layers"] = resolution.userbuffers or {}
+    return flat
+
+
+def _at(nested: Any, key: str, default: Any) -> Any:
+    for part in key.split("."):
+        if not isinstance(nested, Mapping) or part not in nested:
+            return default
+        nested = nested[part]
+    return nested
+
+
+def common_refusals(flat: Mapping[str, Any]) -> list[Finding]:
+    """What no launcher's file says."""
+    found = []
+    if flat["platform.name"] == "cpu":
+        why = "These launchers train on GPUs, and the environment to start them in depends on which."
+        fix = Fix("platform=h100", "plans for that GPU; conf/platform has others")
+        found.append(unsayable("platform.name", "cpu", why, "", fix))
+    if flat["launch.vboost"]:
+        fix = Fix("launch.vboost=false", "or set it on the nodes yourself: nvidia-smi boost-slider --vboost 1")
+        why = "It is a command run on each node, no setting of a program."
+        found.append(unsayable("launch.vboost", True, why, "", fix))
+    return found
+
+
+def header(target: str, command: str, flat: Mapping[str, Any], *notes: str) -> str:
+    """Comment lines that open every file. target: name and version of what reads it."""
+    facts = " ".join(f"{key}={yaml_value(flat[key])}" for key in FACTS)
+    lines = [f"# For {target}. Made by hydra-overlap {__version__}.", *([f"# command: {command}"] if command else [])]
+    lines += [f"{FACTS_MARK} {facts}", *(f"# {note}" for note in notes)]
+    return "\n".join(lines) + "\n"
