@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydra_overlap import app, compose
 from hydra_overlap import plan as plans
-from hydra_overlap.launch import joined, local, machine
+from hydra_overlap.launch import joined, local, machine, stopping
 
 # torch is imported inside the functions: it and CUDA read their environment when they load, and Hydra sets that
 # environment (hydra.job.env_set) just before it calls main.
@@ -95,7 +95,7 @@ def train(plan: plans.Plan) -> None:
 
 
 def _train(plan: plans.Plan, rank: int) -> None:
-    from hydra_overlap.megatron import build, cpu, data, readback, step, userbuffers
+    from hydra_overlap.megatron import build, checkpoint, cpu, data, readback, step, userbuffers
     from hydra_overlap.report.ledger import make_console
     from hydra_overlap.report.run import RunReport, SilentReport, write_manifest
 
@@ -110,19 +110,27 @@ def _train(plan: plans.Plan, rank: int) -> None:
     # 7. Every promised value read back, on every rank. A difference raises here, before the first step.
     found = readback.read_back(plan, built)
 
-    # 8. The text, in the same order whatever the layout.
+    # 8. Where an earlier run stopped, and the text from there on: the same samples in a step, whatever the layout.
     training = plan["request"]["training"]
+    resumed = checkpoint.resume(plan, built)
+    done = resumed.step if resumed else 0
     samples = data.dataset(plan, training["train_iters"] * training["global_batch_size"])
-    batches = [data.microbatches(plan, samples) for _ in built.model]
+    batches = [data.microbatches(plan, samples, done) for _ in built.model]
 
     # 9. Steps.
     console = make_console()
     if rank == 0:
         write_manifest(plan, found)
         readback.describe(found, console)
-    with RunReport(plan, console) if rank == 0 else SilentReport() as report:
-        for number in range(1, training["train_iters"] + 1):
+        checkpoint.describe(plan, resumed, console)
+    with RunReport(plan, console) if rank == 0 else SilentReport() as report, stopping.Requests() as requests:
+        for number in range(done + 1, training["train_iters"] + 1):
             report.step(step.run_step(plan, built, batches, number))
+            stop = requests.agreed()
+            if checkpoint.due(plan, number, stopping=stop):
+                checkpoint.save(plan, built, number)
+            if stop:
+                raise stopping.Stopped(stopping.message(plan))
     report.summary()
 
 

@@ -56,6 +56,8 @@ def _report(error: Exception, task: CodeType) -> int:
         traceback.print_exception(error)
     _remove_what_hydra_wrote(frames)
     print(refusal or mistake, file=sys.stderr)
+    if refusal is not None:
+        return refusal.exit_code
     return USAGE if mistake is not None and mistake.usage else REFUSED
 
 

@@ -8,12 +8,15 @@ Entry points print these without a traceback and exit with code 1.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
 from .findings import Finding, Fix, Place, render
 
 
 class HydraOverlapError(Exception):
-    """Base of all errors a user can cause; `str()` is what is printed."""
+    """Base of all errors a user can cause; `str()` is what is printed, `exit_code` what a command then ends with."""
+
+    exit_code: ClassVar[int] = 1
 
 
 class GatingError(HydraOverlapError):

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import LaunchError
 from ..plan import Plan, load, save, world_size
+from .stopping import REQUEUE, Stopped, message
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+STOP_TIME_S = 120  # for a last checkpoint, before ranks that were asked to stop are killed
 PLAN_FILE = "HYDRA_OVERLAP_RANK_PLAN"  # set in ranks alone: where the plan lies
 
 
@@ -27,7 +30,10 @@ def as_rank(train: Callable[[Plan], None], plan: Plan) -> None:
     """Run `train(plan)` as a rank that `start` started: an exception goes to the parent through elastic's error file."""
     from torch.distributed.elastic.multiprocessing.errors import record
 
-    record(train)(plan)
+    try:
+        record(train)(plan)
+    except Stopped as stopped:
+        sys.exit(stopped.exit_code)
 
 
 class RankError(LaunchError):
@@ -59,18 +65,34 @@ def start(plan: Plan, script: str, environment: Mapping[str, str]) -> None:
         local_addr="localhost",
         max_restarts=0,
         monitor_interval=0.1,
+        shutdown_timeout=STOP_TIME_S,
         logs_specs=DefaultLogsSpecs(
             log_dir=str(logs), redirects={rank: Std.ALL if rank else Std.ERR for rank in range(ranks)}
         ),
     )
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # RankError says it, once
-    with _exported({**environment, PLAN_FILE: str(save(plan))}):
+    for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # RankError and Stopped say it, once
+    with _exported({**environment, PLAN_FILE: str(save(plan))}), _usr1_as_term():
         try:
             elastic_launch(config, sys.executable)("-u", os.path.abspath(script))
         except ChildFailedError as failed:
+            if failed.get_first_failure()[1].exitcode == REQUEUE:
+                raise Stopped(message(plan)) from None
             raise RankError(_first_cause(failed, logs)) from None
         except SignalException as stopped:
-            raise KeyboardInterrupt(str(stopped)) from None
+            if stopped.sigval == signal.SIGINT:
+                raise KeyboardInterrupt from None
+            raise Stopped(message(plan)) from None
+
+
+@contextmanager
+def _usr1_as_term() -> Iterator[None]:
+    """SIGUSR1 (Slurm's warning before a time limit) stops this run as SIGTERM does; elastic passes that on to the ranks."""
+    before = signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 @contextmanager

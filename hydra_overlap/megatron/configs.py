@@ -7,8 +7,10 @@ that every overlap field has one origin. Fields keep megatron-core's names; the 
 import dataclasses
 from typing import Any
 
-from ..errors import LaunchError
+from ..errors import HydraOverlapError, LaunchError
+from ..findings import yaml_value
 from ..plan import Plan
+from ..request import DEFAULTS
 
 _LAYOUT = (
     "tensor_model_parallel_size",
@@ -29,6 +31,28 @@ _PRECISION = (
     "num_layers_at_start_in_bf16",
     "num_layers_at_end_in_bf16",
 )
+# What the rules judge and exports carry, and this version of train.py cannot build.
+_NOT_BUILT = {
+    "model.multi_latent_attention": "It builds attention with one QKV projection.",
+    "model.variable_seq_lengths": "All its samples have seq_length tokens.",
+    "model.cuda_graph_scope": "It captures no CUDA graphs.",
+    "ddp.use_megatron_fsdp": "It wraps the model in DistributedDataParallel.",
+    "ddp.reuse_grad_buf_for_mxfp8_param_ag": "Its steps do not copy main parameters into the gather's buffer.",
+    "launch.vboost": "That takes root on every node: `nvidia-smi boost-slider --vboost 1`, before the run.",
+}
+# Fields of a node that train.py reads itself; every other one must be a field of megatron-core's object.
+_READ_HERE = {
+    "model": (
+        "name",
+        "seq_length",
+        "vocab_size",
+        "position_embedding_type",
+        "rotary_base",
+        "share_embeddings_and_output_weights",
+    ),
+    "ddp": (),
+    "optimizer": ("lr_warmup_iters", "lr_decay_style"),
+}
 _REQUIRED = ("num_layers", "hidden_size", "num_attention_heads", "seq_length", "vocab_size")
 VOCAB_MULTIPLE = 128  # tokens per TP rank; Megatron-LM's make_vocab_size_divisible_by
 
@@ -59,21 +83,18 @@ def require_model(plan: Plan) -> None:
 
 
 def require_built(plan: Plan) -> None:
-    """Raise LaunchError for what the plan asks of a run and this version does not do. Nothing is dropped."""
-    if plan["request"]["launch"]["vboost"]:
-        raise LaunchError(
-            "train.py does not set vboost",
-            where=["launch.vboost=true"],
-            why="It takes root on every node: `nvidia-smi boost-slider --vboost 1`, before the run.",
-            fixes=[("launch.vboost=false", "starts with the clocks as they are")],
-        )
-    scope = plan["request"]["model"]["cuda_graph_scope"]
-    if scope:
-        raise LaunchError(
-            "CUDA graphs are judged, exported and rehearsed, but not yet captured by train.py",
-            where=[f"model.cuda_graph_scope=[{','.join(scope)}]"],
-            fixes=[("model.cuda_graph_scope=[]", "trains without graphs")],
-        )
+    """Raise LaunchError for what the plan asks of a run and train.py does not do. Nothing is dropped."""
+    request = plan["request"]
+    for key, why in _NOT_BUILT.items():
+        node, _, name = key.rpartition(".")
+        if request[node][name] != DEFAULTS[key]:
+            raise LaunchError(
+                f"train.py does not do what {key} asks for",
+                where=[f"{key}={yaml_value(request[node][name])}"],
+                why=f"{why} Judging, checking and exporting such a plan works.",
+                fixes=[(f"{key}={yaml_value(DEFAULTS[key])}", "trains without it")],
+                source="hydra_overlap/megatron/configs.py",
+            )
 
 
 def padded_vocab_size(plan: Plan) -> int:
@@ -101,6 +122,7 @@ def transformer_config(plan: Plan, on_gpu: bool) -> Any:
     request, dtype = plan["request"], params_dtype(plan)
     model, layout, precision = request["model"], request["parallelism"], request["precision"]
     names = {field.name for field in dataclasses.fields(TransformerConfig)}
+    _require_fields("model", model, names)
     values = {name: value for name, value in model.items() if name in names and value is not None}
     values |= {name: layout[name] for name in _LAYOUT if layout[name] is not None}
     values |= {name: precision[name] for name in _PRECISION if precision[name] is not None}
@@ -114,9 +136,11 @@ def transformer_config(plan: Plan, on_gpu: bool) -> Any:
         "masked_softmax_fusion": on_gpu,
         "apply_rope_fusion": on_gpu and model["position_embedding_type"] == "rope",
     }
-    values.pop("cuda_graph_scope")  # require_built has refused it
+    values.pop("cuda_graph_scope")  # empty: require_built has refused any other
     if model["num_moe_experts"] is None:
         values = {name: value for name, value in values.items() if not name.startswith("moe_")}
+        if model["variable_seq_lengths"]:  # megatron-core refuses its default even where nothing is dispatched
+            values["moe_token_dispatcher_type"] = "alltoall"
     elif model["moe_ffn_hidden_size"] is None:
         values["moe_ffn_hidden_size"] = model["ffn_hidden_size"] or 4 * model["hidden_size"]
     values |= _known(plan["resolution"]["transformer_config"], names)
@@ -129,6 +153,7 @@ def ddp_config(plan: Plan) -> Any:
 
     request = plan["request"]
     names = {field.name for field in dataclasses.fields(DistributedDataParallelConfig)}
+    _require_fields("ddp", request["ddp"], names)
     values = _known({name: value for name, value in request["ddp"].items() if value is not None}, names)
     values["grad_reduce_in_fp32"] = request["precision"]["grad_reduce_in_fp32"]
     values["fp8_param_gather"] = request["precision"]["fp8_param_gather"]
@@ -143,11 +168,23 @@ def optimizer_config(plan: Plan) -> Any:
     request = plan["request"]
     kind = {"adam": AdamOptimizerConfig, "sgd": SGDOptimizerConfig}[request["optimizer"]["optimizer"]]
     names = {field.name for field in dataclasses.fields(kind)}
+    _require_fields("optimizer", request["optimizer"], names)
     values = _known({name: value for name, value in request["optimizer"].items() if value is not None}, names)
     values |= {name: request["precision"][name] for name in ("bf16", "fp16", "fp8_recipe")}
     values["params_dtype"] = params_dtype(plan)
     values |= _known(plan["resolution"]["optimizer_config"], names)
     return kind(**values)
+
+
+def _require_fields(node: str, values: dict[str, Any], names: set[str]) -> None:
+    """Raise if the installed megatron-core has no field for something that was asked for."""
+    lost = [
+        f"{node}.{name}={yaml_value(value)}"
+        for name, value in values.items()
+        if name not in names and name not in _READ_HERE[node] and value != DEFAULTS[f"{node}.{name}"]
+    ]
+    if lost:
+        raise HydraOverlapError(f"The installed megatron-core has no field for {', '.join(lost)}; no step was taken.")
 
 
 def _known(values: dict[str, Any], names: set[str]) -> dict[str, Any]:

@@ -170,8 +170,8 @@ def dataset(plan: Plan, num_samples: int) -> Any:
     return train
 
 
-def microbatches(plan: Plan, samples: Any) -> Iterator[dict[str, Any]]:
-    """Batches of this rank, one per microbatch, in step order: tokens, labels, loss_mask, position_ids [b, s]."""
+def microbatches(plan: Plan, samples: Any, steps_done: int = 0) -> Iterator[dict[str, Any]]:
+    """Batches of this rank after `steps_done` steps, one per microbatch: tokens, labels, loss_mask, position_ids [b, s]."""
     import torch
     from megatron.core import parallel_state
 
@@ -179,6 +179,7 @@ def microbatches(plan: Plan, samples: Any) -> Iterator[dict[str, Any]]:
     rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
     size = training["micro_batch_size"]
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    for start in range(rank * size, training["train_iters"] * training["global_batch_size"], ranks * size):
+    first = steps_done * training["global_batch_size"] + rank * size
+    for start in range(first, training["train_iters"] * training["global_batch_size"], ranks * size):
         batch = [samples[index] for index in range(start, start + size)]
         yield {name: torch.stack([sample[name] for sample in batch]).to(device) for name in batch[0]}

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import LaunchError
 from ..plan import Plan
-from ..rules.layout import chunk_parameters
+from ..rules.layout import bucketed_parameters
 
 HIDDEN = 256  # width of the residual stream above which a model is shrunk
 HEAD = 32  # width of one attention head
@@ -43,6 +43,9 @@ _REPLACED: tuple[tuple[str, Any, str], ...] = (
     ("model.gradient_accumulation_fusion", False, "fused gradient accumulation: a CUDA kernel"),
     ("model.moe_grouped_gemm", False, "grouped GEMM over experts: experts run one by one"),
     ("model.cuda_graph_scope", [], "CUDA graphs"),
+    ("ddp.reuse_grad_buf_for_mxfp8_param_ag", False, ""),
+    ("optimizer.reuse_grad_buf_for_mxfp8_param_ag", False, ""),
+    ("ddp.nccl_ub", False, "NCCL user buffers: a CUDA allocator"),
     ("comm_overlap.ep.delay_wgrad_compute", False, "delayed weight gradients: Transformer Engine's layers"),
     ("comm_overlap.pp.defer_embedding_wgrad_compute", False, "deferred output-layer weight gradient: a CUDA kernel"),
 )
@@ -147,14 +150,14 @@ def _shrink_heads(model: dict[str, Any], hidden: int, tp: int) -> None:
 
 
 def _shrink_buckets(rehearsed: Plan, plan: Plan) -> list[Change]:
-    """bucket_size in the proportion the first model chunk shrank in: it is cut into as many buckets as planned."""
+    """bucket_size in the proportion its parameters shrank in: they are cut into as many buckets as planned."""
     settings = rehearsed["resolution"]["ddp_config"]
     size = settings.get("bucket_size")
-    planned, here = (chunk_parameters(_flat(p["request"])) for p in (plan, rehearsed))
+    planned, here = (bucketed_parameters(_flat(p["request"])) for p in (plan, rehearsed))
     if size is None or not planned or not here or here >= planned:
         return []
     settings["bucket_size"] = max(1, size * here // planned)
-    reason = f"as the first model chunk: {planned:,} to {here:,} parameters"
+    reason = f"as what it cuts: {planned:,} to {here:,} parameters"
     return [Change("comm_overlap.dp.bucket_size", size, settings["bucket_size"], reason)]
 
 

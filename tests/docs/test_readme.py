@@ -11,8 +11,9 @@ from tests.docs.blocks import ROOT
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def test_the_blocks_of_the_readme_are_current():
-    check = [sys.executable, "-m", "cogapp", "-I", ".", "--check", "README.md"]
+@pytest.mark.parametrize("page", ["README.md", "docs/audit.md"])
+def test_the_blocks_made_from_the_code_are_current(page):
+    check = [sys.executable, "-m", "cogapp", "-I", ".", "--check", page]
     done = subprocess.run(check, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, f"run `make docs`: {done.stdout}{done.stderr}"
 

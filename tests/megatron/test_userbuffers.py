@@ -34,7 +34,7 @@ def test_the_dictionary_is_the_composed_preset():
     [
         ((), ["none"]),
         (("precision=fp8_delayed",), ["fp8"]),
-        (("precision=fp8_delayed", "precision.first_last_layers_bf16=true"), ["fp8", "none"]),
+        (("precision=fp8_current",), ["fp8", "none"]),
     ],
     ids=["bf16", "fp8", "fp8 with bf16 layers"],
 )

@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from hydra_overlap import resolve
-from hydra_overlap.report.ledger import print_ledger
+from hydra_overlap.report.ledger import ledger_table, print_ledger
 
 REQUEST = {
     "parallelism": {"tensor_model_parallel_size": 4, "sequence_parallel": True},
@@ -14,6 +14,7 @@ REQUEST = {
     "platform": {"name": "h100", "sm": 90},
     "userbuffers": {"name": "mine", "tuned_for": {"seq_length": 4096}},
     "model": {"seq_length": 8192},
+    "precision": {"bf16": True},
 }
 
 
@@ -43,5 +44,7 @@ def test_findings_follow_with_their_severity():
     assert "note: UB201" in printed()
 
 
-def test_fits_a_narrow_terminal():
-    assert max(len(line.rstrip()) for line in printed(width=80, userbuffers=None).splitlines()) <= 80
+def test_the_table_fits_a_narrow_terminal():
+    console = Console(file=io.StringIO(), width=80)
+    console.print(ledger_table(resolve(REQUEST).ledger))
+    assert max(len(line.rstrip()) for line in console.file.getvalue().splitlines()) <= 80

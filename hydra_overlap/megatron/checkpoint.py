@@ -1,0 +1,278 @@
+"""Distributed checkpoints: whole or not there, resumed exactly, resharded to another layout.
+
+Written with megatron.core.dist_checkpointing (torch_dist) into `iter_0000010.partial` and renamed once every rank is done:
+a folder `iter_*` without that ending is complete, whatever was killed when. It holds model, optimizer, learning-rate
+schedule, random states and the step; which samples come next follows from the step alone (data.py).
+"""
+
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ..errors import HydraOverlapError
+from ..plan import Plan
+from .build import Built
+
+PARTIAL = ".partial"
+STATE = "state.json"
+# Canonical parameters and optimizer states, one tensor each over all ranks: any layout can read them.
+_METADATA = {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True}
+
+
+class CheckpointError(HydraOverlapError):
+    """A checkpoint cannot be written or does not fit the plan."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What was resumed. step: the last one taken. resharded: whether another layout wrote it (random states start anew)."""
+
+    folder: Path
+    step: int
+    resharded: bool
+
+
+def complete(folder: str | Path) -> list[Path]:
+    """Complete checkpoints of a directory, oldest first."""
+    found = [path for path in Path(folder).glob("iter_*") if path.suffix != PARTIAL and (path / STATE).is_file()]
+    return sorted(found)
+
+
+def due(plan: Plan, step: int, *, stopping: bool) -> bool:
+    """Whether a checkpoint is written after `step`: at every interval, at the end, and when the run is asked to stop."""
+    wanted = plan["request"]["checkpoint"]
+    interval = wanted["save_interval"]
+    last = step == plan["request"]["training"]["train_iters"]
+    return wanted["save"] is not None and (stopping or last or bool(interval and step % interval == 0))
+
+
+def save(plan: Plan, built: Built, step: int) -> Path:
+    """Write a checkpoint after `step` and drop those beyond checkpoint.keep. Every rank calls it. -> its folder.
+
+    Raises CheckpointError if the directory cannot be written; nothing half-written keeps a checkpoint's name.
+    """
+    from megatron.core import dist_checkpointing
+
+    wanted = plan["request"]["checkpoint"]
+    final = Path(wanted["save"]) / f"iter_{step:07d}"
+    partial = final.with_name(final.name + PARTIAL)
+    _on_rank_0(lambda: _empty(partial), f"{wanted['save']} cannot be written")
+    with _parameters_gathered(built):
+        state = {**_sharded(built, loading=False), "scheduler": built.scheduler.state_dict(), "step": step}
+        state["random"] = _random_object(_random_states())
+        dist_checkpointing.save(state, str(partial), validate_access_integrity=True)
+    _on_rank_0(lambda: _publish(plan, partial, final, step), f"{final} cannot be completed")
+    return final
+
+
+def resume(plan: Plan, built: Built) -> Loaded | None:
+    """Resume from the last complete checkpoint of checkpoint.load; None if there is none. Every rank calls it.
+
+    Raises CheckpointError if it holds another model.
+    """
+    if plan["request"]["checkpoint"]["load"] is None:
+        return None
+    from megatron.core import dist_checkpointing
+
+    box = [_latest(plan)] if dist.get_rank() == 0 else [None]
+    dist.broadcast_object_list(box, src=0)
+    folder = box[0]
+    if folder is None:
+        return None
+    saved = json.loads((folder / STATE).read_text())
+    _require_same_model(plan, saved["model"], folder)
+    resharded = saved["layout"] != _layout(plan)
+    _allocate_adam_states(built.optimizer)
+    wanted: dict[str, Any] = _sharded(built, loading=True)
+    if not resharded:
+        wanted["random"] = _random_object(None)
+    state = dist_checkpointing.load(wanted, str(folder))
+    for index, chunk in enumerate(built.model):
+        chunk.module.load_state_dict(state[_chunk_key(built, index)])
+    with _adam_step_kept(built.optimizer):
+        built.optimizer.load_state_dict(state["optimizer"])
+    built.scheduler.load_state_dict(state["scheduler"])
+    if not resharded:
+        _set_random_states(state["random"])
+    return Loaded(folder=folder, step=int(state["step"]), resharded=resharded)
+
+
+def _sharded(built: Built, *, loading: bool) -> dict[str, Any]:
+    models = {
+        _chunk_key(built, index): chunk.module.sharded_state_dict(metadata=_METADATA)
+        for index, chunk in enumerate(built.model)
+    }
+    optimizer = built.optimizer.sharded_state_dict(
+        models if len(models) > 1 else models["model"], is_loading=loading, metadata=_METADATA
+    )
+    return {**models, "optimizer": optimizer}
+
+
+def _parts_with_torch_adam(optimizer: Any) -> list[Any]:
+    """The optimizers of a chain that wrap torch's Adam: Transformer Engine's and Apex's keep their step elsewhere."""
+    parts = getattr(optimizer, "chained_optimizers", [optimizer])
+    return [part for part in parts if isinstance(part.optimizer, (torch.optim.Adam, torch.optim.AdamW))]
+
+
+@contextmanager
+def _adam_step_kept(optimizer: Any) -> Iterator[None]:
+    """Let a DistributedOptimizer load the states of torch's Adam.
+
+    megatron-core 0.16.1 leaves `step` out of what it loads, having set it before, and then copies every state of the
+    optimizer, `step` included (distrib_optimizer.py:2104-2106, 938-940): here it is handed the step it has set. And it
+    sets one tensor for all parameters (821-825), which each of them would count up: afterwards each gets its own.
+    """
+    parts = [
+        part for part in _parts_with_torch_adam(optimizer) if hasattr(part, "_set_main_param_and_optimizer_states")
+    ]
+    for part in parts:
+        original = part._set_main_param_and_optimizer_states
+
+        def with_step(parameter: Any, tensors: dict[str, Any], part: Any = part, original: Any = original) -> None:
+            group, order = part.model_param_group_index_map[parameter]
+            main = part.optimizer.param_groups[group]["params"][order]
+            original(parameter, {**tensors, "step": part.optimizer.state[main]["step"]})
+
+        part._set_main_param_and_optimizer_states = with_step
+    try:
+        yield
+    finally:
+        for part in parts:
+            del part._set_main_param_and_optimizer_states
+            for state in part.optimizer.state.values():
+                state["step"] = state["step"].clone()
+
+
+def _allocate_adam_states(optimizer: Any) -> None:
+    """Moments of zero and step 0, as after no step: torch's Adam makes them at its first step.
+
+    megatron-core's DistributedOptimizer.state_dict asserts one common step among them (distrib_optimizer.py:640-643).
+    """
+    for part in _parts_with_torch_adam(optimizer):
+        inner = part.optimizer
+        for parameter in (p for group in inner.param_groups for p in group["params"]):
+            moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+            inner.state[parameter] = {"step": torch.tensor(0.0), **moments}
+
+
+@contextmanager
+def _parameters_gathered(built: Built) -> Iterator[None]:
+    """Every rank holds all updated parameters: with overlap_param_gather they are gathered in the next forward only."""
+    if not built.model[0].ddp_config.overlap_param_gather:
+        yield
+        return
+    for chunk in built.model:
+        chunk.disable_forward_pre_hook()
+    try:
+        yield
+    finally:
+        for chunk in built.model:
+            chunk.enable_forward_pre_hook()
+
+
+def _chunk_key(built: Built, index: int) -> str:
+    return "model" if len(built.model) == 1 else f"model{index}"
+
+
+def _layout(plan: Plan) -> dict[str, Any]:
+    return dict(plan["request"]["parallelism"])
+
+
+_SAME = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "num_moe_experts")
+
+
+def _model(plan: Plan) -> dict[str, Any]:
+    """What a checkpoint must have in common with the plan that resumes it."""
+    same = {f"model.{name}": plan["request"]["model"][name] for name in _SAME}
+    return {**same, "ddp.use_distributed_optimizer": plan["request"]["ddp"]["use_distributed_optimizer"]}
+
+
+def _require_same_model(plan: Plan, saved: dict[str, Any], folder: Path) -> None:
+    lines = [f"{k}={v}, in the checkpoint {saved.get(k)}" for k, v in _model(plan).items() if saved.get(k) != v]
+    if lines:
+        raise CheckpointError(f"{folder} does not fit this plan:\n  " + "\n  ".join(lines))
+
+
+def _latest(plan: Plan) -> Path | None:
+    found = complete(plan["request"]["checkpoint"]["load"])
+    return found[-1] if found else None
+
+
+def _empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def _publish(plan: Plan, partial: Path, final: Path, step: int) -> None:
+    """The moment a checkpoint becomes one; older ones beyond `keep`, and leftovers of killed runs, go."""
+    (partial / STATE).write_text(json.dumps({"step": step, "layout": _layout(plan), "model": _model(plan)}, indent=1))
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
+    for old in complete(final.parent)[: -plan["request"]["checkpoint"]["keep"]]:
+        shutil.rmtree(old)
+    for leftover in final.parent.glob(f"iter_*{PARTIAL}"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _on_rank_0(action: Any, what: str) -> None:
+    """Run on rank 0 and tell all: a rank that fails alone would leave the others waiting."""
+    box: list[Any] = [None]
+    if dist.get_rank() == 0:
+        try:
+            action()
+        except OSError as error:
+            box = [f"{what}: {error.strerror or error}"]
+    dist.broadcast_object_list(box, src=0)
+    if box[0] is not None:
+        raise CheckpointError(box[0])
+
+
+def _random_states() -> dict[str, Any]:
+    import numpy
+    from megatron.core import tensor_parallel
+
+    return {
+        "python": random.getstate(),
+        "numpy": numpy.random.get_state(),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(),
+        "tracker": tensor_parallel.get_cuda_rng_tracker().get_states(),
+    }
+
+
+def _set_random_states(states: dict[str, Any]) -> None:
+    import numpy
+    from megatron.core import tensor_parallel
+
+    random.setstate(states["python"])
+    numpy.random.set_state(states["numpy"])
+    torch.set_rng_state(states["torch"])
+    torch.cuda.set_rng_state(states["cuda"])
+    tensor_parallel.get_cuda_rng_tracker().set_states(states["tracker"])
+
+
+def _random_object(states: Any) -> Any:
+    """This rank's random states as an object of its own: they differ between ranks and are not resharded."""
+    from megatron.core.dist_checkpointing.mapping import ShardedObject
+
+    ranks = dist.get_world_size()
+    return ShardedObject("random", states, (ranks,), (dist.get_rank(),), replica_id=0)
+
+
+def describe(plan: Plan, resumed: Loaded | None, console: Any) -> None:
+    """One line on what was resumed."""
+    if resumed is not None:
+        other = "; written by another layout, random states start anew" if resumed.resharded else ""
+        console.print(f"resumed after step {resumed.step} from {resumed.folder}{other}", soft_wrap=True)
+    elif plan["request"]["checkpoint"]["load"] is not None:
+        console.print(
+            f"no complete checkpoint in {plan['request']['checkpoint']['load']}: starting anew", soft_wrap=True
+        )
