@@ -33,7 +33,7 @@ lint: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m hydra_overlap.report.rules_page > docs/rules.md
-	$(BIN)/cog -I . -r README.md docs/audit.md
+	$(BIN)/cog -I . -r README.md docs/audit.md docs/coverage.md
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/compose.py

@@ -52,8 +52,7 @@ def _rule(rule: type[Rule]) -> Iterator[str]:
         yield from _block("reads", rule.reads)
     if finding is not None:
         yield from _block("example", ("python train.py " + " ".join(rule.refused),))
-        width = max((len(fix.override) for fix in finding.fixes), default=0)
-        fixes = [f"{fix.override:<{width}}   {fix.effect}".rstrip() for fix in finding.fixes]
+        fixes = [line for fix in finding.fixes for line in (fix.override, f"    {fix.effect}") if line.strip()]
         yield from _block("fix", fixes)
     yield from _block("source", (rule.source,))
 

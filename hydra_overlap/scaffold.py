@@ -12,7 +12,7 @@ FOLDERS = {"bundle": "comm_overlap", "preset": "userbuffers"}
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 BUNDLE = """\
-# {name}: TODO one line that says what this bundle is for.
+# {name}: one line that says what this bundle is for.
 # extends {start}; measured by us: no
 # Use: python your_app.py +comm_overlap={name}
 defaults:
@@ -62,11 +62,11 @@ def _preset(name: str, origin: str) -> str:
     return (
         "\n".join(
             [
-                f"# {name}: TODO what it is tuned for.",
-                "# source: TODO; measured by us: no",
+                f"# {name}: what it is tuned for, in one line.",
+                "# source: where the values are published; measured by us: no",
                 f"# Begun from {origin}. `tuned_for` is compared with the plan; every entry is judged (hydra-overlap explain UB002).",
                 f"name: {name}",
-                "source: TODO",
+                "source: where the values are published",
                 *body,
             ]
         )

@@ -37,14 +37,21 @@ def _guard(*, _root_: DictConfig) -> str:
     return compose.guard(_root_)
 
 
+def _help(*, _root_: DictConfig) -> str:
+    from hydra_overlap import help as page
+
+    return page.text(_root_.hydra.runtime.choices)
+
+
 def _register_resolvers() -> None:
-    """`${overlap.check:}` and `${overlap.guard:}`. Never cached: a sweep hands its cache to each of its jobs."""
+    """`${overlap.check:}`, `${overlap.guard:}` and `${overlap.help:}`. Never cached: a sweep hands its cache to each of its jobs."""
     register: Any = OmegaConf.register_new_resolver
     # omegaconf 2.4 renames it and warns; in 2.3 a function of that name exists and is another.
     if "replace" in inspect.signature(OmegaConf.register_resolver).parameters:
         register = OmegaConf.register_resolver
     register("overlap.check", _check, replace=True)
     register("overlap.guard", _guard, replace=True)
+    register("overlap.help", _help, replace=True)
 
 
 def _store_schemas() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
-HIDDEN = ("_overlap", "experiment")
+HIDDEN = ("_overlap", "experiment", "hydra")
 
 
 def description(option: Path) -> str:
@@ -42,3 +42,41 @@ def refusal(*overrides: str) -> str:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done
     return "\n".join(["```console", f"$ python train.py {' '.join(overrides)}", done.stderr.strip(), "```"])
+
+
+def rules_by_family() -> str:
+    """Rules and derivations counted by family and severity."""
+    from collections import Counter
+
+    from hydra_overlap.rules import DERIVATIONS, RULES
+
+    counts = Counter((family(rule.__name__), rule.severity) for rule in RULES)
+    derived = Counter(family(derivation.id) for derivation in DERIVATIONS)
+    names = list(dict.fromkeys(family(rule.__name__) for rule in RULES))
+    rows = [[n, *(counts[n, severity] for severity in ("error", "warning", "note")), derived[n]] for n in names]
+    total = ["all", *(sum(row[column] for row in rows) for column in range(1, 5))]
+    body = ["| " + " | ".join(str(cell) for cell in row) + " |" for row in [*rows, total]]
+    return "\n".join(["| family | errors | warnings | notes | derivations |", "| --- | --- | --- | --- | --- |", *body])
+
+
+def catalogue_by_area() -> str:
+    """What became of the records of the catalogue, area by area."""
+    from collections import Counter
+
+    from tests.rules.test_catalogue import CATALOGUE, answer
+
+    kinds = ("rule", "derivation", "environment", "left out")
+    counts = Counter((record["area"], answer(record["id"])) for record in CATALOGUE)
+    areas = list(dict.fromkeys(record["area"] for record in CATALOGUE))
+    rows = [
+        [area, *(counts[area, kind] for kind in kinds), sum(counts[area, kind] for kind in kinds)] for area in areas
+    ]
+    total = ["all", *(sum(row[column] for row in rows) for column in range(1, 6))]
+    body = ["| " + " | ".join(str(cell) for cell in row) + " |" for row in [*rows, total]]
+    head = "| area | rule | derivation | launch environment | left out, with a reason | records |"
+    return "\n".join([head, "| --- | --- | --- | --- | --- | --- |", *body])
+
+
+def family(name: str) -> str:
+    """`TP002` -> `TP`."""
+    return name.rstrip("0123456789")

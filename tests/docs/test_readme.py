@@ -11,7 +11,7 @@ from tests.docs.blocks import ROOT
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/audit.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/audit.md", "docs/coverage.md"])
 def test_the_blocks_made_from_the_code_are_current(page):
     check = [sys.executable, "-m", "cogapp", "-I", ".", "--check", page]
     done = subprocess.run(check, cwd=ROOT, capture_output=True, text=True)

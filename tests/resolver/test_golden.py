@@ -10,10 +10,13 @@ import pytest
 import yaml
 
 from hydra_overlap import GatingError, resolve
+from hydra_overlap.examples import example
 from hydra_overlap.request import DEFAULTS
+from hydra_overlap.rules import RULES
 from tests.overrides import CONF, request_of
 
 GOLDEN = Path(__file__).parent / "golden"
+EVERY_RULE = "every_rule"
 TP4_H100 = (
     "comm_overlap.tp.tp_comm_overlap=true", "parallelism=tp4", "userbuffers=bf16_h100_h8192_tp4_mbs1_seq8192",
     "platform=h100", "software=reference", "ddp=distributed_optimizer", "optimizer=adam", "precision=bf16",
@@ -73,8 +76,16 @@ def test_the_refusal_reads_as_recorded(name: str) -> None:
     assert text == path.read_text()
 
 
+def test_every_rule_says_on_its_example_what_is_recorded() -> None:
+    blocks = [f"{' '.join(rule.refused)}\n{found.message}" for rule in RULES if (found := example(rule))]
+    path, text = GOLDEN / f"{EVERY_RULE}.txt", "\n\n".join(blocks) + "\n"
+    if os.environ.get("GOLDEN") == "write":
+        path.write_text(text)
+    assert text == path.read_text()
+
+
 def test_no_recorded_text_is_left_over() -> None:
-    assert {path.stem for path in GOLDEN.glob("*.txt")} == set(REFUSALS)
+    assert {path.stem for path in GOLDEN.glob("*.txt")} == {*REFUSALS, EVERY_RULE}
 
 
 @pytest.mark.parametrize("name", REFUSALS)
