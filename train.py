@@ -5,10 +5,12 @@
     python train.py comm_overlap=pp_interleaved training=smoke
     python train.py comm_overlap=tp4_h100 --cfg job --resolve     judge and look, start nothing
     python train.py -m comm_overlap=none,dp             one run after the other
+    python train.py experiment=llama31_405b_512gpu_h100_bf16 launch.dry_run=true   what each rank holds; starts none
     torchrun --nproc-per-node 8 train.py comm_overlap=tp8_h100    join ranks that torchrun (or srun) started
 
 Without a GPU the plan is rehearsed: the same layout, schedule and overlap flags in real megatron-core on gloo, tensor
-dimensions shrunk, and the run says what it did not exercise. Exit codes: 0 fine, 1 refused or failed, 2 usage.
+dimensions shrunk, and the run says what it did not exercise. Exit codes: 0 fine, 1 refused or failed, 2 usage, 75 asked to
+stop, 130 interrupted.
 """
 
 import os
@@ -17,11 +19,12 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_overlap import app, compose
 from hydra_overlap import plan as plans
-from hydra_overlap.launch import joined, local, machine, stopping
+from hydra_overlap.launch import folders, joined, local, machine, stopping
 
 # torch is imported inside the functions: it and CUDA read their environment when they load, and Hydra sets that
 # environment (hydra.job.env_set) just before it calls main.
@@ -31,6 +34,7 @@ from hydra_overlap.launch import joined, local, machine, stopping
 def main(cfg: DictConfig) -> None:
     """Stages 1 to 4: in the one process that composes."""
     from hydra_overlap.megatron import configs, data, rehearsal
+    from hydra_overlap.report import dry_run
     from hydra_overlap.report.ledger import make_console, print_ledger
     from hydra_overlap.report.rehearsal import print_rehearsal
 
@@ -45,14 +49,19 @@ def main(cfg: DictConfig) -> None:
 
     # 2. What this machine makes of it: GPUs, or a rehearsal; too small, or the wrong one: refused before anything starts.
     configs.require_model(plan)
+    if dry_run.asked(plan):  # instead of all that follows: ranks of any world size, in this process
+        dry_run.show(plan, resolution)
+        return
     job = joined.joined()
     ranks_here = job.local_ranks if job else plans.world_size(plan)
     if job:
+        joined.require_single_run(job, sweeping=HydraConfig.get().mode == RunMode.MULTIRUN)
         joined.require_same_size(plan, job)
     machine.require_fit(plan, ranks_here)
     machine.require_software(plan)
+    folders.require_checkpoint_folders(plan)
     environment = machine.rank_environment(plan, ranks_here)
-    plan = rehearsal.rehearse(plan) if machine.rehearses(plan) else plan
+    plan = rehearsal.rehearse(plan, machine.other_versions(plan)) if machine.rehearses(plan) else plan
     configs.require_built(plan)
 
     # 3. What will happen, before it happens.
@@ -88,13 +97,14 @@ def train(plan: plans.Plan) -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("gloo" if on_cpu else "nccl")
     try:
-        _train(plan, dist.get_rank())
+        with stopping.Requests() as requests:
+            _train(plan, dist.get_rank(), requests)
     finally:
         build.release()
         dist.destroy_process_group()
 
 
-def _train(plan: plans.Plan, rank: int) -> None:
+def _train(plan: plans.Plan, rank: int, requests: stopping.Requests) -> None:
     from hydra_overlap.megatron import build, checkpoint, cpu, data, readback, step, userbuffers
     from hydra_overlap.report.ledger import make_console
     from hydra_overlap.report.run import RunReport, SilentReport, write_manifest
@@ -123,7 +133,7 @@ def _train(plan: plans.Plan, rank: int) -> None:
         write_manifest(plan, found)
         readback.describe(found, console)
         checkpoint.describe(plan, resumed, console)
-    with RunReport(plan, console) if rank == 0 else SilentReport() as report, stopping.Requests() as requests:
+    with RunReport(plan, console) if rank == 0 else SilentReport() as report:
         for number in range(done + 1, training["train_iters"] + 1):
             report.step(step.run_step(plan, built, batches, number))
             stop = requests.agreed()

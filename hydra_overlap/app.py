@@ -4,7 +4,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -34,6 +34,7 @@ def cli(main: Callable[[], Any]) -> None:
             main()
         sys.stdout.flush()
     except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
         sys.exit(_report(error, getattr(main, "__wrapped__", main).__code__))
@@ -54,7 +55,8 @@ def _report(error: Exception, task: CodeType) -> int:
         return REFUSED
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         traceback.print_exception(error)
-    _remove_what_hydra_wrote(frames)
+    with suppress(OSError):  # tidying up is a courtesy; the refusal is what counts
+        _remove_what_hydra_wrote(frames)
     print(refusal or mistake, file=sys.stderr)
     if refusal is not None:
         return refusal.exit_code

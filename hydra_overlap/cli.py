@@ -216,10 +216,13 @@ def export(target: str, overrides: tuple[str, ...], output: str | None) -> None:
         several = len(files) > 1
         click.echo("\n".join((f"# ---- {name}\n" if several else "") + text for name, text in files.items()), nl=False)
         return
-    Path(output).mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        Path(output, name).write_text(text)
-        click.echo(Path(output, name))
+    try:
+        Path(output).mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            Path(output, name).write_text(text)
+            click.echo(Path(output, name))
+    except OSError as error:
+        raise click.UsageError(f"{output} cannot be written: {error.strerror or error}.") from None
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
@@ -238,7 +241,10 @@ def audit(source: str | None, overrides: tuple[str, ...], bridge_recipes: str | 
     if bridge_recipes is not None:
         from .audit import recipes
 
-        rows = recipes.audit(recipes.load(Path(bridge_recipes)))
+        try:
+            rows = recipes.audit(recipes.load(Path(bridge_recipes)))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise click.UsageError(f"{bridge_recipes} is no file of recipes: {error}.") from None
         click.echo(json.dumps([row.to_dict() for row in rows], indent=1) if as_json else recipes.report(rows))
         return
     if source is None:
@@ -250,7 +256,10 @@ def audit(source: str | None, overrides: tuple[str, ...], bridge_recipes: str | 
     file = None if source == "-" else Path(source)
     if file is not None and not file.is_file():
         raise click.UsageError(f"There is no file {source}.")
-    text = sys.stdin.read() if file is None else file.read_text()
+    try:
+        text = sys.stdin.read() if file is None else file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"{source} is no text: {error}.") from None
     try:
         found = read(text, overrides, folder=Path.cwd() if file is None else file.parent)
     except UnreadableError as error:

@@ -27,6 +27,7 @@ from . import adapter, origins, shape
 from .errors import GatingError
 from .findings import Finding, Fix
 from .reading import Reading, read
+from .request import NODES
 from .resolution import Resolution
 from .resolve import resolve
 from .rules.cfg import CFG001, CFG006
@@ -127,6 +128,8 @@ def judged(cfg: DictConfig, *, foreign_nodes: bool = False) -> Resolution:
     found = OmegaConf.select(cfg, f"{OUTPUT}.plan")
     with adapter.in_its_words(cfg):
         resolution = resolve(reading.request, origins=_origins(cfg, _hydra_of(found), reading))
+    if not foreign_nodes:
+        _require_known_nodes(cfg)
     if found is None:
         raise GatingError((_never_judged(cfg, "overlap.plan is empty: the rules did not run at composition."),))
     if found != fingerprint(reading, resolution):
@@ -139,6 +142,14 @@ def _origins(cfg: DictConfig, hydra: DictConfig | None, reading: Reading) -> dic
     found = origins.of(cfg, hydra)
     found.update(reading.origins)
     return found
+
+
+def _require_known_nodes(cfg: DictConfig) -> None:
+    """In our own app a node that is none of ours is a mistake: nothing reads it."""
+    known = (*NODES, OUTPUT)
+    unknown = [str(name) for name in cfg if name not in (*known, "hydra")]
+    if unknown:
+        raise GatingError([CFG001.unknown(name, cfg[name], "", known) for name in unknown])
 
 
 def fingerprint(reading: Reading, resolution: Resolution) -> str:

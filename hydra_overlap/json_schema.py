@@ -81,7 +81,9 @@ def _leaf(key: str, kind: Any, optional: bool) -> dict[str, Any]:
         value: dict[str, Any] = _layers()
     elif typing.get_origin(kind) in (list, dict):
         listed = typing.get_origin(kind) is list
-        value = {"type": "array", "items": {"type": "string"}} if listed else {"type": "object"}
+        value = {"type": "object"}
+        if listed:
+            value = {"type": "array", "items": {"type": TYPES[typing.get_args(kind)[0]]}}
         if key in LISTS:
             value["items"] = {"enum": list(LISTS[key])}
     else:

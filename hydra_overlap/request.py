@@ -15,11 +15,12 @@ from .schema import Request
 
 @dataclasses.dataclass(frozen=True)
 class _Leaf:
-    """One field: its type, whether it may be null, its default."""
+    """One field: its type, whether it may be null, its default; of a list, the type of its items."""
 
     kind: type
     optional: bool
     default: Any
+    item: type = str
 
     def accepts(self, value: Any) -> bool:
         if value is None:
@@ -29,13 +30,14 @@ class _Leaf:
         if self.kind is float:
             return isinstance(value, (int, float))
         if self.kind is list:
-            return isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
+            return isinstance(value, (list, tuple)) and all(type(item) is self.item for item in value)
         if self.kind is dict:
             return isinstance(value, Mapping) and all(_is_entry(*item) for item in value.items())
         return isinstance(value, self.kind)
 
     def describe(self) -> str:
-        names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list of texts"}
+        names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+        names[list] = "a list of whole numbers" if self.item is int else "a list of texts"
         text = names.get(self.kind, "a mapping")
         return f"{text}, or null" if self.optional else text
 
@@ -73,7 +75,9 @@ def _tree(node: type) -> _Tree:
             tree[field.name] = _tree(typing.cast(type, kind))
             continue
         default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
-        tree[field.name] = _Leaf(typing.get_origin(kind) or kind, optional, default)
+        listed = typing.get_origin(kind) is list
+        item = typing.get_args(kind)[0] if listed else str
+        tree[field.name] = _Leaf(typing.get_origin(kind) or kind, optional, default, item)
     return tree
 
 

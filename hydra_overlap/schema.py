@@ -445,6 +445,10 @@ class Launch:
     """Steer power to the tensor cores; needs root on the nodes."""
     max_ranks: Optional[int] = None
     """Most ranks this machine may hold; null = derived from its cores, memory and GPUs."""
+    dry_run: bool = False
+    """launch.dry_run=true: start no rank, report what ranks would hold; one process, any world size, no GPU."""
+    dry_run_ranks: List[int] = field(default_factory=list)
+    """Ranks a dry run builds, as in [0,7]; [] = the first and last of every pipeline stage."""
 
 
 @dataclass

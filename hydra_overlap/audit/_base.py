@@ -26,6 +26,7 @@ class Intake:
 
     overlooked: settings that bear on overlap and that no rule reads, with what was said. ignored: how many others were
     left alone. env: variables the source sets. notes: what the reader assumed. files: names of files it refers to.
+    undecided: key -> the setting as it stands there, where its value is known only when the source runs.
     """
 
     kind: str
@@ -34,6 +35,7 @@ class Intake:
     overlooked: list[str] = field(default_factory=list)
     ignored: int = 0
     env: dict[str, str] = field(default_factory=dict)
+    undecided: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def take(self, key: str, value: Any, said: str) -> bool:

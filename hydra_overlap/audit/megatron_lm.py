@@ -93,13 +93,23 @@ def _given(words: list[str], intake: Intake) -> tuple[dict[str, Any], dict[str, 
             found, unknown = taken.parse_known_args(chunk, argparse.Namespace())
         except WrongFlagError as error:
             intake.notes.append(f"not read: {text} ({error})")
+            if "$" in text:
+                intake.undecided |= dict.fromkeys(_keys_of(chunk[0]), text)
             continue
+        intake.notes += [f"not known: {word}" for word in unknown if word.startswith("$")]
         if not vars(found):
             intake.overlook(text)
         for dest, value in vars(found).items():
             given[dest] = value
             said[dest] = " ".join(word for word in chunk if word not in unknown)
     return given, said
+
+
+def _keys_of(flag: str) -> list[str]:
+    """The fields a flag sets."""
+    name = flag.partition("=")[0]
+    dests = {row["dest"] for row in rows() if name in row["flags"]}
+    return [key for key in LEAVES if destination(key) in dests]
 
 
 def _chunks(words: list[str]) -> Iterator[list[str]]:

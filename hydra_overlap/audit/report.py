@@ -28,7 +28,10 @@ ASKED_BY_ENVIRONMENT = {
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """What `hydra-overlap audit` says of one configuration. resolution: None if a rule refuses."""
+    """What `hydra-overlap audit` says of one configuration. resolution: None if a rule refuses.
+
+    undecided: keys that rules read and whose values the source takes from where it runs: nothing was judged.
+    """
 
     kind: str
     findings: tuple[Finding, ...]
@@ -37,6 +40,7 @@ class Audit:
     ignored: int
     notes: tuple[str, ...]
     request: dict[str, Any]
+    undecided: tuple[str, ...] = ()
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -45,14 +49,20 @@ class Audit:
 
     @property
     def exit_code(self) -> int:
-        """1 if a rule refuses."""
-        return 1 if self.errors else 0
+        """1 if a rule refuses, or nothing could be judged."""
+        return 1 if self.errors or self.undecided else 0
+
+    @property
+    def verdict(self) -> str:
+        """accepted, refused or undecided."""
+        return "undecided" if self.undecided else "refused" if self.errors else "accepted"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
         return {
             "kind": self.kind,
-            "verdict": "refused" if self.errors else "accepted",
+            "verdict": self.verdict,
+            "undecided": list(self.undecided),
             "findings": [finding.to_dict() for finding in self.findings],
             "overlooked": list(self.overlooked),
             "ignored": self.ignored,
@@ -63,9 +73,12 @@ class Audit:
     def __str__(self) -> str:
         """The verdict first, then every finding, then what was not judged."""
         count = len(self.errors)
-        verdict = "accepted" if not count else "1 rule refuses" if count == 1 else f"{count} rules refuse"
+        verdict = self.verdict if not count else "1 rule refuses" if count == 1 else f"{count} rules refuse"
         blocks = [f"{self.kind}: {verdict}"]
         blocks += [render(finding) for finding in self.findings]
+        if self.undecided:
+            say = " ".join(f"{key}=..." for key in self.undecided)
+            blocks.append(f"These are known only where it runs; say them behind the file name: {say}")
         asides = [f"note: {note}" for note in self.notes]
         asides += [f"no rule reads: {said}" for said in self.overlooked]
         asides += [f"{self.ignored} other settings do not bear on overlap"] if self.ignored else []
@@ -161,6 +174,12 @@ def _complete(intake: Intake, said: list[tuple[str, Any]], translated: bool) -> 
 def judged(intake: Intake, say: Callable[[str], str] | None = None, assumed: Sequence[str] = ()) -> Audit:
     """The verdict on what was read. say: spells an override in the source's words. assumed: overrides nobody said."""
     request = nested(intake.flat)
+    undecided = tuple(key for key in intake.undecided if intake.said.get(key) != COMMAND_LINE)
+    if undecided:
+        return Audit(
+            kind=intake.kind, findings=(), resolution=None, overlooked=tuple(intake.overlooked), ignored=intake.ignored,
+            notes=tuple(intake.notes), request=request, undecided=undecided,
+        )  # fmt: skip
     try:
         resolution: Resolution | None = resolve(request, origins=intake.said)
         assert resolution is not None

@@ -26,6 +26,27 @@ def joined(environment: Mapping[str, str] = os.environ) -> Joined | None:
 
     A Slurm batch step or an interactive shell has SLURM_NTASKS but one process: only a step that srun started counts.
     """
+    try:
+        return _joined(environment)
+    except (KeyError, ValueError) as error:
+        names = (
+            "RANK",
+            "LOCAL_RANK",
+            "LOCAL_WORLD_SIZE",
+            "WORLD_SIZE",
+            "SLURM_STEP_NUM_TASKS",
+            "SLURM_PROCID",
+            "SLURM_LOCALID",
+        )
+        raise LaunchError(
+            "The variables of torchrun or srun belong together",
+            where=[f"{name}={environment[name]}" for name in names if name in environment],
+            why=f"Some are set, and one is missing or no number: {error}.",
+            fixes=[("env -u RANK -u WORLD_SIZE -u SLURM_STEP_ID python train.py ...", "starts ranks on this machine")],
+        ) from None
+
+
+def _joined(environment: Mapping[str, str]) -> Joined | None:
     if "RANK" in environment and "WORLD_SIZE" in environment:
         return Joined(
             launcher="torchrun",
@@ -47,8 +68,22 @@ def joined(environment: Mapping[str, str] = os.environ) -> Joined | None:
 
 def quiet_overrides(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
     """Hydra overrides with which a joined rank other than 0 writes nothing: all compose, one has an output directory."""
-    job = joined(environment)
+    try:
+        job = joined(environment)
+    except LaunchError:
+        return ()  # said by the command itself
     return QUIET if job and job.rank > 0 else ()
+
+
+def require_single_run(job: Joined, *, sweeping: bool) -> None:
+    """Raise LaunchError for a sweep inside a job: its ranks have one process group, and one run to make in it."""
+    if sweeping:
+        raise LaunchError(
+            f"A sweep is not started under {job.launcher}",
+            where=["-m"],
+            why=f"The ranks of {job.launcher} form one process group and make one run; a sweep starts its own ranks.",
+            fixes=[("python train.py -m ...", "starts ranks for one run after the other")],
+        )
 
 
 def require_same_size(plan: Plan, job: Joined) -> None:

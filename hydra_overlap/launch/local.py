@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import LaunchError
 from ..plan import Plan, load, save, world_size
@@ -77,12 +77,18 @@ def start(plan: Plan, script: str, environment: Mapping[str, str]) -> None:
             elastic_launch(config, sys.executable)("-u", os.path.abspath(script))
         except ChildFailedError as failed:
             if failed.get_first_failure()[1].exitcode == REQUEUE:
-                raise Stopped(message(plan)) from None
+                _stop(plan)
             raise RankError(_first_cause(failed, logs)) from None
         except SignalException as stopped:
             if stopped.sigval == signal.SIGINT:
                 raise KeyboardInterrupt from None
-            raise Stopped(message(plan)) from None
+            _stop(plan)
+
+
+def _stop(plan: Plan) -> NoReturn:
+    """End this process, and with it a sweep it may be part of: an exception would make Hydra start the next job."""
+    print(message(plan), file=sys.stderr)
+    sys.exit(REQUEUE)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from typing import Any
 
 from .. import probe
 from ..errors import LaunchError
-from ..facts import gpu_names, local_platform
+from ..facts import gpu_names, installed_software, local_platform
 from ..plan import Plan, world_size
 from ..rules.layout import smallest_world
 
@@ -96,6 +96,30 @@ def require_software(plan: Plan) -> None:
                 ("comm_overlap.tp.tp_comm_overlap=false", "gives the overlap up"),
             ],
             source="hydra_overlap/probe.py",
+        )
+    if not rehearses(plan):
+        _require_judged_versions(plan)
+
+
+def other_versions(plan: Plan) -> list[str]:
+    """`software.torch=2.11.0, here 2.13.0` for every version the plan was judged for that is not the one installed."""
+    planned, here = plan["request"]["software"], installed_software()
+    return [
+        f"software.{name}={planned[name]}, here {version or 'none'}"
+        for name, version in here.items()
+        if planned[name] is not None and planned[name] != version
+    ]
+
+
+def _require_judged_versions(plan: Plan) -> None:
+    others = other_versions(plan)
+    if others:
+        raise LaunchError(
+            "The plan was judged for other versions than those installed",
+            where=others,
+            why="Rules depend on versions; what holds for those of the plan may not hold for these.",
+            fixes=[("software=auto", "judges for what is installed here")],
+            source="hydra_overlap/launch/machine.py",
         )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..errors import HydraOverlapError
 from ..plan import Plan
+from .folders import complete
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: the job saved what it had and wants to be started again
@@ -51,4 +52,7 @@ def message(plan: Plan) -> str:
     folder = plan["request"]["checkpoint"]["save"]
     if folder is None:
         return "The run was asked to stop; checkpoint.save=null, so nothing was kept."
-    return f"The run was asked to stop and saved a checkpoint; checkpoint.load={folder} goes on from it."
+    found = complete(folder)
+    if not found:
+        return f"The run was asked to stop before it had written a checkpoint to {folder}."
+    return f"The run was asked to stop; checkpoint.load={folder} goes on from {found[-1].name}."

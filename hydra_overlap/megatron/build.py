@@ -189,6 +189,8 @@ def _scheduler(plan: Plan, optimizer: Any) -> Any:
         end_wd=wanted["weight_decay"],
         wd_incr_steps=samples,
         wd_incr_style="constant",
+        use_checkpoint_opt_param_scheduler=False,
+        override_opt_param_scheduler=True,  # what is asked holds, whatever a checkpoint was written with
     )
 
 

@@ -18,11 +18,10 @@ import torch
 import torch.distributed as dist
 
 from ..errors import HydraOverlapError
+from ..launch.folders import PARTIAL, STATE, complete
 from ..plan import Plan
 from .build import Built
 
-PARTIAL = ".partial"
-STATE = "state.json"
 # Canonical parameters and optimizer states, one tensor each over all ranks: any layout can read them.
 _METADATA = {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True}
 
@@ -38,12 +37,6 @@ class Loaded:
     folder: Path
     step: int
     resharded: bool
-
-
-def complete(folder: str | Path) -> list[Path]:
-    """Complete checkpoints of a directory, oldest first."""
-    found = [path for path in Path(folder).glob("iter_*") if path.suffix != PARTIAL and (path / STATE).is_file()]
-    return sorted(found)
 
 
 def due(plan: Plan, step: int, *, stopping: bool) -> bool:
@@ -80,15 +73,27 @@ def resume(plan: Plan, built: Built) -> Loaded | None:
     """
     if plan["request"]["checkpoint"]["load"] is None:
         return None
-    from megatron.core import dist_checkpointing
-
     box = [_latest(plan)] if dist.get_rank() == 0 else [None]
     dist.broadcast_object_list(box, src=0)
     folder = box[0]
     if folder is None:
         return None
+    try:
+        return _read(plan, built, folder)
+    except CheckpointError:
+        raise
+    except Exception as error:  # damaged files raise anything, from torch and from the file system
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CheckpointError(
+            f"{folder} cannot be read ({what}). Without that folder the one before it is resumed."
+        ) from error
+
+
+def _read(plan: Plan, built: Built, folder: Path) -> Loaded:
+    from megatron.core import dist_checkpointing
+
     saved = json.loads((folder / STATE).read_text())
-    _require_same_model(plan, saved["model"], folder)
+    _require_same(plan, saved["identity"], folder)
     resharded = saved["layout"] != _layout(plan)
     _allocate_adam_states(built.optimizer)
     wanted: dict[str, Any] = _sharded(built, loading=True)
@@ -97,12 +102,24 @@ def resume(plan: Plan, built: Built) -> Loaded | None:
     state = dist_checkpointing.load(wanted, str(folder))
     for index, chunk in enumerate(built.model):
         chunk.module.load_state_dict(state[_chunk_key(built, index)])
-    with _adam_step_kept(built.optimizer):
+    with _adam_step_kept(built.optimizer), _asked_rates_kept(built.optimizer):
         built.optimizer.load_state_dict(state["optimizer"])
     built.scheduler.load_state_dict(state["scheduler"])
     if not resharded:
         _set_random_states(state["random"])
     return Loaded(folder=folder, step=int(state["step"]), resharded=resharded)
+
+
+_ASKED = ("max_lr", "min_lr", "betas", "eps")  # of a parameter group; weight decay is the scheduler's
+
+
+@contextmanager
+def _asked_rates_kept(optimizer: Any) -> Iterator[None]:
+    """The optimizer's settings are the plan's, whatever the checkpoint was written with; its moments are the checkpoint's."""
+    asked = [{name: group[name] for name in _ASKED if name in group} for group in optimizer.param_groups]
+    yield
+    for group, values in zip(optimizer.param_groups, asked, strict=True):
+        group.update(values)
 
 
 def _sharded(built: Built, *, loading: bool) -> dict[str, Any]:
@@ -186,17 +203,27 @@ def _layout(plan: Plan) -> dict[str, Any]:
     return dict(plan["request"]["parallelism"])
 
 
-_SAME = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "num_moe_experts")
+_SAME = (
+    "num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "kv_channels",
+    "seq_length", "vocab_size", "position_embedding_type", "rotary_base", "share_embeddings_and_output_weights",
+    "normalization", "layernorm_epsilon", "activation_func", "gated_linear_unit", "add_bias_linear", "add_qkv_bias",
+    "qk_layernorm", "num_moe_experts", "moe_ffn_hidden_size", "moe_router_topk", "moe_shared_expert_intermediate_size",
+    "mtp_num_layers",
+)  # fmt: skip
 
 
-def _model(plan: Plan) -> dict[str, Any]:
-    """What a checkpoint must have in common with the plan that resumes it."""
-    same = {f"model.{name}": plan["request"]["model"][name] for name in _SAME}
-    return {**same, "ddp.use_distributed_optimizer": plan["request"]["ddp"]["use_distributed_optimizer"]}
+def _identity(plan: Plan) -> dict[str, Any]:
+    """What a checkpoint must have in common with the plan that resumes it: the function, and the order of the samples."""
+    request = plan["request"]
+    same = {f"model.{name}": request["model"][name] for name in _SAME}
+    for key in ("ddp.use_distributed_optimizer", "training.seed", "training.global_batch_size"):
+        node, _, name = key.partition(".")
+        same[key] = request[node][name]
+    return {**same, "data": plan["data_prefix"] and Path(plan["data_prefix"]).parent.name}  # named for its content
 
 
-def _require_same_model(plan: Plan, saved: dict[str, Any], folder: Path) -> None:
-    lines = [f"{k}={v}, in the checkpoint {saved.get(k)}" for k, v in _model(plan).items() if saved.get(k) != v]
+def _require_same(plan: Plan, saved: dict[str, Any], folder: Path) -> None:
+    lines = [f"{k}={v}, in the checkpoint {saved.get(k)}" for k, v in _identity(plan).items() if saved.get(k) != v]
     if lines:
         raise CheckpointError(f"{folder} does not fit this plan:\n  " + "\n  ".join(lines))
 
@@ -213,9 +240,10 @@ def _empty(folder: Path) -> None:
 
 def _publish(plan: Plan, partial: Path, final: Path, step: int) -> None:
     """The moment a checkpoint becomes one; older ones beyond `keep`, and leftovers of killed runs, go."""
-    (partial / STATE).write_text(json.dumps({"step": step, "layout": _layout(plan), "model": _model(plan)}, indent=1))
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
+    (partial / STATE).write_text(
+        json.dumps({"step": step, "layout": _layout(plan), "identity": _identity(plan)}, indent=1)
+    )
+    partial.rename(final)  # fails if `final` is there: launch/folders.py has seen to it that it is not
     for old in complete(final.parent)[: -plan["request"]["checkpoint"]["keep"]]:
         shutil.rmtree(old)
     for leftover in final.parent.glob(f"iter_*{PARTIAL}"):

@@ -106,7 +106,15 @@ def prepare(plan: Plan) -> str | None:
         digest.update(hashlib.sha256(document).digest())
     folder = cache_dir(plan) / digest.hexdigest()[:16]
     if not folder.exists():
-        _write(folder, documents)
+        try:
+            _write(folder, documents)
+        except OSError as error:
+            raise LaunchError(
+                "The tokenised text can be kept",
+                where=[f"data.cache_dir={request['data']['cache_dir'] or 'null'}"],
+                why=f"{folder.parent}: {error.strerror or error}.",
+                fixes=[("data.cache_dir=DIRECTORY", "a directory you may write to")],
+            ) from error
     return str(folder / "text")
 
 

@@ -7,6 +7,7 @@ and said. Pure: no torch.
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,8 +52,10 @@ _REPLACED: tuple[tuple[str, Any, str], ...] = (
 )
 
 
-def rehearse(plan: Plan) -> Plan:
+def rehearse(plan: Plan, other_versions: Sequence[str] = ()) -> Plan:
     """The plan as this machine without a GPU can run it; `plan["rehearsal"]` says what differs.
+
+    other_versions: software the plan was judged for and that is not what runs here.
 
     Raises LaunchError where megatron-core has no CPU path at all, so that nothing would be left to rehearse.
     """
@@ -65,13 +68,14 @@ def rehearse(plan: Plan) -> Plan:
             source="megatron-core core_v0.16.1 megatron/core/transformer/dot_product_attention.py:55-57",
         )
     rehearsed = copy.deepcopy(plan)
-    replaced, left_out = _replace(rehearsed)
+    replaced, left_out = replace_cuda_only(rehearsed)
     shrunk = _shrink(rehearsed, plan)
     resolution = plan["resolution"]
     if resolution["transformer_config"].get("tp_comm_overlap"):
         left_out.insert(0, "userbuffers (TP overlap): CUDA kernels; the layers run without them")
     if resolution["env"]:
         left_out.append(f"{', '.join(resolution['env'])}: set in every rank, read by no GPU")
+    left_out += [f"the versions it was judged for: {text}" for text in other_versions]
     left_out.append("NCCL: collectives run on gloo; times say nothing about a GPU")
     rehearsed["rehearsal"] = {
         "shrunk": [vars(change) for change in shrunk],
@@ -81,8 +85,11 @@ def rehearse(plan: Plan) -> Plan:
     return rehearsed
 
 
-def _replace(plan: Plan) -> tuple[list[Change], list[str]]:
-    """Settings that need CUDA, replaced in the request and in the three dicts of settings."""
+def replace_cuda_only(plan: Plan) -> tuple[list[Change], list[str]]:
+    """Settings that need CUDA, replaced in the request and in the three dicts of settings, in place.
+
+    -> (changes, what is therefore left out). Dry runs call it as well.
+    """
     changes, left_out = [], []
     for key, value, text in _REPLACED:
         *path, name = key.split(".")

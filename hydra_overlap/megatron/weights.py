@@ -19,7 +19,9 @@ _ROW_PARALLEL = ("linear_proj.weight", "linear_fc2.weight")
 
 
 def initialise(chunk: Any, seed: int) -> None:
-    """Overwrite every parameter of one model chunk (a GPTModel, not wrapped yet)."""
+    """Overwrite every parameter of one model chunk (a GPTModel, not wrapped yet); on the meta device there is nothing to."""
+    if all(parameter.is_meta for parameter in chunk.parameters()):
+        return
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         for name, parameter in global_names(chunk):
             torch.manual_seed(_seed_of(seed, name))

@@ -115,6 +115,9 @@ class RunReport:
 
     def summary(self) -> None:
         """The last lines: what the loss did, how long steps took, where everything lies."""
+        if not self._steps:
+            self._console.print(f"\nno step left to take: training.train_iters={self._total}")
+            return
         first, last = self._steps[0], self._steps[-1]
         self._console.print(f"\nloss {first.loss:.4f} -> {last.loss:.4f} nats per token in {len(self._steps)} steps")
         self._console.print(

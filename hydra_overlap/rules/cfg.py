@@ -4,6 +4,7 @@ These rules look at the request before it is complete; `request.normalise` judge
 is judged when one of them refuses.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -89,9 +90,24 @@ MINIMUM: dict[str, float] = {
     "launch.layernorm_sm_margin": 0,
     "launch.max_ranks": 1,
     "data.max_bytes": 1,
+    "model.layernorm_epsilon": 0,
+    "model.init_method_std": 0,
+    "model.moe_aux_loss_coeff": 0,
+    "optimizer.adam_beta1": 0,
+    "optimizer.adam_beta2": 0,
+    "optimizer.adam_eps": 0,
+    "training.seed": 0,
     "checkpoint.save_interval": 1,
     "checkpoint.keep": 1,
 }
+
+BELOW: dict[str, float] = {
+    "model.attention_dropout": 1,
+    "model.hidden_dropout": 1,
+    "optimizer.adam_beta1": 1,
+    "optimizer.adam_beta2": 1,
+}
+"""Values that must stay below this one."""
 
 VERSIONS = ("software.torch", "software.megatron_core", "software.transformer_engine")
 
@@ -208,14 +224,23 @@ def judge_values(flat: dict[str, Any], origin: Any) -> Iterator[Finding]:
         why = "auto stands for the machine that composes: Hydra's composition fills it in, a plain call must say it."
         stand_ins = (Fix("platform.name=cpu", "no GPU"), Fix("platform.name=h100 platform.sm=90", "such as"))
         yield CFG003.refuse("platform.name", AUTO, origin("platform.name"), why, *stand_ins)
+    for key, value in flat.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            yield CFG005.refuse(key, value, origin(key), "A finite number.", _default_fix(key))
+    for key, limit in BELOW.items():
+        if flat[key] >= limit:
+            yield CFG005.refuse(key, flat[key], origin(key), f"Below {limit:g}.", _default_fix(key))
     for key, least in MINIMUM.items():
         value = flat[key]
         if value is not None and value < least:
             why = f"{key} is at least {least:g}."
             if key == "comm_overlap.dp.bucket_size":
                 why += " It counts parameters, not bytes."
-            default = Fix(f"{key}={yaml_value(DEFAULTS[key])}", "the default")
-            yield CFG005.refuse(key, value, origin(key), why, default)
+            yield CFG005.refuse(key, value, origin(key), why, _default_fix(key))
+
+
+def _default_fix(key: str) -> Fix:
+    return Fix(f"{key}={yaml_value(DEFAULTS[key])}", "the default")
 
 
 DEFAULTS: dict[str, Any] = {}

@@ -86,4 +86,6 @@ def test_a_gpu_machine_without_one_does_not_start_a_plan_with_tp_overlap(monkeyp
     monkeypatch.setattr(machine, "gpu_names", lambda: ("NVIDIA H100",) * 8)
     with pytest.raises(LaunchError, match="this machine has none"):
         machine.require_software(plan_of("comm_overlap=tp4_h100"))
-    machine.require_software(plan_of("platform=h100", "software=reference"))
+    with pytest.raises(LaunchError, match="judged for other versions") as refusal:
+        machine.require_software(plan_of("platform=h100", "software=reference"))
+    assert "software.torch=2.11.0, here" in str(refusal.value)

@@ -21,9 +21,9 @@ CONF = ROOT / "conf"
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
 OPTIONS = [path for path in FILES if path.parent != Path() and path.parts[0] != "_overlap"]
 BUNDLED = ("comm_overlap", "parallelism", "userbuffers", "platform", "software")
-TYPED = [path for path in OPTIONS if path.parts[0] not in (*BUNDLED, "experiment")]
+TYPED = [path for path in OPTIONS if path.parts[0] not in (*BUNDLED, "experiment", "hydra")]
 # Presets are values that tests/presets judges one by one without composing; experiments are composed there.
-COMPOSED = [path for path in OPTIONS if path.parts[0] not in ("userbuffers", "experiment")]
+COMPOSED = [path for path in OPTIONS if path.parts[0] not in ("userbuffers", "experiment", "hydra")]
 COMPOSED += [Path("userbuffers", f"{name}.yaml") for name in ("none", "auto", "bf16_h100_h8192_tp4_mbs1_seq8192")]
 
 # Options that ask for more than the default job has: by which rule they are refused there, and what they go with.

@@ -56,3 +56,23 @@ def test_ranks_of_torchrun_keep_its_rendezvous():
     before = dict(environment)
     joined.export(joined.joined(TORCHRUN), environment)
     assert environment == before
+
+
+@pytest.mark.parametrize(
+    "broken", [{**TORCHRUN, "WORLD_SIZE": "many"}, {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}]
+)
+def test_half_an_environment_is_refused_with_what_is_there(broken):
+    with pytest.raises(LaunchError, match="belong together"):
+        joined.joined(broken)
+    assert joined.quiet_overrides(broken) == ()
+
+
+def test_a_sweep_is_not_started_inside_a_job():
+    with pytest.raises(LaunchError, match="A sweep is not started under torchrun"):
+        joined.require_single_run(joined.joined(TORCHRUN), sweeping=True)
+    joined.require_single_run(joined.joined(TORCHRUN), sweeping=False)
+
+
+def test_only_joined_ranks_other_than_0_keep_quiet():
+    assert joined.quiet_overrides(TORCHRUN) == joined.QUIET
+    assert joined.quiet_overrides({**TORCHRUN, "RANK": "0"}) == joined.quiet_overrides({}) == ()

@@ -59,8 +59,9 @@ def test_an_interrupted_writing_leaves_nothing_behind(texts, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(IndexedDatasetBuilder, "finalize", interrupted)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(LaunchError, match="can be kept") as refusal:
         data.prepare(text_plan(texts))
+    assert "No space left" in str(refusal.value)
     assert list((texts / "cache").iterdir()) == []
 
 

@@ -121,3 +121,11 @@ def test_refuses_a_list_with_a_name_that_does_not_exist(key: str) -> None:
     (finding,) = findings(nest({key: [LISTS[key][0], "nonsense"]}))
     assert finding.rule == "CFG003"
     assert finding.fixes[0].override == f"{key}=[{LISTS[key][0]}]"
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["optimizer.lr=inf", "optimizer.lr=nan", "model.hidden_dropout=1", "optimizer.adam_beta1=1.5", "training.seed=-1"],
+)
+def test_refuses_numbers_no_run_could_use(override: str) -> None:
+    assert refusing(override) == ["CFG005"]

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -86,6 +85,33 @@ def test_another_layout_resumes_the_same_run(train, stopped_at, layout):
     assert run.losses == pytest.approx(losses[STOP:], rel=1e-4)  # bf16
 
 
+@pytest.mark.xdist_group("checkpoints")
+def test_a_finished_run_has_nothing_left_to_do(train, run_once):
+    _, folder = run_once("parallelism=dp2")
+    run = train(f"checkpoint.load={folder}", f"training.train_iters={STEPS}")
+    assert run.code == 0, run.output
+    assert f"no step left to take: training.train_iters={STEPS}" in run.output
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("checkpoints")
+def test_the_rate_asked_for_holds_whatever_the_checkpoint_was_written_with(train, stopped_at):
+    _, folder = stopped_at("parallelism=dp2")
+    asked = ("optimizer.lr=1e-4", "optimizer.lr_decay_style=constant", "optimizer.lr_warmup_iters=0")
+    run = train(f"checkpoint.load={folder}", f"training.train_iters={STEPS}", *asked)
+    assert [step["learning_rate"] for step in run.steps] == pytest.approx([1e-4] * (STEPS - STOP))
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("checkpoints")
+def test_a_damaged_checkpoint_is_named(train, stopped_at):
+    _, folder = stopped_at("parallelism=dp2")
+    for file in (folder / f"iter_{STOP:07d}").glob("*.distcp"):
+        file.write_bytes(b"")
+    run = train(f"checkpoint.load={folder}")
+    assert run.code == 1 and f"iter_{STOP:07d} cannot be read" in run.output
+
+
 @pytest.mark.slow
 @pytest.mark.xdist_group("checkpoints")
 def test_a_checkpoint_of_another_model_is_refused_and_named(train, stopped_at):
@@ -97,7 +123,7 @@ def test_a_checkpoint_of_another_model_is_refused_and_named(train, stopped_at):
 
 def test_a_directory_without_checkpoints_starts_anew(train, tmp_path):
     (tmp_path / "none" / "iter_0000003.partial").mkdir(parents=True)
-    run = train(f"checkpoint.load={tmp_path}/none")
+    run = train(f"checkpoint.load={tmp_path}/none", f"checkpoint.save={tmp_path}/none")
     assert run.code == 0, run.output
     assert "no complete checkpoint" in run.output and len(run.losses) == 5
 
@@ -155,11 +181,3 @@ def test_a_run_asked_to_stop_saves_and_ends_with_the_code_to_requeue(tmp_path, s
     assert "checkpoint.load=" in output and "Traceback" not in output
     last = checkpoint.complete(tmp_path / "checkpoints")[-1]
     assert json.loads((last / checkpoint.STATE).read_text())["step"] == len(metrics.read_text().splitlines())
-
-
-def test_only_whole_folders_count_as_checkpoints(tmp_path: Path):
-    for name in ("iter_0000002", "iter_0000010", "iter_0000004.partial"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / checkpoint.STATE).write_text("{}")
-    (tmp_path / "iter_0000012").mkdir()  # no state.json
-    assert [path.name for path in checkpoint.complete(tmp_path)] == ["iter_0000002", "iter_0000010"]

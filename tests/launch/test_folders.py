@@ -1,0 +1,58 @@
+"""Directories of checkpoints are looked at before anything starts."""
+
+import pytest
+
+from hydra_overlap import LaunchError
+from hydra_overlap.launch.folders import STATE, complete, require_checkpoint_folders
+from tests.plans import plan_of
+
+
+@pytest.fixture
+def used(tmp_path):
+    """A directory with one complete checkpoint."""
+    folder = tmp_path / "used" / "iter_0000004"
+    folder.mkdir(parents=True)
+    (folder / STATE).write_text("{}")
+    return folder.parent
+
+
+def look(*overrides):
+    require_checkpoint_folders(plan_of(*overrides))
+
+
+def test_only_whole_folders_count_as_checkpoints(used):
+    (used / "iter_0000006.partial").mkdir()
+    (used / "iter_0000006.partial" / STATE).write_text("{}")
+    (used / "iter_0000008").mkdir()
+    assert [path.name for path in complete(used)] == ["iter_0000004"]
+
+
+def test_refuses_to_save_among_the_checkpoints_of_another_run(used):
+    with pytest.raises(LaunchError, match="of another run") as refusal:
+        look(f"checkpoint.save={used}")
+    assert f"checkpoint.load={used}" in str(refusal.value)
+
+
+def test_allows_to_go_on_from_them_or_to_save_elsewhere(used, tmp_path):
+    look(f"checkpoint.save={used}", f"checkpoint.load={used}")
+    look(f"checkpoint.save={tmp_path}/new", f"checkpoint.load={used}")
+
+
+def test_a_first_start_may_name_the_directory_it_will_resume_from(tmp_path):
+    look(f"checkpoint.save={tmp_path}/new", f"checkpoint.load={tmp_path}/new")
+
+
+def test_refuses_to_resume_from_nothing(tmp_path):
+    with pytest.raises(LaunchError, match="A checkpoint to resume exists"):
+        look(f"checkpoint.load={tmp_path}/typo")
+
+
+def test_refuses_an_interval_that_nothing_is_saved_at():
+    with pytest.raises(LaunchError, match="interval of checkpoints needs a directory"):
+        look("checkpoint.save_interval=2")
+
+
+def test_refuses_a_directory_that_cannot_be_written_before_the_first_step(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LaunchError, match=r"checkpoint\.save can be written"):
+        look(f"checkpoint.save={tmp_path}/file/x")
