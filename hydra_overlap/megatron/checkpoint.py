@@ -80,9 +80,9 @@ def resume(plan: Plan, built: Built) -> Loaded | None:
         return None
     try:
         return _read(plan, built, folder)
-    except CheckpointError:
+    except (CheckpointError, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as error:  # damaged files raise anything, from torch and from the file system
+    except BaseException as error:  # damaged files raise anything; torch's CheckpointException is no Exception
         what = f"{type(error).__name__}: {error}".splitlines()[0]
         raise CheckpointError(
             f"{folder} cannot be read ({what}). Without that folder the one before it is resumed."

@@ -70,6 +70,14 @@ def require_model(plan: Plan) -> None:
             fixes=[("model=tiny training=short", "takes the tiny GPT and its batch sizes")],
         )
     optimizer, training = request["optimizer"], request["training"]
+    if optimizer["min_lr"] > optimizer["lr"]:
+        raise LaunchError(
+            "The learning rate decays",
+            where=[f"optimizer.lr={optimizer['lr']}", f"optimizer.min_lr={optimizer['min_lr']}"],
+            why="lr is its peak, min_lr its end; megatron-core asserts that the peak is not below the end.",
+            fixes=[(f"optimizer.min_lr={optimizer['lr']}", "ends at the peak")],
+            source="megatron-core core_v0.16.1 megatron/core/optimizer_param_scheduler.py:148",
+        )
     if optimizer["lr_warmup_iters"] >= training["train_iters"]:
         raise LaunchError(
             "The learning rate must finish warming up before training ends",

@@ -97,7 +97,12 @@ def test_a_finished_run_has_nothing_left_to_do(train, run_once):
 @pytest.mark.xdist_group("checkpoints")
 def test_the_rate_asked_for_holds_whatever_the_checkpoint_was_written_with(train, stopped_at):
     _, folder = stopped_at("parallelism=dp2")
-    asked = ("optimizer.lr=1e-4", "optimizer.lr_decay_style=constant", "optimizer.lr_warmup_iters=0")
+    asked = (
+        "optimizer.lr=1e-4",
+        "optimizer.min_lr=1e-5",
+        "optimizer.lr_decay_style=constant",
+        "optimizer.lr_warmup_iters=0",
+    )
     run = train(f"checkpoint.load={folder}", f"training.train_iters={STEPS}", *asked)
     assert [step["learning_rate"] for step in run.steps] == pytest.approx([1e-4] * (STEPS - STOP))
 

@@ -87,10 +87,11 @@ def test_refuses_a_torchrun_of_another_size(train):
         (("parallelism.world_size=1024", "training.global_batch_size=1024"), "the plan needs 1024 here"),
         (("data=text", "data.files=['missing/*.txt']"), "Every data file exists"),
         (("optimizer.lr_warmup_iters=10",), "must finish warming up"),
+        (("optimizer.lr=1e-5",), "The learning rate decays"),
         (("model.num_layers=null",), "Training needs a model"),
         (("parallelism.context_parallel_size=2", "platform=h100"), "Context parallelism cannot be rehearsed"),
     ],
-    ids=["too many ranks", "no data", "warm-up", "no model", "context parallelism"],
+    ids=["too many ranks", "no data", "warm-up", "rates", "no model", "context parallelism"],
 )
 def test_what_this_machine_cannot_run_is_refused_and_leaves_nothing(train, overrides, title):
     run = train(*overrides)
