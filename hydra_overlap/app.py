@@ -13,10 +13,8 @@ from hydra._internal import utils
 from omegaconf import DictConfig, OmegaConf
 
 from . import mistakes, plan
-from .errors import HydraOverlapError
+from .errors import REFUSED, HydraOverlapError
 
-REFUSED = 1
-USAGE = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 
 SAVED = ("config.yaml", "hydra.yaml", "overrides.yaml")  # what Hydra writes before it calls a job
@@ -50,17 +48,16 @@ def _report(error: Exception, task: CodeType) -> int:
         return REFUSED
     refusal = _refusal_in(error)
     mistake = None if refusal or in_task else mistakes.explain(error, sys.argv[1:])
-    if refusal is None and mistake is None:
+    told = refusal or mistake
+    if told is None:
         _print_traceback(error, job)
         return REFUSED
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         traceback.print_exception(error)
     with suppress(OSError):  # tidying up is a courtesy; the refusal is what counts
         _remove_what_hydra_wrote(frames)
-    print(refusal or mistake, file=sys.stderr)
-    if refusal is not None:
-        return refusal.exit_code
-    return USAGE if mistake is not None and mistake.usage else REFUSED
+    print(told, file=sys.stderr)
+    return told.exit_code
 
 
 def _runs_job(frame: FrameType) -> bool:

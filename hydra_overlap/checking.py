@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import HydraOverlapError
+from .errors import REFUSED, HydraOverlapError
 from .findings import Finding
 from .resolution import Resolution
-
-REFUSED, USAGE = 1, 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +44,5 @@ def check(overrides: Sequence[str]) -> Verdict:
         mistake = None if isinstance(error, HydraOverlapError) else mistakes.explain(error, overrides)
         if mistake is None:
             raise
-        code = USAGE if mistake.usage else REFUSED
-        return Verdict(exit_code=code, text=str(mistake), findings=mistake.findings)
+        return Verdict(exit_code=mistake.exit_code, text=str(mistake), findings=mistake.findings)
     return Verdict(exit_code=0, findings=resolution.findings, resolution=resolution)

@@ -12,11 +12,13 @@ from typing import ClassVar
 
 from .findings import Finding, Fix, Place, render
 
+REFUSED, USAGE = 1, 2  # exit codes; 0 is fine
+
 
 class HydraOverlapError(Exception):
     """Base of all errors a user can cause; `str()` is what is printed, `exit_code` what a command then ends with."""
 
-    exit_code: ClassVar[int] = 1
+    exit_code: ClassVar[int] = REFUSED
 
 
 class GatingError(HydraOverlapError):

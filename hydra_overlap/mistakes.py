@@ -17,7 +17,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf.errors import OmegaConfBaseException
 
 from . import facts
-from .errors import GatingError
+from .errors import REFUSED, USAGE, GatingError
 from .findings import Finding, Fix, Place, render, yaml_value
 from .request import TREE, normalise
 from .rules.cfg import CFG001, CFG002, CFG003, CFG008
@@ -36,6 +36,11 @@ class Mistake:
 
     findings: tuple[Finding, ...]
     usage: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """What a command ends with."""
+        return USAGE if self.usage else REFUSED
 
     def __str__(self) -> str:
         what = "This command line cannot be read" if self.usage else "This configuration cannot be composed"

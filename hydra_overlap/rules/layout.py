@@ -93,16 +93,6 @@ def first_chunk_layers(c: Config) -> int:
     return int(max(0, (layers + counted + bool(c[COUNT_LOSS])) // (stages * chunks) - counted))
 
 
-def chunk_parameters(c: Config) -> int | None:
-    """Parameters of the first model chunk on one rank of the first pipeline stage, experts of this rank included.
-
-    None while the model's dimensions are not said. Embedding included, norms and biases not: an estimate to size
-    buckets with (they differ by less than 1 % for the models in conf/model).
-    """
-    layer = _layer_parameters(c)
-    return None if layer is None else first_chunk_layers(c) * sum(layer) + _embedding_parameters(c)
-
-
 def bucketed_parameters(c: Config) -> int | None:
     """Parameters of the larger buffer that DDP cuts into buckets in the first model chunk, without the embedding.
 

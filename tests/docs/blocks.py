@@ -4,20 +4,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+from hydra_overlap.help import description
+
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
 HIDDEN = ("_overlap", "experiment", "hydra")
 
 
-def description(option: Path) -> str:
-    """The first comment of an option file, `# @package` aside."""
-    lines = [line for line in option.read_text().splitlines() if not line.startswith("# @package")]
-    return lines[0].removeprefix("# ")
-
-
 def options(group: str) -> str:
     """A table of the options of one group."""
-    rows = [f"| `{file.stem}` | {description(file)} |" for file in sorted((CONF / group).glob("*.yaml"))]
+    rows = [f"| `{file.stem}` | {description(group, file.stem)} |" for file in sorted((CONF / group).glob("*.yaml"))]
     return "\n".join([f"| `{group}=` | |", "| --- | --- |", *rows])
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from hydra_overlap import Resolution, resolve
-from hydra_overlap.rules.layout import chunk_parameters
+from hydra_overlap.rules.layout import bucketed_parameters
 from tests.overrides import errors_of, flat_of, overridden, refusing, request_of
 
 DP = "comm_overlap.dp."
@@ -155,7 +155,7 @@ def test_the_bucket_counts_data_parallel_ranks_without_context_parallel_ones() -
 
 def test_a_bucket_of_a_small_model_leaves_several() -> None:
     resolution = resolve({"model": TINY, "parallelism": {"world_size": 2}})
-    chunk = chunk_parameters(flat_of(overridden(resolution.request)))
+    chunk = bucketed_parameters(flat_of(overridden(resolution.request)))
     assert chunk == 4 * (128 * 32 * (2 * 4 + 2 * 2) + 3 * 128 * 384) + 384 * 128
     assert resolution.ddp_config["bucket_size"] == chunk // 4
     assert "quarter" in reason(resolution, BUCKET)
