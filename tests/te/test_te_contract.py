@@ -149,7 +149,9 @@ def requested(case: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["case"])
-def test_transformer_engine_says_what_is_recorded(engine: SimpleNamespace, case: dict[str, Any]) -> None:
+def test_transformer_engine_says_what_is_recorded(
+    engine: SimpleNamespace, case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     modes = engine.UserBufferQuantizationMode
     quantization = [modes.FP8, modes.NONE] if case.get("mixed") else [modes.FP8 if case.get("fp8") else modes.NONE]
     given = {
@@ -158,7 +160,7 @@ def test_transformer_engine_says_what_is_recorded(engine: SimpleNamespace, case:
     }  # fmt: skip
     if case.get("bootstrap") == "nccl" and torch.distributed.is_nccl_available():
         pytest.skip("this torch has NCCL")
-    engine.namespace["tex"].device_supports_multicast = lambda: case.get("multicast", True)
+    monkeypatch.setattr(engine.namespace["tex"], "device_supports_multicast", lambda: case.get("multicast", True))
     with upstream.world(8):
         if case["transformer_engine"] == "accepts":
             assert len(upstream.communicators(engine, **given)) == 12 * len(quantization)
