@@ -90,7 +90,7 @@ def rank_bytes(request: Request, chunks: Sequence[int], in_flight: Sequence[int]
     """Bytes on one rank when most microbatches are in flight.
 
     chunks: layers of each model chunk. in_flight: microbatches of which each chunk keeps activations (see
-    dry_run.in_flight). first, last: the rank holds the embedding, the output layer.
+    holdings.in_flight). first, last: the rank holds the embedding, the output layer.
     """
     one = layer(request)
     total = sum(

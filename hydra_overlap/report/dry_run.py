@@ -1,4 +1,4 @@
-"""A dry run as tables: what the ranks of each pipeline stage hold, against the GPU's memory. All numbers are computed."""
+"""A dry run as tables: what ranks of each pipeline stage hold and send, and their schedule. All numbers are computed."""
 
 import dataclasses
 import json
@@ -14,10 +14,16 @@ from rich.text import Text
 from ..errors import LaunchError
 from ..launch import joined
 from ..megatron import activations, configs
-from ..megatron.dry_run import Chunk, RankFigures, asked, run, without_cuda
+from ..megatron.collectives import MODELLED_KINDS
+from ..megatron.dry_run import DryRun, asked, run, without_cuda
+from ..megatron.holdings import Chunk, RankFigures
+from ..megatron.timeline import Timeline, summary, timeline
 from ..plan import Plan, world_size
 from ..resolution import Resolution
+from .collectives import collectives_table
 from .ledger import make_console, print_ledger
+from .schedule import write_schedule
+from .schedule_text import LEGEND, schedule_text
 
 __all__ = ["asked", "print_dry_run", "rank_classes", "show", "verdict", "write"]
 
@@ -42,15 +48,17 @@ def show(plan: Plan, resolution: Resolution) -> None:
     console = make_console()
     print_ledger(resolution, console)
     started = time.perf_counter()
-    figures = run(plan)
-    print_dry_run(plan, figures, console, seconds=time.perf_counter() - started)
+    found = run(plan)
+    print_dry_run(plan, found, console, seconds=time.perf_counter() - started)
 
 
-def print_dry_run(plan: Plan, figures: Sequence[RankFigures], console: Console, *, seconds: float) -> None:
-    """Print the verdict, the tables and what is not in them; write every number to `dry_run.json`.
+def print_dry_run(plan: Plan, found: DryRun, console: Console, *, seconds: float) -> None:
+    """Print the verdict, the tables, the schedule and what is not in them; write `dry_run.json` and `schedule.html`.
 
     seconds: what building took, measured by the caller.
     """
+    figures = found.ranks
+    line = timeline([stage.events for stage in found.stages])
     classes = rank_classes(figures)
     title = (
         f"DRY RUN of {world_size(plan):,} ranks, {len(figures)} of them built: no rank was started, nothing allocated."
@@ -64,11 +72,17 @@ def print_dry_run(plan: Plan, figures: Sequence[RankFigures], console: Console, 
     console.print(_memory(classes))
     console.print("\nmodel chunks and DDP buckets of a rank, sizes in parameters with padding (computed)")
     console.print(_chunks(classes))
+    console.print("\ncollectives of a step of one rank (recorded from megatron-core's code)")
+    console.print(collectives_table(found.stages))
+    console.print(f"\npipeline schedule: {summary(line)} (computed)", soft_wrap=True)
+    console.print(schedule_text(line, console.width), no_wrap=True, overflow="crop")
+    console.print(Text(LEGEND, "dim"))
+    picture = write_schedule(plan, line, layout(plan, figures[0]))
     console.print("\nhow this was computed, and what is left out:")
-    for line in remarks(plan):
-        console.print(Text(f"  - {line}"), soft_wrap=True)
-    path = write(plan, figures)
-    console.print(f"\n{seconds:.1f} s to build, {peak_gib():.2f} GiB of this process at its peak (measured); every number in {path}", soft_wrap=True)  # fmt: skip
+    for remark in remarks(plan):
+        console.print(Text(f"  - {remark}"), soft_wrap=True)
+    path = write(plan, found, line)
+    console.print(f"\n{seconds:.1f} s to build, {peak_gib():.2f} GiB of this process at its peak (measured); every number in {path}; the schedule as a picture in {picture}", soft_wrap=True)  # fmt: skip
 
 
 def rank_classes(figures: Sequence[RankFigures]) -> list[tuple[RankFigures, ...]]:
@@ -203,8 +217,23 @@ def remarks(plan: Plan) -> list[str]:
         f"activations: an estimate, {attention} attention's S x S matrices, at the point of a step where most "
         f"layers have microbatches in flight; {activations.SOURCE}",
         "optimizer: fp32 main parameters and fp32 states, as after the first step",
+        "collectives: what megatron-core hands to process groups in a step under way, without values; bytes as nccl-tests "
+        "count them, the whole tensor; groups of one rank are left out",
+        "schedule: megatron-core's order of works; a forward takes 1 unit, a backward 2, communication none",
         "left out: CUDA context, NCCL's buffers, workspaces, temporaries of a step, fragmentation of the allocator",
     ]
+    if plan["resolution"]["transformer_config"].get("tp_comm_overlap"):
+        lines.append(
+            "userbuffers: move what layers gather and scatter over TP inside Transformer Engine's GEMMs, in place of NCCL; "
+            "embedding, output layer and loss stay with NCCL"
+        )
+    if request["parallelism"]["context_parallel_size"] > 1:
+        kind = request["model"]["cp_comm_type"]
+        lines.append(
+            "CP: the calls of Transformer Engine's attention are modelled from its source"
+            if kind in MODELLED_KINDS
+            else f"CP: the calls of cp_comm_type={kind} are not listed"
+        )
     modules = set(request["model"]["recompute_modules"] or ()) - {"core_attn"}
     if request["model"]["recompute_granularity"] == "selective" and modules:
         lines.append(f"activations: recomputing {', '.join(sorted(modules))} is not subtracted")
@@ -214,6 +243,7 @@ def remarks(plan: Plan) -> list[str]:
         lines.append(
             "activations: experts are taken to get equally many tokens; the paper has none, its way of counting does"
         )
+        lines.append("EP: all-to-alls carry what they would if every expert got equally many tokens")
     if request["precision"]["fp8"]:
         lines.append(
             "FP8: weights and activations are counted in 16 bits; copies in FP8, or parameters kept in it, are not"
@@ -230,11 +260,19 @@ def peak_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
 
 
-def write(plan: Plan, figures: Sequence[RankFigures]) -> Path:
+def write(plan: Plan, found: DryRun, line: Timeline) -> Path:
     """Every number of every built rank, tagged, as JSON in the run's output directory; -> the file."""
     path = Path(plan["output_dir"], FILE_NAME)
     ranks = [
-        {**dataclasses.asdict(one), "parameters": one.parameters, "total_bytes": one.total_bytes} for one in figures
+        {**dataclasses.asdict(one), "parameters": one.parameters, "total_bytes": one.total_bytes} for one in found.ranks
+    ]
+    stages = [
+        {
+            "stage": one.stage,
+            "rank": one.rank,
+            "collectives": [{**vars(row), "bytes_per_step": row.bytes_per_step} for row in one.collectives],
+        }
+        for one in found.stages
     ]
     content = {
         "origin": "computed",
@@ -243,7 +281,9 @@ def write(plan: Plan, figures: Sequence[RankFigures]) -> Path:
         "memory_gib": plan["request"]["platform"]["memory_gib"],
         "padded_vocab_size": configs.padded_vocab_size(plan),
         "remarks": remarks(plan),
+        "schedule": {"units": line.length, "ideal_units": line.ideal, "bubble": line.bubble, "chunks": line.chunks},
         "ranks": ranks,
+        "stages": stages,
     }
     path.write_text(json.dumps(content, indent=1))
     return path

@@ -1,14 +1,36 @@
-"""Real ranks of a plan on gloo, one step, and what each holds: `torchrun real_ranks.py FOLDER OVERRIDES` -> rankN.json.
+"""Real ranks of a plan on gloo, two steps, what each holds and what it called: `torchrun real_ranks.py FOLDER OVERRIDES`.
 
-What a dry run says is compared with this; nothing of megatron/dry_run.py is used here.
+Writes rankN.json. What a dry run says is compared with this; nothing of megatron/dry_run.py is used here. Calls are those of
+the second step, seen where torch's dispatcher takes them, below the process groups that a dry run replaces.
 """
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 from hydra_overlap.megatron import cpu, rehearsal
 from tests.plans import plan_of
+
+# c10d operator, in older and newer torch -> (operation, which argument is the whole tensor, which the group)
+OPERATORS = {
+    "allreduce_": ("all-reduce", 0, 1),
+    "allreduce_coalesced_": ("all-reduce", 0, 1),
+    "_allgather_base_": ("all-gather", 0, 2),
+    "all_gather_single_": ("all-gather", 0, 2),
+    "allgather_": ("all-gather", 0, 2),
+    "allgather_into_tensor_coalesced_": ("all-gather", 0, 2),
+    "all_gather_single_coalesced_": ("all-gather", 0, 2),
+    "_reduce_scatter_base_": ("reduce-scatter", 1, 2),
+    "reduce_scatter_single_": ("reduce-scatter", 1, 2),
+    "reduce_scatter_tensor_coalesced_": ("reduce-scatter", 1, 2),
+    "reduce_scatter_single_coalesced_": ("reduce-scatter", 1, 2),
+    "alltoall_base_": ("all-to-all", 1, 2),
+    "all_to_all_single_": ("all-to-all", 1, 2),
+    "broadcast_": ("broadcast", 0, 1),
+    "send": ("send", 0, 1),
+    "recv_": ("receive", 0, 1),
+}
 
 
 def main(folder: Path, *overrides: str) -> None:
@@ -23,13 +45,41 @@ def main(folder: Path, *overrides: str) -> None:
     cpu.finish()
     build.initialize_parallel_state(plan)
     built = build.build(plan)
-    training = plan["request"]["training"]
-    samples = data.dataset(plan, training["global_batch_size"])
-    step.run_step(plan, built, [data.microbatches(plan, samples, 0) for _ in built.model], 1)
-    Path(folder, f"rank{dist.get_rank()}.json").write_text(json.dumps(held(built)))
+    samples = data.dataset(plan, 2 * plan["request"]["training"]["global_batch_size"])
+    batches = [data.microbatches(plan, samples, 0) for _ in built.model]
+    step.run_step(plan, built, batches, 1)
+    with seen() as calls:
+        step.run_step(plan, built, batches, 2)
+    found = {"held": held(built), "calls": [[*key, times] for key, times in calls.items()]}
+    Path(folder, f"rank{dist.get_rank()}.json").write_text(json.dumps(found))
     dist.barrier()
     build.release()
     dist.destroy_process_group()
+
+
+def seen():
+    """A mode that counts (operation, group, ranks, bytes)."""
+    import torch.distributed as dist
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Seen(TorchDispatchMode):
+        def __enter__(self):
+            super().__enter__()
+            self.calls = Counter()
+            return self.calls
+
+        def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+            if operator.namespace == "c10d" and "barrier" not in operator._opname:
+                operation, whole, group = OPERATORS[operator._opname]
+                group = dist.ProcessGroup.unbox(args[group])
+                tensors = args[whole] if isinstance(args[whole], (list, tuple)) else [args[whole]]
+                for one in tensors:
+                    parts = one if isinstance(one, (list, tuple)) else [one]
+                    size = sum(part.numel() * part.element_size() for part in parts)
+                    self.calls[operation, group.group_desc, group.size(), size] += 1
+            return operator(*args, **(kwargs or {}))
+
+    return Seen()
 
 
 def held(built) -> dict:
