@@ -5,6 +5,7 @@ known to do differently on some ranks is said, with its line.
 """
 
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from ..errors import HydraOverlapError
 from ..findings import yaml_value
 from ..plan import Plan
 from ..resolution import PROVIDER_FIELD
+from . import userbuffers
 from .build import Built
 
 if TYPE_CHECKING:
@@ -51,20 +53,20 @@ def read_back(plan: Plan, built: Built) -> dict[str, Any]:
     import torch.distributed as dist
 
     rank = dist.get_rank()
-    fields = list(_fields(plan, built))
+    compared = list(fields(plan, built))
     found = {
-        "differences": _differences(rank, fields) + _environment(plan, rank) + _objects(plan, built, rank),
+        "differences": differences(rank, compared) + _environment(plan, rank) + _objects(plan, built, rank),
         "buckets": [_num_buckets(chunk) for chunk in built.model],
     }
     everywhere: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everywhere, found)
-    differences = [difference for other in everywhere for difference in other["differences"]]
-    if differences:
-        lines = "\n".join(f"  {difference}" for difference in differences)
+    found_everywhere = [difference for other in everywhere for difference in other["differences"]]
+    if found_everywhere:
+        lines = "\n".join(f"  {difference}" for difference in found_everywhere)
         raise ReadbackError(f"What was built differs from what was promised; no step was taken.\n\n{lines}")
     buckets = [other["buckets"] for other in everywhere]
     return {
-        "fields": len(fields),
+        "fields": len(compared),
         "env": {name: os.environ.get(name) for name in plan["resolution"]["env"]},
         "layers": built.layers,
         "schedule": SCHEDULES[built.forward_backward.__name__],
@@ -74,7 +76,7 @@ def read_back(plan: Plan, built: Built) -> dict[str, Any]:
     }
 
 
-def _fields(plan: Plan, built: Built) -> Any:
+def fields(plan: Plan, built: Built) -> Iterator[tuple[str, Any, Any]]:
     """(where, promised, found) of every setting on every object that holds it."""
     resolution = plan["resolution"]
     for index, chunk in enumerate(built.model):
@@ -86,16 +88,18 @@ def _fields(plan: Plan, built: Built) -> Any:
                 value,
                 getattr(chunk.ddp_config, name, _ABSENT),
             )
+        for where, promised, found in userbuffers.layer_fields(plan, chunk):
+            yield f"{where} of chunk {index}", promised, found
     for index, optimizer in enumerate(getattr(built.optimizer, "chained_optimizers", [built.optimizer])):
         for name, value in resolution["optimizer_config"].items():
             yield f"OptimizerConfig.{name} of optimizer {index}", value, getattr(optimizer.config, name, _ABSENT)
 
 
-def _differences(rank: int, fields: list[tuple[str, Any, Any]]) -> list[Difference]:
+def differences(rank: int, compared: Iterable[tuple[str, Any, Any]]) -> list[Difference]:
     """Settings that did not arrive. A field the target lacks is a loss only if it asks for something."""
     return [
         Difference(rank, where, yaml_value(promised), found if found is _ABSENT else yaml_value(found))
-        for where, promised, found in fields
+        for where, promised, found in compared
         if found != promised and not (found is _ABSENT and (PROVIDER_FIELD in where or not promised))
     ]
 

@@ -23,6 +23,7 @@ EXPERT_FFN = 128
 VOCABULARY = 512  # tokens; more than the 257 of the byte tokenizer
 SEQUENCE = 256  # tokens
 EXPERTS_PER_RANK = 2
+EXPERTS = 4  # fewer are not worth shrinking, and of fewer a router chooses all
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def _shrink(rehearsed: Plan, plan: Plan) -> list[Change]:
         ("moe_shared_expert_intermediate_size", EXPERT_FFN, tp),
         ("vocab_size", VOCABULARY, 1),
         ("seq_length", SEQUENCE, split),
-        ("num_moe_experts", EXPERTS_PER_RANK * ep, ep),
+        ("num_moe_experts", max(EXPERTS, EXPERTS_PER_RANK * ep), ep),
     ):
         if model[name] is not None and model[name] > limit:
             model[name] = max(multiple, limit // multiple * multiple)

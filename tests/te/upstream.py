@@ -1,8 +1,8 @@
 """Transformer Engine's own initialize_ub, cut out of its pure-Python wheel and run without a GPU.
 
 The wheel is read as a zip and never installed: installed without its CUDA half it makes `import megatron.core` fail. Kept
-are initialize_ub (add_ub is inside it), get_ub, destroy_ub, UserBufferQuantizationMode and the globals these use. The one
-stub is `tex`, the compiled extension: its constructors record their arguments.
+are initialize_ub (add_ub is inside it), get_ub, destroy_ub, UserBufferQuantizationMode and the globals these use. The
+stubs are `tex`, the compiled extension, whose constructors record their arguments, and GPU memory for cuBLAS.
 """
 
 import ast
@@ -66,7 +66,9 @@ def cut(wheel: Path) -> SimpleNamespace:
     state = [node for node in (*gemm.body, *base.body) if _assigned(node) & (used | {STREAMS})]
     module = ast.Module(body=[*state, *functions], type_ignores=[])
     namespace: dict[str, Any] = {
-        **vars(typing), "Enum": Enum, "torch": torch, "os": os, "warnings": warnings, "tex": _extension(),
+        **vars(typing), "Enum": Enum, "torch": torch, "os": os, "warnings": warnings, "tex": extension(),
+        # 2.8 and 2.9 also make cuBLAS's workspace there, in GPU memory.
+        "get_workspace": lambda: torch.empty(1, dtype=torch.uint8), "get_cublas_workspace_size_bytes": lambda: 1,
     }  # fmt: skip
     exec(compile(module, f"{wheel.name}/{BASE}", "exec"), namespace)
     assert set(KEPT) <= set(namespace)
@@ -80,7 +82,7 @@ def _assigned(node: ast.stmt) -> set[str]:
     return {name.id for target in node.targets for name in ast.walk(target) if isinstance(name, ast.Name)}
 
 
-def _extension() -> SimpleNamespace:
+def extension() -> SimpleNamespace:
     """What initialize_ub asks of transformer_engine_torch, recording."""
 
     def ring(shape: Any, dtype: Any, helper: Any, tp_size: int, collective: str, **arguments: Any) -> Communicator:
@@ -108,8 +110,8 @@ def world(ranks: int) -> Iterator[None]:
 
     new_group, by_enumeration = dist.new_group, dist.new_subgroups_by_enumeration
 
-    def group(backend: str) -> Any:
-        return new_group(backend="fake")
+    def group(*ranks: Any, **arguments: Any) -> Any:
+        return new_group(*ranks, **{**arguments, "backend": "fake"})
 
     def groups(ranks_of_each: Any, backend: str) -> Any:
         return by_enumeration(ranks_of_each, backend="fake")
