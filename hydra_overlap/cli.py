@@ -272,6 +272,31 @@ def audit(source: str | None, overrides: tuple[str, ...], bridge_recipes: str | 
 
 
 @main.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False))
+@click.option("--metric", help="Compare by this: tokens_per_s, step_ms, loss, peak_memory_gib, or what jobs return.")
+@click.option("--json", "as_json", is_flag=True, help="For programs; writes nothing.")
+def report(folder: str, metric: str | None, as_json: bool) -> None:
+    """Write the results and report.html of the sweep in FOLDER anew, from what its jobs left; also while it runs."""
+    from pathlib import Path
+
+    from .report.ledger import make_console
+    from .sweep import results
+
+    try:
+        table = results.collect(Path(folder).absolute(), metric)
+    except FileNotFoundError as missing:
+        raise click.UsageError(f"{folder} is no folder of a sweep: there is no {missing}.") from None
+    if as_json:
+        click.echo(json.dumps(results.as_data(table), indent=1))
+        return
+    try:
+        results.write(table, table.folder)
+    except OSError as error:
+        raise click.UsageError(f"{folder} cannot be written: {error.strerror or error}.") from None
+    results.show(table, make_console())
+
+
+@main.command()
 @click.argument("node", default="")
 def schema(node: str) -> None:
     """Print the JSON Schema of a primary config, or of option files of NODE (model, comm_overlap.tp), for editors."""

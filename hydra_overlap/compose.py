@@ -11,8 +11,10 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ PLAN_VARIABLE = "HYDRA_OVERLAP_PLAN"
 
 # Where sweepers keep the values of a sweep that stands in YAML: Hydra's and Optuna's, Optuna 1.1, Ax, Nevergrad.
 SWEEP_PARAMETERS = ("params", "search_space", "ax_config.params", "parametrization")
+_AS_POINT: ContextVar[list["Answer"] | None] = ContextVar("as_point", default=None)  # see as_point
 MASTER_NOTE = "This is the config of a sweep before its values are applied; every job of the sweep is judged by itself."
 
 
@@ -78,31 +81,70 @@ def check(root: DictConfig) -> list[str]:
     """
     if _unfinished(root):
         return []
-    if not isinstance(root.get(OUTPUT), DictConfig):
-        why = "The answer goes into overlap; your config or command line took it away."
-        raise ComposeRefusal((CFG001.refuse(OUTPUT, root.get(OUTPUT), "", why),))
-    if _sweep_master(root.hydra):
+    sink = _AS_POINT.get()
+    if sink is None and _sweep_master(root.hydra):
+        _require_output(root)
         with _writable(root):
             root[OUTPUT].notes = [MASTER_NOTE]
         return []
+    answer = judge(root)
+    if sink is not None:
+        sink.append(answer)
+    with _writable(root):
+        _write(root, answer.resolution, answer.reading)
+        # A plain list from here on: whoever reads it later does not judge again, on a config already answered.
+        root.hydra.job.env_copy = answer.copied
+        root.hydra.job.env_set.update({**answer.resolution.env, PLAN_VARIABLE: root[OUTPUT].plan})
+    return answer.copied
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What `check` writes into a config. copied: variables that Hydra is to copy to the job."""
+
+    resolution: Resolution
+    reading: Reading
+    copied: list[str]
+
+
+def judge(root: DictConfig, *, with_origins: bool = True, plain: Mapping[str, Any] | None = None) -> Answer:
+    """The answer to a finished config; nothing is written. Raises ComposeRefusal.
+
+    with_origins: false leaves out where values came from, which changes words and never the verdict, and takes time.
+    plain: nodes of the request that are known as plain data already (`reading.read`).
+    """
+    _require_output(root)
     with _refusing(root.hydra):
         shape.check(root)
-        reading = read(root, foreign_nodes=True)
+        reading = read(root, foreign_nodes=True, plain=plain)
         with adapter.in_its_words(root):
-            resolution = resolve(reading.request, origins=_origins(root, root.hydra, reading))
+            known = _origins(root, root.hydra, reading) if with_origins else None
+            resolution = resolve(reading.request, origins=known)
         _check_environment(root.hydra, resolution)
-        copied = _variables_to_copy(root)
-    with _writable(root):
-        _write(root, resolution, reading)
-        # A plain list from here on: whoever reads it later does not judge again, on a config already answered.
-        root.hydra.job.env_copy = copied
-        root.hydra.job.env_set.update({**resolution.env, PLAN_VARIABLE: root[OUTPUT].plan})
-    return copied
+        return Answer(resolution=resolution, reading=reading, copied=_variables_to_copy(root))
+
+
+@contextmanager
+def as_point() -> Iterator[list[Answer]]:
+    """Judge what is composed here as a job of a sweep, however much it looks like the sweep's own config; -> the answers."""
+    answers: list[Answer] = []
+    token = _AS_POINT.set(answers)
+    try:
+        yield answers
+    finally:
+        _AS_POINT.reset(token)
+
+
+def _require_output(root: DictConfig) -> None:
+    if not isinstance(root.get(OUTPUT), DictConfig):
+        why = "The answer goes into overlap; your config or command line took it away."
+        raise ComposeRefusal((CFG001.refuse(OUTPUT, root.get(OUTPUT), "", why),))
 
 
 def guard(root: DictConfig) -> str:
     """Refuse a job whose config was never judged; `check` puts the plan's fingerprint in this place."""
-    if _unfinished(root) or (_sweep_master(root.hydra) and OmegaConf.is_missing(root.hydra.job, "num")):
+    master = _AS_POINT.get() is None and _sweep_master(root.hydra) and OmegaConf.is_missing(root.hydra.job, "num")
+    if _unfinished(root) or master:
         return ""  # a job of a sweep has its number; the sweep's own config is never started
     finding = CFG006.refuse(
         "hydra.job.env_copy",
@@ -183,9 +225,19 @@ def _sweep_master(hydra: DictConfig) -> bool:
         return True
     if hydra.mode != RunMode.MULTIRUN:  # the parameters of a sweep say nothing about a single run
         return False
+    said = {override.get_key_element().lstrip("+~") for override in overrides}
     swept = [OmegaConf.select(hydra, f"sweeper.{name}") for name in SWEEP_PARAMETERS]
     keys = {str(key).lstrip("+~") for node in swept if isinstance(node, DictConfig) for key in node}
-    return not keys.issubset(override.get_key_element().lstrip("+~") for override in overrides)
+    return not keys.issubset(said) or not _names_a_point(OmegaConf.select(hydra, "sweeper.points"), said)
+
+
+def _names_a_point(points: Any, said: set[str]) -> bool:
+    """Whether `said`, the keys of a job, hold those of one of the sweep's named points; true where there are none."""
+    if not isinstance(points, DictConfig) or not points:
+        return True
+    listed: Any = OmegaConf.to_container(points, resolve=False)
+    keys = ({str(line).partition("=")[0].lstrip("+~") for line in lines or ()} for lines in listed.values())
+    return any(named and named <= said for named in keys)
 
 
 def _check_environment(hydra: DictConfig, resolution: Resolution) -> None:

@@ -83,6 +83,9 @@ def _composition(error: ConfigCompositionException, arguments: Sequence[str]) ->
         why = "A comma makes a sweep: one run for each value."
         fixes = (Fix(f"-m {sweep[1]}", "one run after the other"),)
         return _usage(sweep[1], "A sweep is started with -m", why, GRAMMAR, fixes)
+    of_hydra = re.match(r"Sweeping over Hydra's configuration is not supported : '(.*)'", text)
+    if of_hydra:
+        return _swept_hydra(of_hydra[1])
     merging = re.match(r"Error merging override (.*)", text)
     if merging:
         return Mistake((_wrong_value(merging[1], cause),))
@@ -99,6 +102,24 @@ def _composition(error: ConfigCompositionException, arguments: Sequence[str]) ->
     if in_file:
         return Mistake((_in_option_file(in_file[1], text),))
     return Mistake((_hydra_says(error),))
+
+
+def _swept_hydra(line: str) -> Mistake:
+    """`-m hydra/launcher=basic,joblib`, `-m hydra.launcher.n_jobs=1,2`."""
+    key, _, values = line.partition("=")
+    if "/" in key.partition(".")[0]:
+        why = "There is one launcher and one sweeper for the whole sweep; they are chosen once."
+        first = re.split(r"[,(\[]", values)[0]
+        return _usage(
+            line,
+            "Hydra's own options are the same for all jobs of a sweep",
+            why,
+            "",
+            (Fix(f"{key}={first}", "one of them"),),
+        )
+    why = "Hydra sweeps over its own settings only where they stand in YAML: hydra.sweeper.params. The launcher's may differ."
+    fix = Fix(f"+hydra.sweeper.params={{{key}:'{values}'}}", "the same as in YAML")
+    return _usage(line, "Hydra's own settings are not swept on the command line", why, "", (fix,))
 
 
 def _missing(error: MissingConfigException, arguments: Sequence[str]) -> Finding:

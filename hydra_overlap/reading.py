@@ -5,7 +5,7 @@ as `model` or `optimizer` may be the app's own, in an app that never heard of us
 else we take the fields we know and say which keys nobody read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -43,21 +43,25 @@ class Reading:
     origins: dict[str, str]
 
 
-def read(cfg: DictConfig, *, foreign_nodes: bool) -> Reading:
+def read(cfg: DictConfig, *, foreign_nodes: bool, plain: Mapping[str, Any] | None = None) -> Reading:
     """The request nodes of a composed config.
 
-    foreign_nodes: a node without our schema may be the app's own. Raises GatingError on a value of ours that is missing
-    or cannot be resolved.
+    foreign_nodes: a node without our schema may be the app's own. plain: nodes of ours that the caller holds as plain
+    data already, of this very config; they are shared, not copied. Raises GatingError on a value of ours that is
+    missing or cannot be resolved.
     """
+    known = plain or {}
     request: dict[str, Any] = {}
     unread: list[str] = []
     for name in NODES:
         if name not in cfg:
             continue
-        if foreign_nodes and not _ours(cfg, name):
+        if name in known:
+            request[name] = known[name]
+        elif foreign_nodes and not ours(cfg, name):
             request[name] = _known_fields(cfg, name, unread)
         else:
-            request[name] = _plain(cfg, name)
+            request[name] = plain_node(cfg, name)
     mapped = adapter.take(cfg, request, unread) if foreign_nodes else {}
     filled = facts.fill(request)
     chosen = _choose_userbuffers(request)
@@ -83,14 +87,15 @@ def _choose_userbuffers(request: dict[str, Any]) -> dict[str, str]:
     return {"userbuffers.name": choice.reason}
 
 
-def _ours(cfg: DictConfig, name: str) -> bool:
+def ours(cfg: DictConfig, name: str) -> bool:
+    """Whether the node of that name is one of our request: ours by name, or typed by our schema."""
     if name in ALWAYS_OURS or name == "gating":
         return True
     kind = OmegaConf.get_type(cfg, name)
     return isinstance(kind, type) and issubclass(kind, SCHEMAS[name])
 
 
-def _plain(cfg: DictConfig, name: str) -> Any:
+def plain_node(cfg: DictConfig, name: str) -> Any:
     """One node of ours as plain data."""
     try:
         node = cfg[name]
@@ -153,3 +158,14 @@ def _legible(key: str, value: Any) -> bool:
     if value is None:
         return True
     return value in CHOICES.get(key, (value,)) and not (key in MINIMUM and value < MINIMUM[key])
+
+
+def stands_alone(node: Any) -> bool:
+    """Whether a node says all it says by itself: no interpolation in it, nothing missing."""
+    if node._is_interpolation() or node._is_missing():
+        return False
+    if isinstance(node, DictConfig) and isinstance(node._content, dict):
+        return all(stands_alone(child) for child in node._content.values())
+    if OmegaConf.is_list(node) and not node._is_none():
+        return all(stands_alone(child) for child in node._content)
+    return True

@@ -49,12 +49,13 @@ def check(root: DictConfig) -> None:
 def overrides_of(hydra: DictConfig) -> list[Override]:
     """The task overrides, parsed. Interpolations in their texts are left alone: they are not ours to resolve."""
     task: list[str] = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # type: ignore[assignment]
-    return list(_parsed(tuple(task)))
+    return [parsed(line) for line in task]
 
 
-@lru_cache(maxsize=8)
-def _parsed(lines: tuple[str, ...]) -> tuple[Override, ...]:
-    return tuple(OverridesParser.create().parse_overrides(list(lines)))
+@lru_cache(maxsize=8192)
+def parsed(line: str) -> Override:
+    """One override. Shared: nobody changes it. Raises Hydra's OverrideParseException."""
+    return OverridesParser.create().parse_overrides([line])[0]
 
 
 def lists_of_options(overrides: list[Override]) -> Iterator[Finding]:
@@ -110,7 +111,8 @@ def nearest_key(key: str) -> str | None:
 def _misplaced_bundles(root: DictConfig) -> Iterator[Finding]:
     """A bundle, or one of its dimensions, under a node that no rule reads; or no comm_overlap at all."""
     places: dict[str, tuple[Any, Any]] = {}
-    for choice, option in root.hydra.runtime.choices.items():
+    choices: Any = OmegaConf.to_container(root.hydra.runtime.choices)
+    for choice, option in choices.items():
         group, _, package = str(choice).partition("@")
         place = package.removeprefix("_global_.")
         if option and place and group.startswith("comm_overlap") and place.partition(".")[0] != "comm_overlap":

@@ -39,8 +39,8 @@ def test_a_run_that_failed_after_it_started_keeps_its_record(run: Run, tmp_path:
 def test_a_refused_job_of_a_sweep_leaves_the_others_alone(run: Run, tmp_path: Path) -> None:
     done = run(FAULTY, "-m", "+end=refused,refused_started", "hydra.sweep.dir=sweep")
     assert done.returncode == 1
-    assert "RUN  Four ranks fit this machine" in done.stderr
-    assert not (tmp_path / "sweep" / "0").exists()
+    assert "Four ranks fit this machine" in done.stdout
+    assert '"failed"' in (tmp_path / "sweep" / "0" / "job.json").read_text()
     assert (tmp_path / "sweep" / "1" / ".hydra" / "config.yaml").exists()
     assert (tmp_path / "sweep" / "multirun.yaml").exists()
 

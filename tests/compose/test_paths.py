@@ -114,10 +114,26 @@ def test_help_lists_groups_and_options(script: Path, run: Run) -> None:
 # -m
 
 
-def test_a_sweep_with_one_bad_point_is_refused_before_any_job_and_names_the_point(
-    script: Path, run: Run, tmp_path: Path
-) -> None:
-    done = run(script, "-m", "comm_overlap=tp4_h100", "parallelism=tp4,tp1", "userbuffers=none")
+ONE_BAD_POINT = ("-m", "comm_overlap=tp4_h100", "parallelism=tp4,tp1", "userbuffers=none")
+
+
+def test_a_sweep_with_one_bad_point_says_so_before_any_job_and_runs_the_others(run: Run) -> None:
+    done = run(JOB, *ONE_BAD_POINT)
+    assert done.returncode == 0, done.stderr
+    assert [job["tp"] for job in what_the_job_saw(done.stdout)] == [4]
+    assert "2 points: 1 run, 1 refused." in done.stdout.partition("TASK RAN")[0]
+    assert "refused  TP001" in done.stdout.partition("TASK RAN")[0]
+
+
+def test_a_sweep_may_ask_to_be_refused_as_a_whole_for_one_bad_point(script: Path, run: Run, tmp_path: Path) -> None:
+    done = run(script, *ONE_BAD_POINT, "hydra.sweeper.on_invalid=refuse")
+    assert_refused(done, "TP001")
+    assert "refused in the job: comm_overlap=tp4_h100 parallelism=tp1 userbuffers=none" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_hydras_own_sweeper_still_refuses_a_bad_point_before_any_job(run: Run, tmp_path: Path) -> None:
+    done = run(JOB, *ONE_BAD_POINT, "hydra/sweeper=basic")
     assert_refused(done, "TP001")
     assert "refused in the job: comm_overlap=tp4_h100 parallelism=tp1 userbuffers=none" in done.stderr
     assert list(tmp_path.iterdir()) == []
