@@ -1,6 +1,6 @@
 # make train [ARGS="comm_overlap=tp4_h100"]   sets everything up and trains
 # make test                                   sets everything up and runs all tests, slow ones too
-# make test-fast | lint | golden | docs | bench
+# make test-fast | lint | golden | docs | bench | parity (a quarter of an hour)
 
 PYTHON ?= python3
 VENV := .venv
@@ -16,7 +16,7 @@ $(VENV)/.dev: $(VENV)/.train
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
 	touch $@
 
-.PHONY: train test test-fast lint golden docs bench
+.PHONY: train test test-fast lint golden docs bench parity
 train: $(VENV)/.train
 	@$(BIN)/python train.py $(ARGS)
 
@@ -37,3 +37,6 @@ docs: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/compose.py
+
+parity: $(VENV)/.dev
+	$(BIN)/python benchmarks/parity.py

@@ -7,6 +7,7 @@
     python train.py -m comm_overlap=none,dp             one run after the other
     python train.py experiment=llama31_405b_512gpu_h100_bf16 launch.dry_run=true   what each rank holds; starts none
     torchrun --nproc-per-node 8 train.py comm_overlap=tp8_h100    join ranks that torchrun (or srun) started
+    python train.py comm_overlap=tp8_h100 launch=slurm            submit a job of its own to Slurm
 
 Without a GPU the plan is rehearsed: the same layout, schedule and overlap flags in real megatron-core on gloo, tensor
 dimensions shrunk, and the run says what it did not exercise. Exit codes: 0 fine, 1 refused or failed, 2 usage, 75 asked to
@@ -15,26 +16,39 @@ stop, 130 interrupted.
 
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_overlap import app, compose
+from hydra_overlap import app, batches, compose
 from hydra_overlap import plan as plans
-from hydra_overlap.launch import folders, joined, local, machine, stopping
+from hydra_overlap.launch import (
+    first_cause,
+    folders,
+    heartbeat,
+    joined,
+    local,
+    machine,
+    requeue,
+    slurm,
+    stopping,
+    tags,
+)
 
 # torch is imported inside the functions: it and CUDA read their environment when they load, and Hydra sets that
 # environment (hydra.job.env_set) just before it calls main.
 
 
 @hydra.main(version_base=None, config_path="conf", config_name="config")
-def main(cfg: DictConfig) -> None:
-    """Stages 1 to 4: in the one process that composes."""
-    from hydra_overlap.megatron import configs, data, rehearsal
-    from hydra_overlap.report import dry_run
+def main(cfg: DictConfig) -> dict[str, Any] | None:
+    """Stages 1 to 3: in the one process that composes. -> the record of the run (report/record.py), once it has ended."""
+    from hydra_overlap.megatron import configs, rehearsal
+    from hydra_overlap.report import dry_run, loggers
     from hydra_overlap.report.ledger import make_console, print_ledger
     from hydra_overlap.report.rehearsal import print_rehearsal
 
@@ -47,20 +61,27 @@ def main(cfg: DictConfig) -> None:
         output_dir=Path(HydraConfig.get().runtime.output_dir),
     )
 
+    plan = requeue.resumed(plan)
+
     # 2. What this machine makes of it: GPUs, or a rehearsal; too small, or the wrong one: refused before anything starts.
+    #    Of a job for Slurm its nodes decide; what can be refused without them is.
     configs.require_model(plan)
+    batches.require_batches(plan)
     if dry_run.asked(plan):  # instead of all that follows: ranks of any world size, in this process
         dry_run.show(plan, resolution)
-        return
+        return None
     job = joined.joined()
-    ranks_here = job.local_ranks if job else plans.world_size(plan)
+    sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
     if job:
-        joined.require_single_run(job, sweeping=HydraConfig.get().mode == RunMode.MULTIRUN)
+        joined.require_single_run(job, sweeping=sweeping)
         joined.require_same_size(plan, job)
-    machine.require_fit(plan, ranks_here)
-    machine.require_software(plan)
+    queued = slurm.asked(plan, sweeping=sweeping)
+    if queued:
+        plan = slurm.laid_out(plan)
+    else:
+        machine.require_ready(plan, job.local_ranks if job else plans.world_size(plan))
     folders.require_checkpoint_folders(plan)
-    environment = machine.rank_environment(plan, ranks_here)
+    loggers.require(plan)
     plan = rehearsal.rehearse(plan, machine.other_versions(plan)) if machine.rehearses(plan) else plan
     configs.require_built(plan)
 
@@ -70,16 +91,32 @@ def main(cfg: DictConfig) -> None:
         print_ledger(resolution, console)
         if plan["rehearsal"]:
             print_rehearsal(plan, console)
-        plan["data_prefix"] = data.prepare(plan)
-        console.print(f"\nstarting {plans.world_size(plan)} ranks")
+    return slurm.submit(plan, run) if queued else run(plan, job)
 
-    # 4. Start the ranks, or be one of them.
-    if job is None:
-        local.start(plan, __file__, environment)
-    else:
-        os.environ.update(environment)
-        joined.export(job, os.environ)
-        train(plan)
+
+def run(plan: plans.Plan, job: joined.Joined | None) -> dict[str, Any] | None:
+    """Stage 4: start the ranks on this machine, or be one of them. Under launch=slurm every task of the job calls it.
+
+    -> the record of the run; None where another process keeps it.
+    """
+    from hydra_overlap.megatron import data
+    from hydra_overlap.report import record
+    from hydra_overlap.report.ledger import make_console
+
+    environment = machine.rank_environment(plan, job.local_ranks if job else plans.world_size(plan))
+    if job is None or job.rank == 0:
+        plan["data_prefix"] = data.prepare(plan)
+        make_console().print(f"\nstarting {plans.world_size(plan)} ranks")
+        record.begin(plan)
+    with record.kept(plan, job), first_cause.named(plan, job), requeue.on_stop(plan):
+        if job is None:
+            local.start(plan, __file__, environment)
+        else:
+            os.environ.update(environment)
+            joined.export(job, os.environ)
+            tags.tag(job.rank)
+            train(plan)
+    return record.read(plan) if job is None or job.rank == 0 else None
 
 
 def train(plan: plans.Plan) -> None:
@@ -95,52 +132,77 @@ def train(plan: plans.Plan) -> None:
 
     if not on_cpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("gloo" if on_cpu else "nccl")
+    dist.init_process_group("gloo" if on_cpu else "nccl", timeout=timedelta(seconds=heartbeat.timeout_s(plan)))
     try:
         with stopping.Requests() as requests:
             _train(plan, dist.get_rank(), requests)
+        dist.barrier()  # a rank that failed after its last collective fails the run
     finally:
         build.release()
         dist.destroy_process_group()
 
 
 def _train(plan: plans.Plan, rank: int, requests: stopping.Requests) -> None:
-    from hydra_overlap.megatron import build, checkpoint, cpu, data, readback, step, userbuffers
+    from hydra_overlap.megatron import build, checkpoint, cpu, readback, userbuffers
     from hydra_overlap.report.ledger import make_console
-    from hydra_overlap.report.run import RunReport, SilentReport, write_manifest
+    from hydra_overlap.report.run import write_manifest
 
     cpu.finish()
     plan = build.plan_of_rank_0(plan)
+    with heartbeat.Heart(plan, rank) as heart:
+        # 6. megatron-core's objects: parallel state, userbuffers, model chunks, DDP, optimizer, schedules.
+        build.initialize_parallel_state(plan)
+        userbuffers.initialize(plan)
+        built = build.build(plan)
 
-    # 6. megatron-core's objects: parallel state, userbuffers, model chunks, DDP, optimizer, schedules.
-    build.initialize_parallel_state(plan)
-    userbuffers.initialize(plan)
-    built = build.build(plan)
+        # 7. Every promised value read back, on every rank. A difference raises here, before the first step.
+        found = readback.read_back(plan, built)
 
-    # 7. Every promised value read back, on every rank. A difference raises here, before the first step.
-    found = readback.read_back(plan, built)
+        # 8. Where an earlier run stopped, and the text from there on: the same samples in a step, whatever the layout.
+        resumed = checkpoint.resume(plan, built)
+        done = resumed.step if resumed else 0
+        if rank == 0:
+            console = make_console()
+            write_manifest(plan, found)
+            readback.describe(found, console)
+            checkpoint.describe(plan, resumed, console)
+        _steps(plan, rank, built, done, heart, requests)
 
-    # 8. Where an earlier run stopped, and the text from there on: the same samples in a step, whatever the layout.
+
+def _steps(
+    plan: plans.Plan, rank: int, built: Any, done: int, heart: heartbeat.Heart, requests: stopping.Requests
+) -> None:
+    """Stage 9: steps, checkpoints, validation losses; and the record of a run that ends as planned or as it was asked to."""
+    from hydra_overlap.megatron import build, checkpoint, data, evaluate, nonfinite, step
+    from hydra_overlap.report import record
+    from hydra_overlap.report.ledger import make_console
+    from hydra_overlap.report.run import RunReport, SilentReport
+
     training = plan["request"]["training"]
-    resumed = checkpoint.resume(plan, built)
-    done = resumed.step if resumed else 0
-    samples = data.dataset(plan, training["train_iters"] * training["global_batch_size"])
-    batches = [data.microbatches(plan, samples, done) for _ in built.model]
-
-    # 9. Steps.
-    console = make_console()
-    if rank == 0:
-        write_manifest(plan, found)
-        readback.describe(found, console)
-        checkpoint.describe(plan, resumed, console)
-    with RunReport(plan, console) if rank == 0 else SilentReport() as report:
-        for number in range(done + 1, training["train_iters"] + 1):
-            report.step(step.run_step(plan, built, batches, number))
+    samples = data.dataset(plan, batches.consumed(training, training["train_iters"]))
+    held_out = data.held_out(plan) if training["eval_interval"] is not None else None
+    inputs = [data.microbatches(plan, samples, done) for _ in built.model]
+    tolerance, stop = nonfinite.Tolerance(plan), 0
+    report = RunReport(plan, make_console(), done) if rank == 0 else SilentReport()
+    with report, checkpoint.Writer(plan, built) as checkpoints:
+        for number, batch in batches.steps(training, done):
+            heart.step = number
+            taken = step.run_step(plan, built, inputs, number, batch)
+            diverged = tolerance.after(number, taken.bad)
+            evaluated = held_out is not None and diverged is None and evaluate.due(plan, number)
+            report.step(taken, evaluate.validation_loss(plan, built, held_out) if evaluated else None)
+            if diverged:
+                raise diverged
             stop = requests.agreed()
-            if checkpoint.due(plan, number, stopping=stop):
-                checkpoint.save(plan, built, number)
+            checkpoints.after(number, stopping=bool(stop))
             if stop:
-                raise stopping.Stopped(stopping.message(plan))
+                break
+    memory = build.peak_memory_gib()
+    if rank == 0:
+        status, error = (record.STOPPED, stopping.message(plan)) if stop else (record.COMPLETED, None)
+        record.write(plan, record.make(plan, status, error=error, peak_memory_gib=memory))
+    if stop:
+        raise stopping.Stopped(stopping.message(plan))
     report.summary()
 
 

@@ -7,9 +7,11 @@ overrides    what stood on the command line
 config       the whole composed config as YAML
 output_dir   one directory for all ranks
 data_prefix  tokenised data, without `.bin` and `.idx`; None for mock data
+began        when the plan was made, then when its run began, ISO 8601
 """
 
 import json
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,13 @@ def make(resolution: Resolution, *, overrides: list[str], config: str, output_di
         "config": config,
         "output_dir": str(output_dir),
         "data_prefix": None,
+        "began": now(),
     }
+
+
+def now() -> str:
+    """This moment, UTC, ISO 8601 to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def save(plan: Plan) -> Path:

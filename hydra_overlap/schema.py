@@ -365,6 +365,18 @@ class Training:
     """Of weights and data order."""
     log_interval: int = 1
     """Steps between log lines."""
+    rampup_batch_size: Optional[List[int]] = None
+    """[first size, increment, samples]: global_batch_size is reached from the first in equal parts of so many samples."""
+    eval_interval: Optional[int] = None
+    """Steps between validation losses, with one at the end; null = none. Text needs data.held_out."""
+    eval_iters: int = 10
+    """Global batches of a validation loss, every time the same."""
+    on_nonfinite: str = "stop"
+    """stop or skip: what becomes of a step whose loss or gradient norm is no number. No parameter is touched by either."""
+    spike_grad_norm: Optional[float] = None
+    """Gradient norm before clipping above which a step is treated so too; null = none is."""
+    max_skipped_steps: int = 10
+    """With on_nonfinite=skip: as many in a row end the run."""
 
 
 @dataclass
@@ -379,6 +391,8 @@ class Data:
     """Where the tokenised data is kept; null = the user's cache directory."""
     max_bytes: Optional[int] = None
     """Tokenise at most so many bytes; null = all."""
+    held_out: float = 0.0
+    """Share of the text, its end, that is kept from training for training.eval_interval, as in 0.03."""
 
 
 @dataclass
@@ -393,6 +407,8 @@ class Checkpoint:
     """Steps between checkpoints; null = only at the end and when the run is asked to stop."""
     keep: int = 2
     """Newest checkpoints that are kept."""
+    async_save: bool = False
+    """Write in processes beside the ranks while training goes on; whole or not there all the same."""
 
 
 @dataclass
@@ -432,11 +448,43 @@ class Software:
 
 
 @dataclass
+class Slurm:
+    """The job that launch=slurm submits: one allocation, one task a rank. launch=local reads none of it."""
+
+    nodes: Optional[int] = None
+    """Nodes; null = as many as the ranks need at tasks_per_node each."""
+    tasks_per_node: Optional[int] = None
+    """Ranks on every node; null = the platform's gpus_per_node, or all ranks where they are fewer."""
+    gpus_per_node: Optional[int] = None
+    """GPUs asked of Slurm; 0 = a rehearsal on the nodes' CPUs; null = one for each task, none with platform=cpu."""
+    cpus_per_task: Optional[int] = None
+    """Cores of a rank; null = Slurm's default."""
+    partition: Optional[str] = None
+    """Partition; null = the cluster's default."""
+    account: Optional[str] = None
+    """Account that is charged; null = your default."""
+    qos: Optional[str] = None
+    """Quality of service; null = your default."""
+    time_min: Optional[int] = None
+    """Time limit in minutes; null = the partition's default."""
+    stop_s: int = 120
+    """Seconds before that limit at which ranks are asked to save and stop."""
+    requeue: bool = True
+    """Queue a job again that was asked to stop and has a checkpoint; it goes on from checkpoint.save."""
+    wait: bool = False
+    """Stay until the job has ended and end as it did; false = print its id and return."""
+    setup: List[str] = field(default_factory=list)
+    """Shell commands of the batch script before its ranks start, as in ['module load cuda']."""
+    options: List[str] = field(default_factory=list)
+    """Further options of sbatch, as in ['--constraint=h100','--exclusive']."""
+
+
+@dataclass
 class Launch:
     """Where and how ranks start, and the environment they start with."""
 
     where: str = "local"
-    """local: torch.distributed.elastic on this machine, or join what torchrun or srun started."""
+    """local: torch.distributed.elastic on this machine, or join what torchrun or srun started. slurm: a job of its own."""
     layernorm_sm_margin: Optional[int] = None
     """SMs that Transformer Engine's LayerNorm kernels leave to communication; null = not set."""
     nccl_pp_comm_chunksize: Optional[int] = None
@@ -449,6 +497,12 @@ class Launch:
     """launch.dry_run=true: start no rank, report what ranks would hold; one process, any world size, no GPU."""
     dry_run_ranks: List[int] = field(default_factory=list)
     """Ranks a dry run builds, as in [0,7]; [] = the first and last of every pipeline stage."""
+    distributed_timeout_minutes: float = 10.0
+    """Longest wait of a rank for another, in any collective; then the run ends and names who did not come."""
+    loggers: List[str] = field(default_factory=lambda: ["tensorboard"])
+    """What rank 0 logs to beside metrics.jsonl: tensorboard, wandb, mlflow; each reads its own environment variables."""
+    slurm: Slurm = field(default_factory=Slurm)
+    """The job of launch=slurm."""
 
 
 @dataclass

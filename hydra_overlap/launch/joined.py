@@ -1,6 +1,8 @@
-"""Joining ranks that somebody else started: torchrun sets RANK, srun sets SLURM_PROCID."""
+"""Joining ranks that somebody else started: torchrun sets RANK, srun sets SLURM_PROCID, submitit goes through srun."""
 
 import os
+import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,7 +14,7 @@ QUIET = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=stdou
 
 @dataclass(frozen=True, kw_only=True)
 class Joined:
-    """This process among the ranks of a job. launcher: torchrun or srun."""
+    """This process among the ranks of a job. launcher: torchrun, srun, or submitit, which goes through srun."""
 
     launcher: str
     rank: int
@@ -57,7 +59,7 @@ def _joined(environment: Mapping[str, str]) -> Joined | None:
         )
     if environment.get("SLURM_STEP_ID", "").isdigit() and int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         return Joined(
-            launcher="srun",
+            launcher="submitit" if environment.get("SUBMITIT_EXECUTOR") == "slurm" else "srun",
             rank=int(environment["SLURM_PROCID"]),
             local_rank=int(environment["SLURM_LOCALID"]),
             local_ranks=int(environment["SLURM_STEP_TASKS_PER_NODE"].partition("(")[0].partition(",")[0]),
@@ -76,8 +78,11 @@ def quiet_overrides(environment: Mapping[str, str] = os.environ) -> tuple[str, .
 
 
 def require_single_run(job: Joined, *, sweeping: bool) -> None:
-    """Raise LaunchError for a sweep inside a job: its ranks have one process group, and one run to make in it."""
-    if sweeping:
+    """Raise LaunchError for a sweep inside a job: its ranks have one process group, and one run to make in it.
+
+    A job that Hydra's submitit launcher submitted is one run of a sweep that goes on elsewhere.
+    """
+    if sweeping and job.launcher != "submitit":
         raise LaunchError(
             f"A sweep is not started under {job.launcher}",
             where=["-m"],
@@ -101,7 +106,7 @@ def require_same_size(plan: Plan, job: Joined) -> None:
 
 def export(job: Joined, environment: dict[str, str]) -> None:
     """What torch.distributed's env:// rendezvous reads, for ranks that srun started."""
-    if job.launcher != "srun":
+    if job.launcher == "torchrun":
         return
     environment.update(
         RANK=str(job.rank),
@@ -109,6 +114,26 @@ def export(job: Joined, environment: dict[str, str]) -> None:
         LOCAL_RANK=str(job.local_rank),
         LOCAL_WORLD_SIZE=str(job.local_ranks),
     )
-    # The first node of the step, which srun exports; a free port is not known before, so it comes from the job's id.
-    environment.setdefault("MASTER_ADDR", environment.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"))
-    environment.setdefault("MASTER_PORT", str(20000 + int(environment["SLURM_JOB_ID"]) % 20000))
+    environment.setdefault("MASTER_ADDR", _address_of_rank_0(environment))
+    # A free port is not known before, so it comes from the job's id; below those that systems hand out themselves.
+    number = int(environment["SLURM_JOB_ID"]) + int(environment["SLURM_STEP_ID"])
+    environment.setdefault("MASTER_PORT", str(20000 + number % 12000))
+
+
+def _address_of_rank_0(environment: Mapping[str, str]) -> str:
+    """The first node of the step; where its name does not resolve, the address srun was called from.
+
+    The two are one machine in a batch job. An srun on a login node is called from there, and rank 0 runs elsewhere.
+    """
+    name = first_node(environment["SLURM_STEP_NODELIST"])
+    try:
+        socket.getaddrinfo(name, None)
+    except OSError:
+        return environment.get("SLURM_LAUNCH_NODE_IPADDR", name)
+    return name
+
+
+def first_node(nodes: str) -> str:
+    """The first name of a Slurm node list: `a[03-07,9]-ib,b` -> `a03-ib`."""
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", nodes)
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", first.group() if first else "")

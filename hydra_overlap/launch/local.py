@@ -5,12 +5,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import LaunchError
 from ..plan import Plan, load, save, world_size
+from . import heartbeat, tags
 from .stopping import REQUEUE, Stopped, message
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def as_rank(train: Callable[[Plan], None], plan: Plan) -> None:
     """Run `train(plan)` as a rank that `start` started: an exception goes to the parent through elastic's error file."""
     from torch.distributed.elastic.multiprocessing.errors import record
 
+    tags.tag(int(os.environ["RANK"]))
     try:
         record(train)(plan)
     except Stopped as stopped:
@@ -72,13 +74,15 @@ def start(plan: Plan, script: str, environment: Mapping[str, str]) -> None:
     )
     for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # RankError and Stopped say it, once
-    with _exported({**environment, PLAN_FILE: str(save(plan))}), _usr1_as_term():
+    path = str(save(plan))
+    exported = _exported({**environment, PLAN_FILE: path})
+    with exported, _usr1_as_term(), heartbeat.watched(plan) as watch, _none_left(path):
         try:
             elastic_launch(config, sys.executable)("-u", os.path.abspath(script))
         except ChildFailedError as failed:
             if failed.get_first_failure()[1].exitcode == REQUEUE:
                 _stop(plan)
-            raise RankError(_first_cause(failed, logs)) from None
+            raise RankError(_first_cause(plan, failed, watch, logs)) from None
         except SignalException as stopped:
             if stopped.sigval == signal.SIGINT:
                 raise KeyboardInterrupt from None
@@ -102,6 +106,23 @@ def _usr1_as_term() -> Iterator[None]:
 
 
 @contextmanager
+def _none_left(path: str) -> Iterator[None]:
+    """Kill what ranks started and left: megatron-core's checkpoint writers and their queue outlive a rank that is killed.
+
+    path: the plan's, which all of them have in their environment, and no other run's processes.
+    """
+    import psutil
+
+    try:
+        yield
+    finally:
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                if process.environ().get(PLAN_FILE) == path:
+                    process.kill()
+
+
+@contextmanager
 def _exported(values: Mapping[str, str]) -> Iterator[None]:
     """os.environ with `values`, while ranks are started and run."""
     before = {name: os.environ.get(name) for name in values}
@@ -116,10 +137,18 @@ def _exported(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _first_cause(failed: "ChildFailedError", logs: Path) -> str:
-    """What a person reads: which rank failed first, with what, and where the rest is."""
+def _first_cause(plan: Plan, failed: "ChildFailedError", watch: heartbeat.Watch, logs: Path) -> str:
+    """What a person reads: which rank failed first, with what, and where the rest is. Of a hang: which did not come."""
     rank, failure = failed.get_first_failure()
     what = f"signal {-failure.exitcode}" if failure.exitcode < 0 else f"exit code {failure.exitcode}"
     reported: Any = failure.error_file_data.get("message", failure.message)
     cause = reported["message"] if isinstance(reported, dict) else str(reported)
-    return f"Rank {rank} failed first ({what}); all ranks were stopped.\n\n{cause}\n\nOutput of every rank: {logs}"
+    output = f"\n\nOutput of every rank: {logs}"
+    hang, _, told = cause.partition(f"{heartbeat.HangError.__name__}: ")
+    if told and not hang:  # a rank that gave up found out who did not come
+        return f"{told}\n\nAll ranks were stopped.{output}"
+    if watch.killed:
+        return f"{watch.killed}\n\nAll ranks were stopped.{output}"
+    if failure.exitcode == -signal.SIGABRT and not plan["rehearsal"]:  # what NCCL's watchdog does about a time-out
+        cause += f"\n\n{heartbeat.explained(plan, cause)}"
+    return f"Rank {rank} failed first ({what}); all ranks were stopped.\n\n{cause}{output}"

@@ -14,8 +14,41 @@ RANKS_PER_CORE = 8  # beyond that gloo's time-outs are nearer than the next step
 
 
 def rehearses(plan: Plan) -> bool:
-    """Whether the plan runs on CPU here: there is no GPU, or the plan is for none."""
+    """Whether the plan runs on CPU: there is no GPU here, or the plan is for none.
+
+    A job of launch=slurm is decided where it is submitted, by the GPUs asked of Slurm, and never by the machine it is
+    submitted from: `require_ready` on its nodes refuses what they do not have.
+    """
+    launch = plan["request"]["launch"]
+    if launch["where"] == "slurm":
+        return launch["slurm"]["gpus_per_node"] == 0
     return not gpu_names() or plan["request"]["platform"]["name"] == "cpu"
+
+
+def require_ready(plan: Plan, ranks_here: int) -> None:
+    """Raise LaunchError if this machine cannot run `ranks_here` ranks of the plan: GPUs, memory, software."""
+    _require_promised_gpus(plan)
+    require_fit(plan, ranks_here)
+    require_software(plan)
+
+
+def _require_promised_gpus(plan: Plan) -> None:
+    """A node that Slurm gave must have the GPUs that were asked for: it is no place for a rehearsal in their stead."""
+    launch = plan["request"]["launch"]
+    if launch["where"] == "slurm" and launch["slurm"]["gpus_per_node"] and not gpu_names():
+        raise LaunchError(
+            "Slurm gave a node without a GPU",
+            where=[
+                f"launch.slurm.gpus_per_node={launch['slurm']['gpus_per_node']}",
+                f"node {os.environ.get('SLURMD_NODENAME', '')}",
+            ],
+            why="The job asked for GPUs; NVML sees none on this node.",
+            fixes=[
+                ("launch.slurm.partition=NAME", "a partition whose nodes have GPUs"),
+                ("launch.slurm.gpus_per_node=0", "rehearses on CPU nodes"),
+            ],
+            source="hydra_overlap/launch/machine.py",
+        )
 
 
 def max_ranks(plan: Plan) -> tuple[int, str]:

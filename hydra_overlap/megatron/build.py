@@ -6,11 +6,15 @@ megatron/training/training.py: get_model, get_optimizer_param_scheduler, train. 
 
 import gc
 import random
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from .. import batches
 from ..plan import Plan
 from . import configs, specs, weights
 
@@ -32,7 +36,20 @@ class Built:
     forward_backward: Any
     """The schedule: no pipelining, 1F1B or interleaved."""
     num_microbatches: int
-    """Forwards of one rank per step."""
+    """Forwards of one rank per step of a full global batch."""
+
+
+def peak_memory_gib() -> float:
+    """The most memory any rank held: what CUDA allocated, or resident in a rehearsal. Every rank calls it."""
+    on_gpu = torch.cuda.is_available()
+    kib = 0 if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux
+    held = torch.tensor(
+        [torch.cuda.max_memory_allocated() if on_gpu else kib * 1024.0],
+        dtype=torch.float64,
+        device="cuda" if on_gpu else "cpu",
+    )
+    torch.distributed.all_reduce(held, op=torch.distributed.ReduceOp.MAX)
+    return float(held.item()) / 2**30
 
 
 def plan_of_rank_0(plan: Plan) -> Plan:
@@ -64,6 +81,7 @@ def initialize_parallel_state(plan: Plan) -> None:
         expert_tensor_parallel_size=layout["expert_tensor_parallel_size"],
         num_distributed_optimizer_instances=plan["request"]["ddp"]["num_distributed_optimizer_instances"],
         create_gloo_process_groups=False,
+        distributed_timeout_minutes=plan["request"]["launch"]["distributed_timeout_minutes"],
     )
     seed = plan["request"]["training"]["seed"] + 100 * parallel_state.get_pipeline_model_parallel_rank()
     random.seed(seed)
@@ -176,13 +194,13 @@ def _scheduler(plan: Plan, optimizer: Any) -> Any:
     from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
     wanted, training = plan["request"]["optimizer"], plan["request"]["training"]
-    samples = training["train_iters"] * training["global_batch_size"]
+    samples = batches.consumed(training, training["train_iters"])
     return OptimizerParamScheduler(
         optimizer,
         init_lr=0.0,
         max_lr=wanted["lr"],
         min_lr=wanted["min_lr"],
-        lr_warmup_steps=wanted["lr_warmup_iters"] * training["global_batch_size"],
+        lr_warmup_steps=batches.consumed(training, wanted["lr_warmup_iters"]),
         lr_decay_steps=samples,
         lr_decay_style=wanted["lr_decay_style"],
         start_wd=wanted["weight_decay"],
@@ -195,18 +213,53 @@ def _scheduler(plan: Plan, optimizer: Any) -> Any:
 
 
 def _num_microbatches(plan: Plan) -> int:
-    """Through megatron-core's calculator, which its own modules may ask."""
+    """Of a full global batch, through megatron-core's calculator, which its own modules may ask."""
     from megatron.core import num_microbatches_calculator as calculator
     from megatron.core import parallel_state
 
     training = plan["request"]["training"]
+    ranks = parallel_state.get_data_parallel_world_size()
     calculator.destroy_num_microbatches_calculator()
     calculator.init_num_microbatches_calculator(
         rank=torch.distributed.get_rank(),
-        rampup_batch_size=None,
+        rampup_batch_size=training["rampup_batch_size"],
         global_batch_size=training["global_batch_size"],
         micro_batch_size=training["micro_batch_size"],
-        data_parallel_size=parallel_state.get_data_parallel_world_size(),
+        data_parallel_size=ranks,
         decrease_batch_size_if_needed=False,
     )
+    return int(training["global_batch_size"] // (training["micro_batch_size"] * ranks))
+
+
+def num_microbatches(batch: batches.Batch) -> int:
+    """Forwards of one rank for the batch of a ramp, as megatron-core's calculator says once the samples before are taken.
+
+    Raises RuntimeError if it takes another size for the batch than the plan's arithmetic.
+    """
+    from megatron.core import num_microbatches_calculator as calculator
+
+    calculator.update_num_microbatches(batch.first, consistency_check=True)
+    if calculator.get_current_global_batch_size() != batch.size:
+        raise RuntimeError(
+            f"After {batch.first} samples megatron-core ramps to {calculator.get_current_global_batch_size()} samples, "
+            f"hydra_overlap/megatron/batches.py to {batch.size}."
+        )
     return int(calculator.get_num_microbatches())
+
+
+@contextmanager
+def parameters_gathered(built: Built) -> Iterator[None]:
+    """Every rank holds all updated parameters: with overlap_param_gather they are gathered in the next forward only.
+
+    Forward hooks that gather are off within, as Megatron-LM has them off while it saves and evaluates.
+    """
+    if not built.model[0].ddp_config.overlap_param_gather:
+        yield
+        return
+    for chunk in built.model:
+        chunk.disable_forward_pre_hook()
+    try:
+        yield
+    finally:
+        for chunk in built.model:
+            chunk.enable_forward_pre_hook()

@@ -1,13 +1,19 @@
 """Distributed checkpoints: whole or not there, resumed exactly, resharded to another layout.
 
-Written with megatron.core.dist_checkpointing (torch_dist) into `iter_0000010.partial` and renamed once every rank is done:
-a folder `iter_*` without that ending is complete, whatever was killed when. It holds model, optimizer, learning-rate
-schedule, random states and the step; which samples come next follows from the step alone (data.py).
+Written with megatron.core.dist_checkpointing (torch_dist) into `iter_0000010.TOKEN.partial` and renamed once every rank is
+done: a folder `iter_*` without that ending is complete, whatever was killed when. It holds model, optimizer,
+learning-rate schedule, random states and the step; which samples come next follows from the step alone (data.py).
+
+With checkpoint.async_save each rank forks a process that writes the state as it was at the fork while training goes on
+(megatron-core's AsyncCallsQueue). TOKEN keeps such a process, should it outlive a killed rank, out of what the next run
+writes after the same step.
 """
 
 import json
 import random
+import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +26,7 @@ import torch.distributed as dist
 from ..errors import HydraOverlapError
 from ..launch.folders import PARTIAL, STATE, complete
 from ..plan import Plan
-from .build import Built
+from .build import Built, parameters_gathered
 
 # Canonical parameters and optimizer states, one tensor each over all ranks: any layout can read them.
 _METADATA = {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True}
@@ -47,23 +53,89 @@ def due(plan: Plan, step: int, *, stopping: bool) -> bool:
     return wanted["save"] is not None and (stopping or last or bool(interval and step % interval == 0))
 
 
-def save(plan: Plan, built: Built, step: int) -> Path:
-    """Write a checkpoint after `step` and drop those beyond checkpoint.keep. Every rank calls it. -> its folder.
+class Writer:
+    """Writes the checkpoints of a run; a context manager. Every rank has one and calls it after every step."""
 
-    Raises CheckpointError if the directory cannot be written; nothing half-written keeps a checkpoint's name.
+    def __init__(self, plan: Plan, built: Built) -> None:
+        from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
+
+        self._plan, self._built = plan, built
+        self._beside: Any = AsyncCallsQueue() if plan["request"]["checkpoint"]["async_save"] else None
+        self.waited_s = 0.0
+        """Seconds that training stood still for checkpoints."""
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, kind: Any, *_: object) -> None:
+        if self._beside is not None:
+            self._beside.close(abort=kind is not None)
+
+    def after(self, step: int, *, stopping: bool) -> None:
+        """Write a checkpoint if one is due, and complete one that was written meanwhile. The last one is complete on return.
+
+        Raises CheckpointError if the directory cannot be written; nothing half-written keeps a checkpoint's name.
+        """
+        began = time.perf_counter()
+        wanted = due(self._plan, step, stopping=stopping)
+        last = stopping or step == self._plan["request"]["training"]["train_iters"]
+        with _as_ours():
+            if self._beside is None:
+                if wanted:
+                    save(self._plan, self._built, step)
+            else:
+                self._complete(blocking=wanted)  # one at a time: the next begins once this one is whole
+                if wanted:
+                    request = save(self._plan, self._built, step, beside=True)
+                    self._beside.schedule_async_request(request)
+                if last:
+                    self._complete(blocking=True)
+        self.waited_s += time.perf_counter() - began
+
+    def _complete(self, *, blocking: bool) -> None:
+        if self._beside.get_num_unfinalized_calls():
+            self._beside.maybe_finalize_async_calls(blocking=blocking)
+
+
+def save(plan: Plan, built: Built, step: int, *, beside: bool = False) -> Any:
+    """Write a checkpoint after `step` and drop those beyond checkpoint.keep. Every rank calls it.
+
+    beside: -> megatron-core's AsyncRequest, which writes and completes it when it is run.
     """
     from megatron.core import dist_checkpointing
 
-    wanted = plan["request"]["checkpoint"]
-    final = Path(wanted["save"]) / f"iter_{step:07d}"
-    partial = final.with_name(final.name + PARTIAL)
-    _on_rank_0(lambda: _empty(partial), f"{wanted['save']} cannot be written")
-    with _parameters_gathered(built):
+    final = Path(plan["request"]["checkpoint"]["save"]) / f"iter_{step:07d}"
+    token = [secrets.token_hex(4)]
+    dist.broadcast_object_list(token, src=0)
+    partial = final.with_name(f"{final.name}.{token[0]}{PARTIAL}")
+    _on_rank_0(lambda: _empty(partial), f"{final.parent} cannot be written")
+    with parameters_gathered(built):
         state = {**_sharded(built, loading=False), "scheduler": built.scheduler.state_dict(), "step": step}
         state["random"] = _random_object(_random_states())
-        dist_checkpointing.save(state, str(partial), validate_access_integrity=True)
-    _on_rank_0(lambda: _publish(plan, partial, final, step), f"{final} cannot be completed")
-    return final
+        request = dist_checkpointing.save(
+            state, str(partial), validate_access_integrity=True, async_sharded_save=beside
+        )
+
+    def complete_it() -> None:
+        _on_rank_0(lambda: _publish(plan, partial, final, step), f"{final} cannot be completed")
+
+    if request is None:
+        complete_it()
+    else:
+        request.add_finalize_fn(complete_it)
+    return request
+
+
+@contextmanager
+def _as_ours() -> Iterator[None]:
+    """A write that failed, on whichever rank, as CheckpointError: torch's CheckpointException is no Exception."""
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    try:
+        yield
+    except CheckpointException as error:
+        first = next(iter(error.failures.values()))[0] if error.failures else error
+        raise CheckpointError(f"A checkpoint cannot be written: {type(first).__name__}: {first}") from error
 
 
 def resume(plan: Plan, built: Built) -> Loaded | None:
@@ -180,21 +252,6 @@ def _allocate_adam_states(optimizer: Any) -> None:
             inner.state[parameter] = {"step": torch.tensor(0.0), **moments}
 
 
-@contextmanager
-def _parameters_gathered(built: Built) -> Iterator[None]:
-    """Every rank holds all updated parameters: with overlap_param_gather they are gathered in the next forward only."""
-    if not built.model[0].ddp_config.overlap_param_gather:
-        yield
-        return
-    for chunk in built.model:
-        chunk.disable_forward_pre_hook()
-    try:
-        yield
-    finally:
-        for chunk in built.model:
-            chunk.enable_forward_pre_hook()
-
-
 def _chunk_key(built: Built, index: int) -> str:
     return "model" if len(built.model) == 1 else f"model{index}"
 
@@ -216,7 +273,12 @@ def _identity(plan: Plan) -> dict[str, Any]:
     """What a checkpoint must have in common with the plan that resumes it: the function, and the order of the samples."""
     request = plan["request"]
     same = {f"model.{name}": request["model"][name] for name in _SAME}
-    for key in ("ddp.use_distributed_optimizer", "training.seed", "training.global_batch_size"):
+    for key in (
+        "ddp.use_distributed_optimizer",
+        "training.seed",
+        "training.global_batch_size",
+        "training.rampup_batch_size",
+    ):
         node, _, name = key.partition(".")
         same[key] = request[node][name]
     return {**same, "data": plan["data_prefix"] and Path(plan["data_prefix"]).parent.name}  # named for its content

@@ -3,7 +3,6 @@
 Source of the order of calls: Megatron-LM core_v0.16.1 megatron/training/training.py train_step, pretrain_gpt.py.
 """
 
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,13 +11,10 @@ from typing import Any
 
 import torch
 
-from ..errors import HydraOverlapError
+from ..batches import Batch
 from ..plan import Plan
-from .build import Built
-
-
-class DivergedError(HydraOverlapError):
-    """The loss or the gradient norm is no number any more."""
+from . import nonfinite
+from .build import Built, num_microbatches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +33,24 @@ class StepRecord:
     tokens_per_s: float
     """Tokens of the global batch by this rank's wall time."""
     skipped: bool
-    """Whether the optimizer skipped the update (fp16 overflow)."""
+    """Whether no parameter was updated: fp16 overflow, or a bad step."""
+    samples: int
+    """Size of the global batch."""
+    bad: dict[str, Any] | None = None
+    """Why the loss or the gradients are no numbers, and where in the batch (nonfinite.py)."""
 
 
-def run_step(plan: Plan, built: Built, batches: list[Iterator[dict[str, Any]]], step: int) -> StepRecord:
-    """Take step number `step`. batches: one iterator of microbatches per model chunk. Every rank calls it."""
+def run_step(
+    plan: Plan, built: Built, batches: list[Iterator[dict[str, Any]]], step: int, batch: Batch | None = None
+) -> StepRecord:
+    """Take step number `step`. batches: one iterator of microbatches per model chunk. Every rank calls it.
+
+    batch: the samples it takes, of a ramp perhaps fewer; None = a full global batch.
+    """
     request = plan["request"]
     training, seq_length = request["training"], request["model"]["seq_length"]
+    batch = batch or Batch((step - 1) * training["global_batch_size"], training["global_batch_size"])
+    count = built.num_microbatches if training["rampup_batch_size"] is None else num_microbatches(batch)
     began = time.perf_counter()
     for chunk in built.model:
         chunk.zero_grad_buffer()
@@ -52,27 +59,30 @@ def run_step(plan: Plan, built: Built, batches: list[Iterator[dict[str, Any]]], 
         forward_step_func=forward_step,
         data_iterator=batches if len(batches) > 1 else batches[0],
         model=built.model if len(built.model) > 1 else built.model[0],
-        num_microbatches=built.num_microbatches,
+        num_microbatches=count,
         seq_length=seq_length,
         micro_batch_size=training["micro_batch_size"],
         forward_only=False,
     )
     learning_rate = built.optimizer.param_groups[0]["lr"]
-    updated, grad_norm, _ = built.optimizer.step()
-    if updated:
-        built.scheduler.step(increment=training["global_batch_size"])
     loss = mean_loss(losses)
+    guard, updated = nonfinite.Guard(plan, loss), False
+    if not guard.why:
+        with guard.on(built.optimizer):
+            updated, _, _ = built.optimizer.step()
+    if updated:
+        built.scheduler.step(increment=batch.size)
     seconds = time.perf_counter() - began
-    if not math.isfinite(loss) or (updated and not math.isfinite(grad_norm or 0.0)):
-        raise DivergedError(f"Step {step}: loss {loss}, gradient norm {grad_norm}. The run was stopped.")
     return StepRecord(
         step=step,
         loss=loss,
-        grad_norm=float("nan") if grad_norm is None else float(grad_norm),
+        grad_norm=float("nan") if guard.grad_norm is None else float(guard.grad_norm),
         learning_rate=learning_rate,
         step_ms=seconds * 1e3,
-        tokens_per_s=training["global_batch_size"] * seq_length / seconds,
+        tokens_per_s=batch.size * seq_length / seconds,
         skipped=not updated,
+        samples=batch.size,
+        bad=nonfinite.describe(plan, built, guard, batch, losses) if guard.why else None,
     )
 
 

@@ -33,12 +33,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "ddp.data_parallel_sharding_strategy": ("no_shard", "optim", "optim_grads", "optim_grads_params"),
     "optimizer.lr_decay_style": ("cosine", "linear", "constant"),
     "data.kind": ("stdlib", "text", "mock"),
-    "launch.where": ("local",),
+    "training.on_nonfinite": ("stop", "skip"),
+    "launch.where": ("local", "slurm"),
 }
 
 LISTS: dict[str, tuple[str, ...]] = {
     "model.recompute_modules": ("core_attn", "moe_act", "layernorm", "mla_up_proj", "mlp", "moe", "shared_experts"),
     "model.cuda_graph_scope": ("full_iteration", "attn", "mlp", "moe", "moe_router", "moe_preprocess", "mamba"),
+    "launch.loggers": ("tensorboard", "wandb", "mlflow"),
 }
 """Names a list may hold: megatron-core core_v0.16.1 transformer_config.py:1198, transformer/enums.py CudaGraphScope."""
 
@@ -82,6 +84,10 @@ MINIMUM: dict[str, float] = {
     "training.global_batch_size": 1,
     "training.train_iters": 1,
     "training.log_interval": 1,
+    "training.eval_interval": 1,
+    "training.eval_iters": 1,
+    "training.spike_grad_norm": 0,
+    "training.max_skipped_steps": 1,
     "optimizer.lr": 0,
     "optimizer.min_lr": 0,
     "optimizer.lr_warmup_iters": 0,
@@ -89,7 +95,15 @@ MINIMUM: dict[str, float] = {
     "optimizer.clip_grad": 0,
     "launch.layernorm_sm_margin": 0,
     "launch.max_ranks": 1,
+    "launch.slurm.nodes": 1,
+    "launch.slurm.tasks_per_node": 1,
+    "launch.slurm.gpus_per_node": 0,
+    "launch.slurm.cpus_per_task": 1,
+    "launch.slurm.time_min": 1,
+    "launch.slurm.stop_s": 0,
+    "launch.distributed_timeout_minutes": 0.01,
     "data.max_bytes": 1,
+    "data.held_out": 0,
     "model.layernorm_epsilon": 0,
     "model.init_method_std": 0,
     "model.moe_aux_loss_coeff": 0,
@@ -102,6 +116,7 @@ MINIMUM: dict[str, float] = {
 }
 
 BELOW: dict[str, float] = {
+    "data.held_out": 1,
     "model.attention_dropout": 1,
     "model.hidden_dropout": 1,
     "optimizer.adam_beta1": 1,

@@ -9,7 +9,8 @@ from tests.plans import plan_of
 TORCHRUN = {"RANK": "5", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "8"}
 SRUN = {
     "SLURM_JOB_ID": "42", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1",
-    "SLURM_STEP_TASKS_PER_NODE": "4(x2)", "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.7",
+    "SLURM_STEP_TASKS_PER_NODE": "4(x2)", "SLURM_STEP_NODELIST": "no-such-node-[1-2]",
+    "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.7",
 }  # fmt: skip
 
 
@@ -48,7 +49,22 @@ def test_ranks_of_srun_find_each_other_as_torch_expects():
     environment = dict(SRUN)
     joined.export(joined.joined(SRUN), environment)
     assert environment["RANK"] == "5" and environment["MASTER_ADDR"] == "10.0.0.7"
-    assert 20000 <= int(environment["MASTER_PORT"]) < 40000
+    assert 20000 <= int(environment["MASTER_PORT"]) < 32000, "below the ports that systems hand out"
+
+
+def test_ranks_meet_at_the_first_node_where_its_name_resolves():
+    """An srun on a login node names that node's address; rank 0 is not there."""
+    environment = {**SRUN, "SLURM_STEP_NODELIST": "localhost,other[1-3]"}
+    joined.export(joined.joined(environment), environment)
+    assert environment["MASTER_ADDR"] == "localhost"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("n1", "n1"), ("n[1-2]", "n1"), ("a[03-07,9]-ib,b", "a03-ib"), ("r[2-3]n[5,7],q", "r2n5"), ("x,y[1-2]", "x")],
+)
+def test_reads_the_first_of_slurms_node_names(nodes, first):
+    assert joined.first_node(nodes) == first
 
 
 def test_ranks_of_torchrun_keep_its_rendezvous():
@@ -71,6 +87,12 @@ def test_a_sweep_is_not_started_inside_a_job():
     with pytest.raises(LaunchError, match="A sweep is not started under torchrun"):
         joined.require_single_run(joined.joined(TORCHRUN), sweeping=True)
     joined.require_single_run(joined.joined(TORCHRUN), sweeping=False)
+
+
+def test_a_job_that_hydras_launcher_submitted_is_one_run_of_a_sweep():
+    job = joined.joined({**SRUN, "SUBMITIT_EXECUTOR": "slurm"})
+    assert job.launcher == "submitit"
+    joined.require_single_run(job, sweeping=True)
 
 
 def test_only_joined_ranks_other_than_0_keep_quiet():

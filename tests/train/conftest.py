@@ -32,6 +32,10 @@ class Run(NamedTuple):
     def manifest(self) -> dict[str, Any]:
         return json.loads((self.folder / "manifest.json").read_text())
 
+    @property
+    def record(self) -> dict[str, Any]:
+        return json.loads((self.folder / "result.json").read_text())
+
 
 @pytest.fixture
 def train(tmp_path):

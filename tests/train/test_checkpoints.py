@@ -185,4 +185,8 @@ def test_a_run_asked_to_stop_saves_and_ends_with_the_code_to_requeue(tmp_path, s
     assert run.returncode == stopping.REQUEUE, output
     assert "checkpoint.load=" in output and "Traceback" not in output
     last = checkpoint.complete(tmp_path / "checkpoints")[-1]
-    assert json.loads((last / checkpoint.STATE).read_text())["step"] == len(metrics.read_text().splitlines())
+    taken = json.loads((last / checkpoint.STATE).read_text())["step"]
+    assert taken == len(metrics.read_text().splitlines())
+    record = json.loads((tmp_path / "run/result.json").read_text())
+    assert (record["status"], record["steps"]) == ("stopped", taken) and "checkpoint.load=" in record["error"]
+    assert record["peak_memory_gib"] > 0

@@ -22,6 +22,16 @@ def test_the_default_job_learns_and_leaves_a_record_of_what_ran(train):
     assert "step time: median" in run.output and "says nothing about a GPU" in run.output
     assert list((run.folder / "tensorboard").iterdir())
     assert plans.load(run.folder / "plan.json")["overrides"][0] == "training=smoke"
+    record = run.record
+    assert (record["status"], record["steps"], record["world_size"], record["mode"]) == (
+        "completed",
+        20,
+        2,
+        "rehearsal",
+    )
+    assert record["loss"] == {"first": run.losses[0], "final": run.losses[-1]} and record["verdict"] == "in effect"
+    assert record["step_ms"]["counted"] == 15 and record["tokens_per_s"] > 0 and 0.2 < record["peak_memory_gib"] < 4
+    assert f"plan: {record['plan']}" in run.manifest["config"]
 
 
 def test_the_manifest_tells_versions_ledger_settings_and_what_was_read_back(train):
@@ -69,7 +79,7 @@ def test_joins_the_ranks_torchrun_started(train):
     torchrun = (shutil.which("torchrun", path=str(Path(sys.executable).parent)), "--standalone", "--nproc-per-node=2")
     run = train(launcher=torchrun)
     assert run.code == 0, run.output
-    assert len(run.losses) == 5
+    assert len(run.losses) == 5 and run.record["status"] == "completed"
     assert run.output.count("read back on every rank") == 1
     assert [path.name for path in run.folder.parent.iterdir()] == ["run"], "one output directory for all ranks"
 
@@ -108,6 +118,7 @@ def test_a_rank_that_dies_ends_the_run_with_its_name(train, tmp_path):
     run = train(*text)
     assert run.code == 1
     assert "failed first" in run.output and "Traceback" not in run.output
+    assert run.record["status"] == "failed" and "failed first" in run.record["error"] and run.record["steps"] == 0
 
 
 SABOTAGE = """

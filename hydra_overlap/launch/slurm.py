@@ -1,0 +1,285 @@
+"""One run as one job of Slurm: submitted through submitit, one task a rank, all tasks in one process group.
+
+Decided here, before anything is queued: how many nodes and tasks, and whether ranks run on GPUs or rehearse. The frozen
+plan goes into the job; its tasks decide nothing, but refuse a node that lacks what was promised. `launch.slurm.*` says
+the rest.
+"""
+
+import contextlib
+import copy
+import io
+import shutil
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ..errors import LaunchError
+from ..facts import installed_software
+from ..plan import Plan, save, world_size
+from . import joined, machine, requeue
+from .local import RankError
+from .stopping import Stopped, message
+
+FOLDER = "slurm"  # in the run's output directory: batch script, frozen plan, one log and one result a task
+LATE_S = 5  # that a result may take to show up on this node after its job has ended
+
+Run = Callable[[Plan, joined.Joined | None], Any]
+
+
+def asked(plan: Plan, *, sweeping: bool) -> bool:
+    """Whether the run goes into a job of its own. Raises LaunchError where it cannot."""
+    launch = plan["request"]["launch"]
+    if launch["where"] != "slurm":
+        return False
+    job = joined.joined()
+    if job or requeue.submitted():
+        raise LaunchError(
+            "This process is in a job already",
+            where=["launch.where=slurm"],
+            why=f"{job.launcher if job else 'submitit'} started it; another job would be queued from inside.",
+            fixes=[("launch=local", "joins the ranks that were started")],
+        )
+    if sweeping and not launch["slurm"]["wait"]:
+        raise LaunchError(
+            "A sweep waits for its runs",
+            where=["-m", "launch.where=slurm", "launch.slurm.wait=false"],
+            why="launch=slurm returns once a job is queued; a sweep would end with no results.",
+            fixes=[
+                ("launch=local hydra/launcher=submitit_slurm", "queues every run of the sweep, and waits for all"),
+                ("launch.slurm.wait=true", "one job after the other"),
+            ],
+        )
+    _require_slurm()
+    return True
+
+
+def _require_slurm() -> None:
+    if find_spec("submitit") is None:
+        raise LaunchError(
+            "launch=slurm submits through submitit, which is not installed",
+            where=["launch.where=slurm"],
+            fixes=[("pip install 'hydra-overlap[slurm]'", "installs it"), ("launch=local", "starts ranks here")],
+        )
+    absent = [name for name in ("sbatch", "srun") if shutil.which(name) is None]
+    if absent:
+        raise LaunchError(
+            "launch=slurm needs Slurm's commands",
+            where=["launch.where=slurm"],
+            why=f"Not on PATH: {', '.join(absent)}. Jobs are submitted from a login node of the cluster.",
+            fixes=[
+                ("launch=local", "starts ranks on this machine"),
+                ("--cfg job", "judges the plan without starting it"),
+            ],
+        )
+
+
+def laid_out(plan: Plan) -> Plan:
+    """A copy of the plan with launch.slurm's nodes, tasks and GPUs filled in. Raises LaunchError if they do not fit."""
+    plan = copy.deepcopy(plan)
+    wanted, platform = plan["request"]["launch"]["slurm"], plan["request"]["platform"]
+    ranks, nodes, tasks = world_size(plan), wanted["nodes"], wanted["tasks_per_node"]
+    if tasks is None:
+        tasks = max(1, ranks // nodes) if nodes else min(ranks, platform["gpus_per_node"] or ranks)
+    if nodes is None:
+        nodes = max(1, ranks // tasks)
+    on_gpus = platform["name"] not in (None, "cpu")
+    gpus = wanted["gpus_per_node"]
+    gpus = (tasks if on_gpus else 0) if gpus is None else gpus
+    where = [f"launch.slurm.nodes={nodes}", f"launch.slurm.tasks_per_node={tasks}"]
+    if nodes * tasks != ranks:
+        raise LaunchError(
+            f"{nodes} x {tasks} tasks are {nodes * tasks} ranks, the plan is for {ranks}",
+            where=[f"parallelism.world_size={ranks}", *where],
+            why="Every task of the job is one rank.",
+            fixes=_fitting(ranks, tasks),
+        )
+    if gpus and not on_gpus:
+        raise LaunchError(
+            "The plan uses no GPU, and the job asks for some",
+            where=[f"launch.slurm.gpus_per_node={gpus}", f"platform.name={platform['name']}"],
+            why="platform=auto is the machine that composes; where that has no GPU, it plans for none.",
+            fixes=[("platform=h100", "or another: plans for the nodes"), ("launch.slurm.gpus_per_node=0", "rehearses")],
+        )
+    if gpus and tasks > min(gpus, platform["gpus_per_node"] or gpus):
+        raise LaunchError(
+            "Every rank of a node has a GPU of its own",
+            where=[
+                *where[1:],
+                f"launch.slurm.gpus_per_node={gpus}",
+                f"platform.gpus_per_node={platform['gpus_per_node']}",
+            ],
+            fixes=[
+                (
+                    f"launch.slurm.tasks_per_node={min(gpus, platform['gpus_per_node'] or gpus)}",
+                    "one rank for each GPU",
+                ),
+                ("launch.slurm.gpus_per_node=0", "rehearses on the nodes' CPUs"),
+            ],
+        )
+    wanted.update(nodes=nodes, tasks_per_node=tasks, gpus_per_node=gpus)
+    if gpus:
+        _require_judged_versions(plan)
+    return plan
+
+
+def _fitting(ranks: int, tasks: int) -> list[tuple[str, str]]:
+    """Overrides with which nodes x tasks is the number of ranks; as few nodes as `tasks` on each allow."""
+    most = max(size for size in range(1, tasks + 1) if ranks % size == 0)
+    fixes = [(f"launch.slurm.nodes={ranks // most} launch.slurm.tasks_per_node={most}", "the same ranks")]
+    if ranks > tasks:
+        fixes.append((f"parallelism.world_size={ranks // tasks * tasks}", "full nodes"))
+    return fixes
+
+
+def _require_judged_versions(plan: Plan) -> None:
+    """The job runs in this very environment: what was judged for other versions would be refused on its nodes."""
+    others = machine.other_versions(plan)
+    if others:
+        here = [f"software.{name}={version or 'null'}" for name, version in installed_software().items()]
+        raise LaunchError(
+            "The plan was judged for other versions than those the job will run with",
+            where=others,
+            why="Its tasks start in this Python environment. software=auto assumes a reference stack for another machine.",
+            fixes=[(" ".join(here), "judges for what is installed")],
+            source="hydra_overlap/launch/slurm.py",
+        )
+
+
+class Task:
+    """What every task of the job calls: refuse a node that lacks what was promised, then be a rank."""
+
+    def __init__(self, plan: Plan, run: Run) -> None:
+        self.plan, self.run = plan, run
+
+    def __call__(self) -> Any:
+        """-> what `run` returns on this rank."""
+        job = joined.joined()
+        machine.require_ready(self.plan, job.local_ranks if job else world_size(self.plan))
+        return self.run(requeue.resumed(self.plan), job)
+
+
+def submit(plan: Plan, run: Run) -> Any:
+    """Queue the job and say how to follow it; with launch.slurm.wait, stay until it has ended.
+
+    run: stage 4 of train.py, pickled into the job; with launch.slurm.wait what it returns on rank 0 is returned. Raises
+    LaunchError if Slurm refuses the job; RankError, naming the rank that failed first, and Stopped if it is waited for.
+    """
+    import submitit
+    from submitit.core.utils import FailedJobError
+
+    wanted, folder = plan["request"]["launch"]["slurm"], Path(plan["output_dir"], FOLDER)
+    executor = submitit.SlurmExecutor(folder)
+    executor.update_parameters(**parameters(plan))
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it raises
+            job = executor.submit(Task(plan, run))
+    except FailedJobError as error:
+        shutil.rmtree(folder)
+        raise _refused(plan, str(error)) from None
+    save(plan)
+    gpus = "" if wanted["gpus_per_node"] else ", without GPUs"
+    nodes = f"{wanted['nodes']} node{'s' if wanted['nodes'] > 1 else ''}"
+    ranks = f"{wanted['tasks_per_node']} rank{'s' if wanted['tasks_per_node'] > 1 else ''}"
+    print(
+        f"\nqueued as job {job.job_id}: {nodes} of {ranks}{gpus}\n"
+        f"  rank 0      tail -F {folder}/{job.job_id}_0_log.out\n"
+        f"  every rank  {folder}/{job.job_id}_RANK_log.out and .err\n"
+        f"  state       squeue -j {job.job_id}\n"
+        f"  cancel      scancel {job.job_id}",
+        flush=True,
+    )
+    return _wait(plan, job) if wanted["wait"] else None
+
+
+def parameters(plan: Plan) -> dict[str, Any]:
+    """What submitit's SlurmExecutor gets for a plan that was laid out, in sbatch's words."""
+    wanted = plan["request"]["launch"]["slurm"]
+    values: dict[str, Any] = {name: wanted[name] for name in ("nodes", "cpus_per_task", "partition", "account", "qos")}
+    values |= {
+        "job_name": "hydra-overlap",
+        "ntasks_per_node": wanted["tasks_per_node"],
+        "gpus_per_node": wanted["gpus_per_node"] or None,
+        "setup": wanted["setup"] or None,
+    }
+    values = {name: value for name, value in values.items() if value is not None}
+    # submitit's own default is 5 minutes; null leaves it to the partition.
+    values["time"] = wanted["time_min"]
+    # Ranks that wait for one that died end with it. Since Slurm 22.05 srun does not take the cores from sbatch.
+    cores = [f"--cpus-per-task={wanted['cpus_per_task']}"] if wanted["cpus_per_task"] else []
+    values["srun_args"] = ["--kill-on-bad-exit=1", *cores]
+    values["additional_parameters"] = {
+        "signal": f"USR1@{wanted['stop_s']}",
+        **({"requeue": True} if wanted["requeue"] else {"no-requeue": True}),
+        **dict(_option(text) for text in wanted["options"]),
+    }
+    return values
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """`--constraint=h100` -> ("constraint", "h100"); an option without a value is switched on."""
+    name, equals, value = text.removeprefix("--").partition("=")
+    return name, value if equals else True
+
+
+def _refused(plan: Plan, reason: str) -> LaunchError:
+    wanted = plan["request"]["launch"]["slurm"]
+    said = {name: value for name, value in wanted.items() if value not in (None, [], False)}
+    fixes = [("launch.slurm.partition=NAME", "one of those that `sinfo` lists")]
+    if wanted["gpus_per_node"]:
+        fixes.append(("launch.slurm.gpus_per_node=0", "rehearses on the nodes' CPUs"))
+    return LaunchError(
+        "Slurm does not take the job",
+        where=[f"launch.slurm.{name}={value}" for name, value in said.items() if name not in ("requeue", "stop_s")],
+        why=reason.strip().replace("sbatch: error: ", ""),
+        fixes=fixes,
+    )
+
+
+def _wait(plan: Plan, job: Any) -> Any:
+    """Until the job has ended, however often it is queued again; -> what rank 0 returned."""
+    try:
+        job.wait()
+    except KeyboardInterrupt:
+        print(f"\njob {job.job_id} goes on; `scancel {job.job_id}` ends it", flush=True)
+        raise
+    tasks = [job.task(rank) for rank in range(job.num_tasks)]
+    told, failed = _told(tasks)
+    end = time.monotonic() + LATE_S
+    while len(told) < len(tasks) and not failed and time.monotonic() < end:
+        time.sleep(0.2)
+        told, failed = _told(tasks)
+    logs = f"\n\nOutput of every rank: {Path(plan['output_dir'], FOLDER)}"
+    if failed:
+        first = min(failed, key=lambda rank: tasks[rank].paths.result_pickle.stat().st_mtime)
+        cause = _cause(str(failed[first]))
+        if cause == message(plan):
+            raise Stopped(cause)
+        killed = [str(rank) for rank in range(len(tasks)) if rank not in told]
+        silent = f" Without a word, as if killed, ended: {', '.join(killed)}." if killed else ""
+        raise RankError(
+            f"Rank {first} of job {job.job_id} failed first of those that say why.{silent}\n\n{cause}{logs}"
+        )
+    if len(told) < len(tasks):
+        state = job.get_info().get("State", "nothing")
+        raise RankError(f"Job {job.job_id} ended before its ranks did: Slurm says {state}.{logs}")
+    print(f"\njob {job.job_id} has ended: {plan['output_dir']}")
+    return tasks[0].result()
+
+
+def _told(tasks: list[Any]) -> tuple[list[int], dict[int, Any]]:
+    """(ranks that left a result, rank -> its error for those that failed)."""
+    told = [rank for rank, task in enumerate(tasks) if task.paths.result_pickle.exists()]
+    return told, {rank: error for rank in told if (error := tasks[rank].exception())}
+
+
+def _cause(trace: str) -> str:
+    """The last exception of a traceback, with all lines of its message; of one of ours the message alone."""
+    lines = trace.partition("-" * 22)[2].rpartition("-" * 22)[0].strip().splitlines()
+    frames = [number for number, line in enumerate(lines) if line.startswith('  File "')]
+    rest = lines[frames[-1] + 1 :] if frames else lines
+    while rest and rest[0].startswith(" "):
+        rest = rest[1:]
+    text = "\n".join(rest)
+    return text.partition(": ")[2] if text.startswith("hydra_overlap.") else text
