@@ -203,7 +203,7 @@ def _steps(
         record.write(plan, record.make(plan, status, error=error, peak_memory_gib=memory))
     if stop:
         raise stopping.Stopped(stopping.message(plan))
-    report.summary()
+    report.summary(saving_s=checkpoints.waited_s)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,12 @@ FACTS = (
     "parallelism.world_size", "platform.name", "platform.sm", "platform.gpus_per_node", "platform.nvlink_domain_size",
     "software.torch", "software.megatron_core", "software.transformer_engine",
 )  # fmt: skip
-UNSAID = ("data.", "checkpoint.", "platform.", "software.", "userbuffers.", "launch.", "gating", "model.name")
-"""Not settings of a training program: facts, data and checkpoints of our own runs, and what the environment or the
-dictionary says."""
+UNSAID = (
+    "data.", "checkpoint.", "platform.", "software.", "userbuffers.", "launch.", "gating", "model.name",
+    "training.on_nonfinite", "training.spike_grad_norm", "training.max_skipped_steps",
+)  # fmt: skip
+"""Not settings of a training program: facts, data, checkpoints and bad steps of our own runs, and what the environment or
+the dictionary says."""
 
 
 class ExportError(GatingError):

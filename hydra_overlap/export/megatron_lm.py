@@ -165,6 +165,12 @@ def _unsayable(c: Mapping[str, Any]) -> Iterator[Finding]:
         why = "--recompute-modules takes at least one name."
         fix = Fix("model.recompute_granularity=null", "recomputes nothing, as the empty list does")
         yield unsayable("model.recompute_modules", [], why, SOURCE + "1621", fix)
+    if c["training.rampup_batch_size"] is not None:
+        key, why = (
+            "training.rampup_batch_size",
+            "pretrain_gpt.py ramps runs of --train-samples, and --train-iters says this one.",
+        )
+        yield unsayable(key, c[key], why, SOURCE + "validate_args, iteration-based training", _back(key))
     if c["ddp.use_distributed_optimizer"] != c["optimizer.use_distributed_optimizer"]:
         why = "One flag, --use-distributed-optimizer, sets both."
         yield unsayable(

@@ -49,8 +49,9 @@ def run_step(
     """
     request = plan["request"]
     training, seq_length = request["training"], request["model"]["seq_length"]
+    ramped = batch is not None and training["rampup_batch_size"] is not None
     batch = batch or Batch((step - 1) * training["global_batch_size"], training["global_batch_size"])
-    count = built.num_microbatches if training["rampup_batch_size"] is None else num_microbatches(batch)
+    count = num_microbatches(batch) if ramped else built.num_microbatches
     began = time.perf_counter()
     for chunk in built.model:
         chunk.zero_grad_buffer()

@@ -148,8 +148,8 @@ class RunReport:
         with (self._folder / BAD_STEPS).open("a") as file:
             file.write(json.dumps(entry) + "\n")
 
-    def summary(self) -> None:
-        """The last lines: what the loss did, how long steps took, where everything lies."""
+    def summary(self, saving_s: float) -> None:
+        """The last lines: what the loss did, how long steps took and checkpoints held them up, where everything lies."""
         if not self._steps:
             self._console.print(f"\nno step left to take: training.train_iters={self._total}")
             return
@@ -165,6 +165,9 @@ class RunReport:
         self._console.print(
             step_time([record.step_ms for record in self._steps], rehearsal=bool(self._plan["rehearsal"]))
         )
+        folder = self._plan["request"]["checkpoint"]["save"]
+        if folder is not None:
+            self._console.print(f"checkpoints in {folder}; steps waited {saving_s:.1f} s for them", soft_wrap=True)
         names = [name for name in self._plan["request"]["launch"]["loggers"] if name == "tensorboard"]
         kept = ", ".join(["manifest", METRICS, *names])
         self._console.print(f"{kept} and rank logs in {self._folder}", soft_wrap=True)
@@ -192,7 +195,7 @@ class SilentReport:
     def step(self, record: Any, validation_loss: float | None = None) -> None:
         """Nothing."""
 
-    def summary(self) -> None:
+    def summary(self, saving_s: float) -> None:
         """Nothing."""
 
 

@@ -60,8 +60,9 @@ def stopped_at(run_once, tmp_path):
     [
         ("parallelism=dp2",),
         pytest.param(("parallelism=pp2_vpp2_dp2", "model.hidden_dropout=0.1"), marks=pytest.mark.slow),
+        pytest.param(("parallelism=dp2", "checkpoint.async_save=true", "checkpoint.keep=9"), marks=pytest.mark.slow),
     ],
-    ids=["dp2", "pp2 vpp2 dp2 with dropout"],
+    ids=["dp2", "pp2 vpp2 dp2 with dropout", "dp2, written while training went on"],
 )
 def test_a_resumed_run_goes_on_exactly(train, stopped_at, overrides):
     losses, folder = stopped_at(*overrides)

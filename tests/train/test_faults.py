@@ -10,6 +10,7 @@ import time
 import psutil
 import pytest
 
+from hydra_overlap import plan as plans
 from hydra_overlap.launch import folders, local, machine
 from hydra_overlap.megatron import rehearsal
 from tests.plans import plan_of
@@ -65,6 +66,17 @@ def poisoned(mask, per_token):
         per_token = per_token * float("nan")
     return original(mask, per_token)
 step._loss = poisoned
+
+import pathlib, torch
+from hydra_overlap.megatron import data
+taken, batches = [], data._of_this_rank
+def kept(*args):
+    for batch in batches(*args):
+        taken.append(1)
+        if os.environ["RANK"] == "1" and len(taken) == {call}:
+            torch.save(batch["tokens"], pathlib.Path(os.environ[local.PLAN_FILE]).with_name("tokens"))
+        yield batch
+data._of_this_rank = kept
 """
 
 # The loss stays a number and the gradient of one layer of rank 0 does not, as after an overflow in a kernel's backward.
@@ -81,17 +93,6 @@ def poisoned(plan):
         bad = os.environ["RANK"] == "0" and len(backwards) == {call}
         return gradient * float("inf") if bad else gradient
     weight.register_hook(hook)
-    return built
-build.build = poisoned
-"""
-
-# A weight of every rank is no number from the start, so that no step is good.
-WEIGHT = """
-from hydra_overlap.megatron import build
-original = build.build
-def poisoned(plan):
-    built = original(plan)
-    next(built.model[0].parameters()).data.fill_(float("nan"))
     return built
 build.build = poisoned
 """
@@ -121,7 +122,11 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_bad_batch_stops_the_run_before_it_touches_a_parameter(poisoned):
+def test_a_bad_batch_stops_the_run_before_it_touches_a_parameter_and_can_be_rebuilt(poisoned):
+    import torch
+
+    from hydra_overlap.megatron import data
+
     folder, error = poisoned(BATCH)
     assert f"Step {BAD}: the loss is nan. No parameter was touched." in error
     assert "training.on_nonfinite=skip" in error
@@ -129,24 +134,8 @@ def test_a_bad_batch_stops_the_run_before_it_touches_a_parameter(poisoned):
     (bad,) = lines(folder / "bad_steps.jsonl")
     assert bad["step"] == BAD and bad["samples"] == [32, 48] and bad["action"] == "stop"
     assert bad["bad_samples"] == [[37, 38]], "microbatch 2 of rank 1 of 2, one sample each, from 32 on"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("change", [BATCH, GRADIENT], ids=["loss", "gradient"])
-def test_a_skipped_step_leaves_no_trace_in_the_parameters(poisoned, change):
-    """The step after it starts from the same parameters: its loss is that of a run in which the step had no effect."""
-    rate = ("optimizer.lr_decay_style=constant", "optimizer.lr_warmup_iters=0")
-    folder, error = poisoned(change, "training.on_nonfinite=skip", "precision=fp32", *rate)
-    assert error is None
-    steps = lines(folder / "metrics.jsonl")
-    assert [step["skipped"] for step in steps] == [number == BAD for number in range(1, STEPS + 1)]
-    (bad,) = lines(folder / "bad_steps.jsonl")
-    assert bad["step"] == BAD
-    assert bad["bad_samples"] == ([[37, 38]] if change is BATCH else [])
-    assert ("gradient norm is" in bad["why"]) == (change is GRADIENT)
-    other, _ = poisoned(UNMOVED, "precision=fp32", *rate)
-    expected = [step["loss"] for step in lines(other / "metrics.jsonl")]
-    assert [step["loss"] for step in steps[BAD:]] == expected[BAD:]
+    again = data.dataset(plans.load(folder / "plan.json"), bad["num_samples"])[37]["tokens"]
+    assert again.tolist() == torch.load(folder / "tokens")[0].tolist(), "what is kept rebuilds the batch"
 
 
 # What a skipped step must come to: the optimizer and the schedule do nothing in step 3, and the next step is the fourth.
@@ -166,17 +155,32 @@ build.build = unmoved
 
 
 @pytest.mark.slow
-def test_bad_steps_in_a_row_end_a_run_that_skips_them(poisoned):
-    folder, error = poisoned(WEIGHT, "training.on_nonfinite=skip", "training.max_skipped_steps=2")
-    assert "Step 2: the loss is nan" in error and "number 2 in a row: training.max_skipped_steps" in error
-    assert [bad["step"] for bad in lines(folder / "bad_steps.jsonl")] == [1, 2]
+def test_a_skipped_step_leaves_no_trace_in_the_parameters(poisoned):
+    """The step after it starts from the same parameters: its loss is that of a run in which the step had no effect."""
+    plain = ("precision=fp32", "optimizer.lr_decay_style=constant", "optimizer.lr_warmup_iters=0")
+    other, _ = poisoned(UNMOVED, *plain)
+    expected = [step["loss"] for step in lines(other / "metrics.jsonl")]
+    for change in (BATCH, GRADIENT):
+        folder, error = poisoned(change, "training.on_nonfinite=skip", *plain)
+        assert error is None
+        steps = lines(folder / "metrics.jsonl")
+        assert [step["skipped"] for step in steps] == [number == BAD for number in range(1, STEPS + 1)]
+        (bad,) = lines(folder / "bad_steps.jsonl")
+        assert bad["step"] == BAD
+        assert bad["bad_samples"] == ([[37, 38]] if change is BATCH else [])
+        assert bad["parameters"] and ("gradient norm is" in bad["why"]) == (change is GRADIENT)
+        assert [step["loss"] for step in steps[BAD:]] == expected[BAD:]
 
 
 @pytest.mark.slow
-def test_an_exploding_gradient_is_a_bad_step_where_a_limit_is_set(train):
-    run = train("data=mock", "training.spike_grad_norm=1e-3")
-    assert run.code == 1
-    assert "above training.spike_grad_norm=0.001. No parameter was touched." in run.output
+def test_gradients_above_the_limit_are_bad_steps_and_too_many_in_a_row_end_a_run_that_skips_them(poisoned):
+    spike = ("training.spike_grad_norm=1e-3", "training.on_nonfinite=skip", "training.max_skipped_steps=2")
+    folder, error = poisoned("", *spike)
+    assert "Step 2: the gradient norm is" in error and "above training.spike_grad_norm=0.001" in error
+    assert "number 2 in a row: training.max_skipped_steps" in error
+    bad = lines(folder / "bad_steps.jsonl")
+    assert [one["step"] for one in bad] == [1, 2]
+    assert bad[0]["grad_norm"] == pytest.approx(bad[1]["grad_norm"], rel=0.5), "of the same parameters"
 
 
 CUT_OFF = """
