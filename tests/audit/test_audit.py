@@ -85,7 +85,7 @@ def test_a_variable_that_megatron_lm_asserts_is_judged(value: str, severity: str
 
 
 def test_unknown_flags_that_bear_on_overlap_are_named_and_others_counted() -> None:
-    found = audit(f"pretrain_gpt.py {MODEL} --my-overlap-trick 3 --use-sharp --wandb-project x --eval-iters 3")
+    found = audit(f"pretrain_gpt.py {MODEL} --my-overlap-trick 3 --use-sharp --wandb-project x --exit-interval 3")
     assert sorted(found.overlooked) == ["--my-overlap-trick 3", "--use-sharp"]
     assert found.ignored == 2
 
