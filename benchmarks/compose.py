@@ -29,8 +29,14 @@ def main(cfg):
 
 main()
 """
-# Hydra imports every installed plugin, ours too, in any app; here it must not.
-WITHOUT_PLUGIN = "import sys; sys.modules['hydra_plugins'] = none = type(sys)('hydra_plugins'); none.__path__ = []\n"
+OURS = ("/_overlap/", "override hydra/sweeper: overlap")  # lines of option files that only our package can serve
+# Hydra imports every installed plugin in any app: in the bare one all but ours.
+WITHOUT_PLUGIN = """
+import pkgutil
+
+walk = pkgutil.walk_packages
+pkgutil.walk_packages = lambda *args, **named: (it for it in walk(*args, **named) if "hydra_overlap" not in it.name)
+"""
 
 
 def copy_without_schemas(target: Path) -> int:
@@ -40,7 +46,8 @@ def copy_without_schemas(target: Path) -> int:
         name = file.relative_to(CONF)
         if name.parts[0] == "_overlap":
             continue
-        text = "\n".join(line for line in file.read_text().splitlines() if "/_overlap/" not in line) + "\n"
+        lines = (line for line in file.read_text().splitlines() if not any(ours in line for ours in OURS))
+        text = "\n".join(lines) + "\n"
         if "defaults:\n  - _self_\n" in text:
             text = text.replace("defaults:\n  - _self_\n", "")
         assert yaml.safe_load(text) is not None, name
