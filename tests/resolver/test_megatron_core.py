@@ -32,7 +32,7 @@ from tests.strategies import SCENARIOS, nest, plausible
 
 pytest.importorskip("megatron.core")
 
-EXAMPLES = int(os.environ.get("PROMISE_EXAMPLES", "0"))
+DRAWN = int(os.environ.get("PROMISE_EXAMPLES", "0"))
 """More requests than CI draws, other ones each time: `PROMISE_EXAMPLES=20000 pytest tests/resolver/test_megatron_core.py`."""
 BUILT_WITH = "0.16.1"  # the version whose lines the rules cite
 MXFP8_REUSE = "reuse_grad_buf_for_mxfp8_param_ag"
@@ -115,7 +115,7 @@ def test_megatron_core_takes_every_scenario(name: str) -> None:
 
 
 @settings(
-    max_examples=EXAMPLES or 500, deadline=None, derandomize=not EXAMPLES, suppress_health_check=list(HealthCheck)
+    max_examples=DRAWN or 500, deadline=None, derandomize=not DRAWN, suppress_health_check=list(HealthCheck)
 )
 @given(plausible())
 def test_megatron_core_takes_whatever_we_take(request: Request) -> None:
