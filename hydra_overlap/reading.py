@@ -158,14 +158,3 @@ def _legible(key: str, value: Any) -> bool:
     if value is None:
         return True
     return value in CHOICES.get(key, (value,)) and not (key in MINIMUM and value < MINIMUM[key])
-
-
-def stands_alone(node: Any) -> bool:
-    """Whether a node says all it says by itself: no interpolation in it, nothing missing."""
-    if node._is_interpolation() or node._is_missing():
-        return False
-    if isinstance(node, DictConfig) and isinstance(node._content, dict):
-        return all(stands_alone(child) for child in node._content.values())
-    if OmegaConf.is_list(node) and not node._is_none():
-        return all(stands_alone(child) for child in node._content)
-    return True

@@ -31,7 +31,8 @@ from omegaconf import DictConfig, OmegaConf, StringNode, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from ..compose import OUTPUT
-from ..reading import ours, plain_node, stands_alone
+from ..reading import ours, plain_node
+from ..references import stands_alone
 from ..request import NODES
 from ..shape import parsed
 

@@ -19,15 +19,14 @@ A resolver of an app's own that is not a function of its arguments makes every p
 
 import hashlib
 import json
-import re
-from collections.abc import Iterator
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..compose import OUTPUT, Answer
-from ..reading import UNJUDGED, ours, stands_alone
+from ..reading import UNJUDGED, ours
+from ..references import of_the_job, stands_alone
 from ..resolve import DDP_FIELDS, OPTIMIZER_FIELDS
 
 # Nodes and fields of our request that the answer replaces, or that change no number of a run; see above.
@@ -45,8 +44,6 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
         *("layernorm_sm_margin", "nccl_pp_comm_chunksize"),  # these stand in the environment, where they have an effect
     ),
 }
-VOLATILE = ("hydra", "now")  # resolvers whose answer is the job's or the moment's
-_REFERENCE = re.compile(r"\$\{\s*(\.*)([^{}:\s]+)\s*(:?)")
 
 
 def identity(config: DictConfig, answer: Answer | None) -> str:
@@ -94,53 +91,10 @@ def _value(parent: Any, name: Any) -> Any:
     if isinstance(node, ListConfig) and isinstance(node._content, list):
         return [_value(node, index) for index in range(len(node._content))]
     text = node._value()
-    if text == "???" or _volatile(node, set()):
+    if text == "???" or of_the_job(node):
         return text
     try:
         value = parent[name]
     except OmegaConfBaseException:
         return text
     return OmegaConf.to_container(value, resolve=False) if OmegaConf.is_config(value) else value
-
-
-def _volatile(node: Any, seen: set[int]) -> bool:
-    """Whether an interpolation in `node` leads to the job, its number or folder, or to the clock."""
-    if id(node) in seen:
-        return False
-    seen.add(id(node))
-    if not node._is_interpolation():
-        return any(_volatile(child, seen) for child in _children(node))
-    for dots, name, colon in _REFERENCE.findall(str(node._value())):
-        if colon:
-            if name in VOLATILE:
-                return True
-            continue
-        if not dots and name.partition(".")[0] == "hydra":
-            return True
-        found = _find(node, len(dots), name)
-        if found is not None and _volatile(found, seen):
-            return True
-    return False
-
-
-def _children(node: Any) -> Iterator[Any]:
-    content = getattr(node, "_content", None)
-    if isinstance(content, dict):
-        yield from content.values()
-    elif isinstance(content, list):
-        yield from content
-
-
-def _find(node: Any, dots: int, name: str) -> Any:
-    """The node a reference names, unresolved; None if it is not there. dots: 0 = from the root, 1 = a sibling."""
-    start = node._get_root() if dots == 0 else node._get_parent()
-    for _ in range(dots - 1):
-        start = start._get_parent() if start is not None else None
-    for part in name.replace("[", ".").replace("]", "").split("."):
-        if isinstance(start, DictConfig) and isinstance(start._content, dict):
-            start = start._content.get(part)
-        elif isinstance(start, ListConfig) and isinstance(start._content, list) and part.isdigit():
-            start = start._content[int(part)] if int(part) < len(start._content) else None
-        else:
-            return None
-    return start

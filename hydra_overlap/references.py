@@ -1,0 +1,68 @@
+"""Where the interpolations of a config lead, without resolving one of them."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+VOLATILE = ("hydra", "now")  # resolvers whose answer is the job's or the moment's
+_REFERENCE = re.compile(r"\$\{\s*(\.*)([^{}:\s]+)\s*(:?)")
+
+
+def stands_alone(node: Any) -> bool:
+    """Whether a node says all it says by itself: no interpolation in it, nothing missing."""
+    if node._is_interpolation() or node._is_missing():
+        return False
+    if isinstance(node, DictConfig) and isinstance(node._content, dict):
+        return all(stands_alone(child) for child in node._content.values())
+    if OmegaConf.is_list(node) and not node._is_none():
+        return all(stands_alone(child) for child in node._content)
+    return True
+
+
+def of_the_job(node: Any) -> bool:
+    """Whether an interpolation in `node` leads to the job that runs, its number or folder, or to the clock."""
+    return _leads_there(node, set())
+
+
+def _leads_there(node: Any, seen: set[int]) -> bool:
+    if id(node) in seen:
+        return False
+    seen.add(id(node))
+    if not node._is_interpolation():
+        return any(_leads_there(child, seen) for child in _children(node))
+    for dots, name, colon in _REFERENCE.findall(str(node._value())):
+        if colon:
+            if name in VOLATILE:
+                return True
+            continue
+        if not dots and name.partition(".")[0] == "hydra":
+            return True
+        found = _find(node, len(dots), name)
+        if found is not None and _leads_there(found, seen):
+            return True
+    return False
+
+
+def _children(node: Any) -> Iterator[Any]:
+    content = getattr(node, "_content", None)
+    if isinstance(content, dict):
+        yield from content.values()
+    elif isinstance(content, list):
+        yield from content
+
+
+def _find(node: Any, dots: int, name: str) -> Any:
+    """The node a reference names, unresolved; None if it is not there. dots: 0 = from the root, 1 = a sibling."""
+    start = node._get_root() if dots == 0 else node._get_parent()
+    for _ in range(dots - 1):
+        start = start._get_parent() if start is not None else None
+    for part in name.replace("[", ".").replace("]", "").split("."):
+        if isinstance(start, DictConfig) and isinstance(start._content, dict):
+            start = start._content.get(part)
+        elif isinstance(start, ListConfig) and isinstance(start._content, list) and part.isdigit():
+            start = start._content[int(part)] if int(part) < len(start._content) else None
+        else:
+            return None
+    return start
