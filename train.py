@@ -25,7 +25,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_overlap import app, batches, compose
+from hydra_overlap import app, batches, compose, shape
 from hydra_overlap import plan as plans
 from hydra_overlap.launch import (
     first_cause,
@@ -56,7 +56,7 @@ def main(cfg: DictConfig) -> dict[str, Any] | None:
     resolution = compose.judged(cfg)
     plan = plans.make(
         resolution,
-        overrides=list(HydraConfig.get().overrides.task),
+        overrides=shape.task_overrides(HydraConfig.get()),
         config=OmegaConf.to_yaml(cfg, resolve=True),
         output_dir=Path(HydraConfig.get().runtime.output_dir),
     )

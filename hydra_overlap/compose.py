@@ -28,11 +28,12 @@ from omegaconf.errors import InterpolationResolutionError
 from . import adapter, origins, shape
 from .errors import GatingError
 from .findings import Finding, Fix
-from .reading import Reading, read
+from .reading import OPEN, Reading, ours, read
+from .references import hydra_keys
 from .request import NODES
 from .resolution import Resolution
 from .resolve import resolve
-from .rules.cfg import CFG001, CFG006
+from .rules.cfg import CFG001, CFG002, CFG006
 from .rules.env import ENV002
 
 OUTPUT = "overlap"
@@ -116,7 +117,7 @@ def judge(root: DictConfig, *, with_origins: bool = True, plain: Mapping[str, An
     _require_output(root)
     with _refusing(root.hydra):
         shape.check(root)
-        reading = read(root, foreign_nodes=True, plain=plain)
+        reading = read(root, foreign_nodes=True, plain=plain, composing=True)
         with adapter.in_its_words(root):
             known = _origins(root, root.hydra, reading) if with_origins else None
             resolution = resolve(reading.request, origins=known)
@@ -166,6 +167,7 @@ def judged(cfg: DictConfig, *, foreign_nodes: bool = False) -> Resolution:
     """
     if not OmegaConf.is_config(cfg.get("comm_overlap")):
         raise GatingError((_never_judged(cfg, "There is no comm_overlap in this config, so no rule ran."),))
+    _require_paths(cfg)
     reading = read(cfg, foreign_nodes=foreign_nodes)
     found = OmegaConf.select(cfg, f"{OUTPUT}.plan")
     with adapter.in_its_words(cfg):
@@ -186,6 +188,22 @@ def _origins(cfg: DictConfig, hydra: DictConfig | None, reading: Reading) -> dic
     return found
 
 
+def _require_paths(cfg: DictConfig) -> None:
+    """Hydra makes `None` of a `${hydra:...}` without a value, and `/ckpt/None` of a path with one in it."""
+    hydra: Any = HydraConfig.get() if HydraConfig.initialized() else OmegaConf.create()
+    findings = []
+    for node, names in OPEN.items():
+        for name in names if isinstance(cfg.get(node), DictConfig) and ours(cfg, node) else ():
+            written = cfg[node]._get_node(name)._value()
+            for key in hydra_keys(written) if isinstance(written, str) else []:
+                if OmegaConf.select(hydra, key) is None:
+                    why = f"hydra.{key} has no value in this job. Only jobs of a sweep have a number (hydra.job.num)."
+                    fix = Fix(f"{node}.{name}='${{hydra:runtime.output_dir}}/checkpoints'", "in the folder of the job")
+                    findings.append(CFG002.refuse(f"{node}.{name}", written, "", why, fix))
+    if findings:
+        raise GatingError(findings)
+
+
 def _require_known_nodes(cfg: DictConfig) -> None:
     """In our own app a node that is none of ours is a mistake: nothing reads it."""
     known = (*NODES, OUTPUT)
@@ -197,10 +215,13 @@ def _require_known_nodes(cfg: DictConfig) -> None:
 def fingerprint(reading: Reading, resolution: Resolution) -> str:
     """Identity of a plan: what was asked and what is set. Facts of the machine count only by what they change.
 
-    `data` is left out: no rule reads it, and its paths may be known only when the job runs.
+    Paths may be known only when the job runs: `data`, which no rule reads, is left out, and of checkpoints counts whether
+    there is one.
     """
     answer = resolution.to_dict()
     asked = {name: node for name, node in reading.request.items() if name not in ("platform", "software", "data")}
+    for name, paths in OPEN.items():
+        asked[name] = {key: value is not None if key in paths else value for key, value in asked.get(name, {}).items()}
     settings = {
         key: answer[key] for key in ("transformer_config", "optimizer_config", "ddp_config", "userbuffers", "env")
     }
@@ -308,8 +329,7 @@ def _refusing(hydra: DictConfig) -> Iterator[None]:
     try:
         yield
     except GatingError as refusal:
-        task: list[str] = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # type: ignore[assignment]
-        job = " ".join(task) if hydra.mode == RunMode.MULTIRUN else ""
+        job = " ".join(shape.task_overrides(hydra)) if hydra.mode == RunMode.MULTIRUN else ""
         raise ComposeRefusal(refusal.findings, job) from None
 
 
@@ -337,10 +357,10 @@ def _overrides_of_saved_run() -> list[str] | None:
     """The overrides that compose a run anew, if its saved `.hydra/config.yaml` is what runs; else None."""
     if not HydraConfig.initialized():
         return None
-    hydra = HydraConfig.get()
+    hydra: Any = HydraConfig.get()
     folders = [source.path for source in hydra.runtime.config_sources if source.provider == "main"]
     saved = Path(*folders[:1], "overrides.yaml")
     if not folders or not saved.is_file():
         return None
     before: Any = yaml.safe_load(saved.read_text())
-    return [str(line) for line in (before or [])] + list(hydra.overrides.task)
+    return [str(line) for line in (before or [])] + shape.task_overrides(hydra)

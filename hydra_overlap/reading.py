@@ -15,12 +15,14 @@ from omegaconf.errors import OmegaConfBaseException
 from . import adapter, facts
 from .errors import GatingError
 from .findings import Finding
+from .references import of_the_job
 from .request import LEAVES, NODES
 from .rules.cfg import CFG002, CHOICES, MINIMUM
 from .schema import AUTO, Request
 
 ALWAYS_OURS = ("comm_overlap", "parallelism", "userbuffers", "platform", "software")
 UNJUDGED = "data"  # no rule reads it; its paths may be known only when the job runs
+OPEN = {"checkpoint": ("save", "load")}  # paths of which rules read only whether there is one
 _UNKNOWN = object()
 
 
@@ -43,12 +45,15 @@ class Reading:
     origins: dict[str, str]
 
 
-def read(cfg: DictConfig, *, foreign_nodes: bool, plain: Mapping[str, Any] | None = None) -> Reading:
+def read(
+    cfg: DictConfig, *, foreign_nodes: bool, plain: Mapping[str, Any] | None = None, composing: bool = False
+) -> Reading:
     """The request nodes of a composed config.
 
     foreign_nodes: a node without our schema may be the app's own. plain: nodes of ours that the caller holds as plain
-    data already, of this very config; they are shared, not copied. Raises GatingError on a value of ours that is
-    missing or cannot be resolved.
+    data already, of this very config; they are shared, not copied. composing: before the job has a folder and a number:
+    a path in OPEN that needs them (`${hydra:runtime.output_dir}`) stays as it is written. Raises GatingError on a value
+    of ours that is missing or cannot be resolved.
     """
     known = plain or {}
     request: dict[str, Any] = {}
@@ -61,7 +66,7 @@ def read(cfg: DictConfig, *, foreign_nodes: bool, plain: Mapping[str, Any] | Non
         elif foreign_nodes and not ours(cfg, name):
             request[name] = _known_fields(cfg, name, unread)
         else:
-            request[name] = plain_node(cfg, name)
+            request[name] = plain_node(cfg, name, composing=composing)
     mapped = adapter.take(cfg, request, unread) if foreign_nodes else {}
     filled = facts.fill(request)
     chosen = _choose_userbuffers(request)
@@ -95,10 +100,14 @@ def ours(cfg: DictConfig, name: str) -> bool:
     return isinstance(kind, type) and issubclass(kind, SCHEMAS[name])
 
 
-def plain_node(cfg: DictConfig, name: str) -> Any:
-    """One node of ours as plain data."""
+def plain_node(cfg: DictConfig, name: str, *, composing: bool = False) -> Any:
+    """One node of ours as plain data. composing: as in `read`."""
     try:
         node = cfg[name]
+        paths = OPEN.get(name, ()) if composing else ()
+        written = {path: node._get_node(path)._value() for path in paths if of_the_job(node._get_node(path))}
+        if written:
+            return {key: written[key] if key in written else node[key] for key in map(str, node)}
         return OmegaConf.to_container(node, resolve=True, throw_on_missing=True) if OmegaConf.is_config(node) else node
     except OmegaConfBaseException as error:
         if name == UNJUDGED:

@@ -8,6 +8,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 VOLATILE = ("hydra", "now")  # resolvers whose answer is the job's or the moment's
 _REFERENCE = re.compile(r"\$\{\s*(\.*)([^{}:\s]+)\s*(:?)")
+_HYDRA = re.compile(r"\$\{\s*hydra:\s*([^{}\s]+)\s*\}")
 
 
 def stands_alone(node: Any) -> bool:
@@ -24,6 +25,11 @@ def stands_alone(node: Any) -> bool:
 def of_the_job(node: Any) -> bool:
     """Whether an interpolation in `node` leads to the job that runs, its number or folder, or to the clock."""
     return _leads_there(node, set())
+
+
+def hydra_keys(text: str) -> list[str]:
+    """The keys of Hydra's own node that `${hydra:KEY}` names in a text."""
+    return _HYDRA.findall(text)
 
 
 def _leads_there(node: Any, seen: set[int]) -> bool:

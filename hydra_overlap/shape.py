@@ -46,10 +46,15 @@ def check(root: DictConfig) -> None:
         raise GatingError(findings)
 
 
-def overrides_of(hydra: DictConfig) -> list[Override]:
-    """The task overrides, parsed. Interpolations in their texts are left alone: they are not ours to resolve."""
+def task_overrides(hydra: DictConfig) -> list[str]:
+    """The overrides of the task as they were written: interpolations in their texts are not ours to resolve."""
     task: list[str] = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # type: ignore[assignment]
-    return [parsed(line) for line in task]
+    return task
+
+
+def overrides_of(hydra: DictConfig) -> list[Override]:
+    """The task overrides, parsed."""
+    return [parsed(line) for line in task_overrides(hydra)]
 
 
 @lru_cache(maxsize=8192)

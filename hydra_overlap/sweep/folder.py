@@ -26,6 +26,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from ..launch.local import PLAN_FILE
+from ..shape import task_overrides
 from . import job
 from .errors import SweepError
 from .judge import Judged
@@ -44,7 +45,7 @@ def definition(config: DictConfig) -> str:
     """Hash of what is swept, however it is run: the command line's overrides, `hydra.sweeper`'s points, the app."""
     sweeper: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=False)
     asked = {
-        "overrides": list(config.hydra.overrides.task),
+        "overrides": task_overrides(config.hydra),
         "sweeper": {key: value for key, value in sweeper.items() if key not in HOW},
         "app": [config.hydra.job.name, config.hydra.job.config_name],
     }
@@ -259,7 +260,7 @@ def write(folder: Path, judged: Sequence[Judged], folders: Mapping[int, str], co
         "created": before.get("created") or now,
         "resumed": [*before.get("resumed", []), *([now] if before else [])],
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "overrides": list(config.hydra.overrides.task),
+        "overrides": task_overrides(config.hydra),
         "sweeper": sweeper,
         "launcher": str(OmegaConf.select(config, "hydra.launcher._target_")),
         "points": [_entry(verdict, folders.get(verdict.point.number)) for verdict in judged],

@@ -14,6 +14,8 @@ from .. import mistakes
 from ..compose import Answer, refusal_in
 from ..errors import GatingError
 from ..findings import Finding, yaml_value
+from ..reading import ours
+from ..references import of_the_job
 from .composer import Composer
 from .identity import identity
 from .points import Point
@@ -28,7 +30,8 @@ class Judged:
     identity: hash of the effective configuration; None if refused. refusal: the full text; None if legal. reason: the
     refusal in one line. rules: ids of the rules that refuse; empty for a mistake in composing. same_as: number of the
     earlier point that would be the same run. ranks: world size; None where no rule judged. effective: overlap field ->
-    value, of what the rules decided. launcher: the point's `hydra.launcher`, resolved as far as that is possible.
+    value, of what the rules decided. launcher: the point's `hydra.launcher`, resolved as far as that is possible. saves:
+    where its checkpoints go, as written; None where none are, or where the path is in the job's own folder.
     """
 
     point: Point
@@ -40,6 +43,7 @@ class Judged:
     ranks: int | None = None
     effective: dict[str, Any] = field(default_factory=dict)
     launcher: dict[str, Any] = field(default_factory=dict)
+    saves: str | None = None
 
 
 def judge_all(
@@ -85,6 +89,7 @@ def _judge(point: Point, composer: Composer, shared: "_Shared") -> Judged:
         ranks=answer.resolution.request["parallelism"]["world_size"] if answer else None,
         effective=shared.dict(_decided(answer) if answer else {}),
         launcher=shared.dict(_launcher(config)),
+        saves=_saves(config),
     )
 
 
@@ -124,6 +129,14 @@ def _launcher(config: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException:  # a value of the job's own, such as its number
         plain = OmegaConf.to_container(node, resolve=False)
     return dict(plain)
+
+
+def _saves(config: DictConfig) -> str | None:
+    node = config.get("checkpoint")
+    if not isinstance(node, DictConfig) or not ours(config, "checkpoint") or of_the_job(node._get_node("save")):
+        return None
+    save: str | None = node.save
+    return save
 
 
 class _Shared:

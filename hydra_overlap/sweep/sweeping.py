@@ -50,6 +50,9 @@ def sweep(arguments: Sequence[str], *, sweeper: SweeperPlugin) -> Any:
     merged = settings["on_duplicate"] == "merge"
     print_plan(judged, console, whole=grid.whole, merged=merged)
     _require_something(judged, settings["on_invalid"])
+    _require_folders(
+        [verdict for verdict in judged if verdict.identity and not (merged and verdict.same_as is not None)]
+    )
     if settings["plan_only"]:
         console.print("\nhydra.sweeper.plan_only=true: nothing was started.")
         return None
@@ -127,6 +130,29 @@ def _require_something(judged: Sequence[Judged], on_invalid: str) -> None:
     fixes = [] if nothing_left else [("hydra.sweeper.on_invalid=skip", "runs the others")]
     point = " ".join(first.point.overrides) or "(no overrides)"
     raise SweepError(title, where=where, why=why, fixes=fixes, example=f"{point}\n\n{first.refusal}")
+
+
+def _require_folders(running: Sequence[Judged]) -> None:
+    """Refuse jobs that would write their checkpoints into one folder."""
+    jobs: dict[str, list[Judged]] = {}
+    for verdict in running:
+        if verdict.saves is not None:
+            jobs.setdefault(verdict.saves, []).append(verdict)
+    shared = {folder: those for folder, those in jobs.items() if len(those) > 1}
+    if shared:
+        raise SweepError(
+            "Every job of a sweep has a checkpoint folder of its own",
+            where=[
+                f"checkpoint.save={folder}: {', '.join(f'#{verdict.point.number}' for verdict in those[:REASONS])}"
+                f"{', ...' if len(those) > REASONS else ''}"
+                for folder, those in shared.items()
+            ],
+            why="The second job finds the checkpoints of the first there, and is refused or goes on from them.",
+            fixes=[
+                ("checkpoint.save='${hydra:runtime.output_dir}/checkpoints'", "in the folder of each job"),
+                ("checkpoint.save=null", "writes none"),
+            ],
+        )
 
 
 def _reasons(refused: Sequence[Judged]) -> Counter[str]:

@@ -290,6 +290,20 @@ def test_a_path_known_only_when_the_job_runs_does_not_stop_it(run: Run) -> None:
     assert len(what_the_job_saw(done.stdout)) == 1, done.stderr
 
 
+def test_a_checkpoint_folder_in_that_of_the_job_is_judged_as_one(run: Run) -> None:
+    checkpoint = "checkpoint.save=${hydra:runtime.output_dir}/checkpoints"
+    assert len(what_the_job_saw(run(JOB, checkpoint).stdout)) == 1
+    with_step = "comm_overlap.dp.overlap_param_gather_with_optimizer_step=true"
+    assert_refused(run(JOB, checkpoint, "comm_overlap=pp_interleaved", "parallelism=pp2_vpp2_dp2", with_step), "DP028")
+
+
+@pytest.mark.parametrize("path", ["${hydra:job.num}", "/checkpoints/${hydra:job.num}", "${hydra:no.such.key}/x"])
+def test_a_checkpoint_folder_that_the_job_has_no_value_for_is_refused(run: Run, path: str) -> None:
+    done = run(JOB, f"checkpoint.save={path}")
+    assert_refused(done, "CFG002")
+    assert f"checkpoint.save={path}" in done.stderr
+
+
 # structured and frozen hosts
 
 

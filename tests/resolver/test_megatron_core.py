@@ -114,9 +114,7 @@ def test_megatron_core_takes_every_scenario(name: str) -> None:
     accepted_by_megatron_core(resolve(nest(SCENARIOS[name])))
 
 
-@settings(
-    max_examples=DRAWN or 500, deadline=None, derandomize=not DRAWN, suppress_health_check=list(HealthCheck)
-)
+@settings(max_examples=DRAWN or 500, deadline=None, derandomize=not DRAWN, suppress_health_check=list(HealthCheck))
 @given(plausible())
 def test_megatron_core_takes_whatever_we_take(request: Request) -> None:
     request.setdefault("software", {})["megatron_core"] = BUILT_WITH

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import signal
@@ -8,7 +9,7 @@ import pytest
 from hydra_overlap.sweep.results import REHEARSED
 from tests.compose.commands import TRAIN
 from tests.slurm.cluster import wait
-from tests.sweep.commands import Sweeps, results
+from tests.sweep.commands import Sweeps, end_with, results, statuses
 
 
 @pytest.mark.slow
@@ -36,6 +37,37 @@ def test_a_sweep_of_train_py_compares_what_its_runs_measured(tmp_path: Path) -> 
     assert re.search(r"#2 .*completed in .*: [\d.]+ ms a step, [\d,]+ tokens/s, loss", done.stdout)
     assert REHEARSED in done.stdout
     assert "refused  DP001" in done.stdout
+
+
+def test_jobs_that_would_share_a_checkpoint_folder_are_refused_before_the_first(tmp_path: Path) -> None:
+    arguments = ("comm_overlap=none,default", "hydra.sweep.dir=s")
+    done = Sweeps(tmp_path).run(*arguments, "checkpoint.save=c", app=TRAIN)
+    assert done.returncode == 1
+    assert "checkpoint.save=c: #0, #1" in done.stderr
+    assert "checkpoint.save='${hydra:runtime.output_dir}/checkpoints'" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+    own = "checkpoint.save=${hydra:runtime.output_dir}/checkpoints"
+    assert Sweeps(tmp_path).run(*arguments, own, "hydra.sweeper.plan_only=true", app=TRAIN).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_stopped_job_with_a_checkpoint_folder_of_its_own_goes_on_when_the_sweep_is_resumed(tmp_path: Path) -> None:
+    own = "${hydra:runtime.output_dir}/checkpoints"
+    sweeps = Sweeps(tmp_path)
+    arguments = (
+        *("training.seed=1,2", "training=smoke", "training.train_iters=24", f"hydra.sweep.dir={tmp_path}/s"),
+        *(f"checkpoint.save={own}", f"checkpoint.load={own}"),
+    )
+    stopped = sweeps.start(*arguments, app=TRAIN)
+    wait((tmp_path / "s/1/metrics.jsonl").exists, bool, "the second job trains", 120)
+    end_with(stopped, signal.SIGTERM)
+    assert (stopped.returncode, statuses(tmp_path / "s")) == (75, ["completed", "stopped"])
+
+    done = sweeps.run(*arguments, "hydra.sweeper.resume=true", app=TRAIN)
+    assert (done.returncode, statuses(tmp_path / "s")) == (0, ["completed", "completed"]), done.stderr
+    steps = [json.loads(line)["step"] for line in (tmp_path / "s/1/metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 25))  # each once: what was trained before the stop was not trained again
 
 
 @pytest.mark.slow
