@@ -4,6 +4,8 @@ import logging
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 STOP_TIME_S = 120  # for a last checkpoint, before ranks that were asked to stop are killed
+PARENT_S = 1.0  # between two looks at whether the parent lives
 PLAN_FILE = "HYDRA_OVERLAP_RANK_PLAN"  # set in ranks alone: where the plan lies
 
 
@@ -31,11 +34,21 @@ def as_rank(train: Callable[[Plan], None], plan: Plan) -> None:
     """Run `train(plan)` as a rank that `start` started: an exception goes to the parent through elastic's error file."""
     from torch.distributed.elastic.multiprocessing.errors import record
 
+    threading.Thread(target=_end_with, args=(os.getppid(),), name="parent", daemon=True).start()
     tags.tag(int(os.environ["RANK"]))
     try:
         record(train)(plan)
     except Stopped as stopped:
         sys.exit(stopped.exit_code)
+
+
+def _end_with(parent: int) -> None:
+    """Stop as a run that is asked to, once the process that started this rank is gone; killed, it could tell nobody."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_S)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(STOP_TIME_S)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 class RankError(LaunchError):

@@ -4,6 +4,7 @@ import re
 import signal
 from pathlib import Path
 
+import psutil
 import pytest
 
 from hydra_overlap.sweep.results import REHEARSED
@@ -78,6 +79,8 @@ def test_ranks_that_outlived_their_sweep_are_named_and_not_started_a_second_time
     killed = sweeps.start(*arguments, app=TRAIN)
     metrics = tmp_path / "s/0/metrics.jsonl"
     wait(metrics.exists, bool, "the first job trains", 60)
+    for rank in psutil.Process(killed.pid).children():
+        rank.suspend()  # a rank that runs notices that its parent is gone, and ends
     killed.send_signal(signal.SIGKILL)
     killed.wait()
 

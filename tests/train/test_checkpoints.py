@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from hydra_overlap.launch import local, machine, stopping
@@ -169,8 +170,9 @@ def test_a_rank_killed_while_saving_leaves_the_last_complete_checkpoint(tmp_path
     assert json.loads((last / checkpoint.STATE).read_text())["step"] == (2 if rank == "0" else 4)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1], ids=["SIGTERM", "SIGUSR1"])
-def test_a_run_asked_to_stop_saves_and_ends_with_the_code_to_requeue(tmp_path, signum):
+@pytest.fixture
+def training(tmp_path):
+    """A run of train.py that has made three steps of very many, and would save where it stops."""
     command = [
         sys.executable, str(TRAIN), *SMOKE, "training.train_iters=10000", f"hydra.run.dir={tmp_path}/run",
         f"checkpoint.save={tmp_path}/checkpoints", "data=mock",
@@ -181,13 +183,31 @@ def test_a_run_asked_to_stop_saves_and_ends_with_the_code_to_requeue(tmp_path, s
     while not (metrics.exists() and metrics.read_text().count("\n") >= 3):
         assert run.poll() is None and time.monotonic() < deadline, run.communicate()[0]
         time.sleep(0.2)
-    os.kill(run.pid, signum)
-    output, _ = run.communicate(timeout=120)
-    assert run.returncode == stopping.REQUEUE, output
-    assert "checkpoint.load=" in output and "Traceback" not in output
-    last = checkpoint.complete(tmp_path / "checkpoints")[-1]
+    return run
+
+
+def assert_saved_where_it_stopped(folder):
+    last = checkpoint.complete(folder / "checkpoints")[-1]
     taken = json.loads((last / checkpoint.STATE).read_text())["step"]
-    assert taken == len(metrics.read_text().splitlines())
-    record = json.loads((tmp_path / "run/result.json").read_text())
+    assert taken == len((folder / "run/metrics.jsonl").read_text().splitlines())
+    record = json.loads((folder / "run/result.json").read_text())
     assert (record["status"], record["steps"]) == ("stopped", taken) and "checkpoint.load=" in record["error"]
     assert record["peak_memory_gib"] > 0
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1], ids=["SIGTERM", "SIGUSR1"])
+def test_a_run_asked_to_stop_saves_and_ends_with_the_code_to_requeue(training, tmp_path, signum):
+    os.kill(training.pid, signum)
+    output, _ = training.communicate(timeout=120)
+    assert training.returncode == stopping.REQUEUE, output
+    assert "checkpoint.load=" in output and "Traceback" not in output
+    assert_saved_where_it_stopped(tmp_path)
+
+
+def test_ranks_whose_parent_is_killed_save_and_end(training, tmp_path):
+    ranks = psutil.Process(training.pid).children()
+    assert len(ranks) == 2
+    training.kill()
+    _, alive = psutil.wait_procs(ranks, timeout=60)
+    assert not alive
+    assert_saved_where_it_stopped(tmp_path)
