@@ -74,9 +74,16 @@ def to_resume(config: DictConfig) -> Path | None:
 def _with_sweep_dir(config: DictConfig, folder: str) -> DictConfig:
     changed = copy.deepcopy(config)
     OmegaConf.copy_cache(from_config=config, to_config=changed)  # ${now:} stays the moment this sweep started
-    with read_write(changed), open_dict(changed):
+    with opened_for_writing(changed):
         changed.hydra.sweep.dir = folder
     return changed
+
+
+@contextmanager
+def opened_for_writing(config: DictConfig) -> Iterator[None]:
+    """A sweep's or job's config whose `hydra` node may be changed, while inside: hydra-core 1.4 locks that node by itself."""
+    with read_write(config), read_write(config.hydra), open_dict(config), open_dict(config.hydra):
+        yield
 
 
 def moved(config: DictConfig, folder: Path) -> DictConfig:
@@ -232,7 +239,7 @@ def _composed(verdict: Judged, subdir: str, config: DictConfig, context: HydraCo
     job_config = context.config_loader.load_sweep_config(
         config, [*verdict.point.overrides, quoted("hydra.sweep.subdir", subdir)]
     )
-    with read_write(job_config), open_dict(job_config):
+    with opened_for_writing(job_config):
         job_config.hydra.job.num = number
         job_config.hydra.job.id = str(number)
     before = HydraConfig.instance().cfg

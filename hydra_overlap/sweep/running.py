@@ -18,7 +18,7 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.text import Text
@@ -323,7 +323,7 @@ def _plain(node: Any, *, resolve: bool) -> dict[str, Any]:
 def _with_launcher(config: DictConfig, launcher: Mapping[str, Any], keys: set[str]) -> DictConfig:
     changed = copy.deepcopy(config)
     OmegaConf.copy_cache(from_config=config, to_config=changed)
-    with read_write(changed), open_dict(changed):
+    with folders.opened_for_writing(changed):
         for key in keys:
             changed.hydra.launcher[key] = launcher[key]
     return changed
@@ -350,7 +350,7 @@ def _n_jobs(config: DictConfig, ranks: int | None) -> tuple[int, str]:
     most, why = _holds(config, ranks)
     if most is None or most >= found:
         return found, ""
-    with read_write(config), open_dict(config):
+    with folders.opened_for_writing(config):
         config.hydra.launcher.n_jobs = most
     return most, why
 
