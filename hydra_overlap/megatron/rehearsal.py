@@ -162,10 +162,10 @@ def _shrink_buckets(rehearsed: Plan, plan: Plan) -> list[Change]:
     settings = rehearsed["resolution"]["ddp_config"]
     size = settings.get("bucket_size")
     planned, here = (bucketed_parameters(_flat(p["request"])) for p in (plan, rehearsed))
-    if size is None or not planned or not here or here >= planned:
+    if size is None or not planned or not here or here[0] >= planned[0]:
         return []
-    settings["bucket_size"] = max(1, size * here // planned)
-    reason = f"as what it cuts: {planned:,} to {here:,} parameters"
+    settings["bucket_size"] = max(1, size * here[0] // planned[0])
+    reason = f"as what it cuts: {planned[0]:,} to {here[0]:,} parameters"
     return [Change("comm_overlap.dp.bucket_size", size, settings["bucket_size"], reason)]
 
 

@@ -39,7 +39,7 @@ ARGUMENTS = "megatron-core core_v0.16.1 megatron/training/arguments.py:"
 STRATEGY = "ddp.data_parallel_sharding_strategy"
 LAYOUT = (WORLD, TP, PP)
 CHUNK = (
-    LAYERS, *UNEVEN, PP, VPP, TP, EP, ETP, "model.hidden_size", "model.num_attention_heads", "model.kv_channels",
+    LAYERS, *UNEVEN, PP, VPP, TP, EP, ETP, WORLD, "model.hidden_size", "model.num_attention_heads", "model.kv_channels",
     "model.num_query_groups", "model.ffn_hidden_size", "model.gated_linear_unit", "model.num_moe_experts",
     "model.moe_ffn_hidden_size", "model.moe_shared_expert_intermediate_size", "model.vocab_size",
     "model.share_embeddings_and_output_weights",
@@ -387,15 +387,16 @@ class DP014(Rule):
     @classmethod
     def holds(cls, c: Config) -> bool:
         cut = bucketed_parameters(c)
-        return not cut or c[BUCKET] <= cut
+        return not cut or c[BUCKET] <= cut[-1]
 
     @classmethod
     def why_for(cls, c: Config) -> str:
-        return f"{c[BUCKET]:,} parameters a bucket, {bucketed_parameters(c):,} to cut beside the embedding. {cls.why}"
+        cut = (bucketed_parameters(c) or (0,))[-1]
+        return f"{c[BUCKET]:,} parameters a bucket, {cut:,} to cut beside the embedding. {cls.why}"
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        quarter = max(1, (bucketed_parameters(c) or 1) // SMALL_CHUNK_BUCKETS)
+        quarter = max(1, (bucketed_parameters(c) or (1,))[0] // SMALL_CHUNK_BUCKETS)
         off = " ".join(f"{key}=false" for key in (GRAD_REDUCE, GATHER, ALIGN))
         return (
             Fix(f"{BUCKET}={quarter}", f"{KEEPS}, in {SMALL_CHUNK_BUCKETS} buckets"),
@@ -447,11 +448,12 @@ def _bucket(c: Config) -> tuple[int | None, str]:
     only = "; cuts the first pipeline stage's first chunk, every other is one bucket" if c[PP] > 1 else ""
     ranks = data_parallel_size(c)  # megatron-core counts without context parallelism here
     default = max(DEFAULT_BUCKET, BUCKET_PER_RANK * ranks)
-    chunk = bucketed_parameters(c)
-    if chunk is not None and chunk < 2 * default:
-        small = max(1, chunk // SMALL_CHUNK_BUCKETS)
+    buffers = bucketed_parameters(c)
+    if buffers and buffers[0] < 2 * default:
+        small = max(1, buffers[0] // SMALL_CHUNK_BUCKETS)
+        smaller = " in its smaller buffer" if len(buffers) > 1 else ""
         return small, (
-            f"a quarter of the first model chunk's {chunk:,} parameters: megatron-core's default of {default:,} "
+            f"a quarter of the first model chunk's {buffers[0]:,} parameters{smaller}: megatron-core's default of {default:,} "
             f"would leave fewer than two buckets, and one bucket overlaps nothing{only}"
         )
     return default, f"max({DEFAULT_BUCKET:,}, {BUCKET_PER_RANK:,} x {ranks} data-parallel ranks) parameters{only}"

@@ -3,12 +3,15 @@
 from ..findings import Fix
 from ..versions import at_least
 from ._base import GIVES_UP, KEEPS, Config, Derivation, Rule
-from .layout import CP, EP, GBS, MBS, PP, TP, VPP, WORLD, data_parallel_size, num_microbatches
+from .layout import (
+    CP, EP, ETP, FSDP, GBS, MBS, PP, TP, VPP, WORLD, data_parallel_size, expert_tensor_parallel_size, num_microbatches,
+)  # fmt: skip
 
 OVERLAP = "comm_overlap.ep.overlap_moe_expert_parallel_comm"
 DELAY = "comm_overlap.ep.delay_wgrad_compute"
 GRAD_REDUCE = "comm_overlap.dp.overlap_grad_reduce"
 CORE = "software.megatron_core"
+STRATEGY = "ddp.data_parallel_sharding_strategy"
 TE = "software.transformer_engine"
 EXPERTS = "model.num_moe_experts"
 DISPATCHER = "model.moe_token_dispatcher_type"
@@ -501,6 +504,56 @@ class EP021(Rule):
         return (Fix(" ".join(changes), KEEPS), off)
 
 
+class EP022(Rule):
+    """Shared-expert overlap has communication to run beside."""
+
+    requires = ("EP014", "PAR011")
+    reads = (SHARED_OVERLAP, EP, ETP, TP)
+    shows = (SHARED_OVERLAP, EP, TP)
+    why = "With EP = 1 and TP = 1 no token leaves its rank: the shared expert runs beside nothing."
+    source = "megatron-core core_v0.16.1 megatron/core/transformer/moe/token_dispatcher.py:625-626, 688-689, 828-830"
+    refused = (
+        f"{SHARED_OVERLAP}=true", f"{SHARED}=64", f"{EXPERTS}=4", f"{DISPATCHER}=alltoall",
+    )  # fmt: skip
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[SHARED_OVERLAP])
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return c[EP] > 1 or c[TP] > 1 or expert_tensor_parallel_size(c) > 1
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        off = Fix(f"{SHARED_OVERLAP}=false", GIVES_UP)
+        return (off,) if c[EXPERTS] % 2 else (Fix(f"{EP}=2 {WORLD}={c[WORLD] * 2}", KEEPS + " (twice the ranks)"), off)
+
+
+class EP023(EpRule):
+    """Expert-parallel overlap excludes parameters that Megatron FSDP shards; it gathers them from megatron-core 0.18."""
+
+    requires = ("EP001",)
+    reads = (OVERLAP, FSDP, STRATEGY, CORE)
+    why = (
+        "Its schedule calls the parts of a layer one by one, and the hooks that gather parameters and reduce gradients stand "
+        "on the layer as a whole: they never run."
+    )
+    source = (
+        "megatron-core core_v0.16.1 megatron/core/distributed/fsdp/mcore_fsdp_adapter.py:95-99, models/gpt/"
+        "fine_grained_callables.py:448; mended by https://github.com/NVIDIA/Megatron-LM/pull/3797"
+    )
+    refused = _but(
+        f"{FSDP}=true", f"{STRATEGY}=optim_grads_params", "ddp.use_distributed_optimizer=true",
+        "optimizer.use_distributed_optimizer=true",
+    )
+    fixes = (Fix(f"{STRATEGY}=optim_grads", KEEPS + ", parameters whole on every rank"), OFF)
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return not c[FSDP] or c[STRATEGY] != "optim_grads_params" or at_least(c[CORE], "0.18.0")
+
+
 class EP201(EpRule):
     """Expert-parallel overlap over few ranks of one NVLink domain is worth measuring both ways."""
 
@@ -524,7 +577,7 @@ class EP201(EpRule):
 
 RULES: tuple[type[Rule], ...] = (
     EP001, EP002, EP003, EP004, EP005, EP006, EP007, EP008, EP009, EP010, EP011, EP012, EP013, EP014, EP015, EP016,
-    EP017, EP018, EP019, EP020, EP021, EP201,
+    EP017, EP018, EP019, EP020, EP021, EP022, EP023, EP201,
 )  # fmt: skip
 
 DERIVATIONS: tuple[Derivation, ...] = (

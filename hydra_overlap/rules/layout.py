@@ -93,12 +93,12 @@ def first_chunk_layers(c: Config) -> int:
     return int(max(0, (layers + counted + bool(c[COUNT_LOSS])) // (stages * chunks) - counted))
 
 
-def bucketed_parameters(c: Config) -> int | None:
-    """Parameters of the larger buffer that DDP cuts into buckets in the first model chunk, without the embedding.
+def bucketed_parameters(c: Config) -> tuple[int, ...] | None:
+    """Parameters of every buffer that DDP cuts into buckets in the first model chunk, without the embedding, by size.
 
     The embedding's gradient is the last of all, so a bucket that holds more than this is reduced after backward. With
-    expert parallelism the experts have a buffer of their own (distributed_data_parallel.py:290-303). None while the
-    model's dimensions are not said.
+    expert parallelism the experts have a buffer of their own (distributed_data_parallel.py:290-303). A buffer of which
+    no other rank has a copy is left out: it is not reduced. None while the model's dimensions are not said.
     """
     layer = _layer_parameters(c)
     if layer is None:
@@ -106,7 +106,10 @@ def bucketed_parameters(c: Config) -> int | None:
     dense, experts = (first_chunk_layers(c) * parameters for parameters in layer)
     if c[PP] == 1 and not c["model.share_embeddings_and_output_weights"]:
         dense += _embedding_parameters(c)  # the output layer, whose gradient is the first
-    return max(dense, experts) if c[EP] > 1 else dense + experts
+    if c[EP] == 1:
+        return (dense + experts,)
+    copies = ((dense, dp_cp_size(c)), (experts, c[WORLD] // expert_ranks(c)))
+    return tuple(sorted(size for size, ranks in copies if size and ranks > 1))
 
 
 def _embedding_parameters(c: Config) -> int:

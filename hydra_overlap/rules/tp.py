@@ -27,6 +27,9 @@ BF16 = "precision.bf16"
 FP8 = "precision.fp8"
 RECIPE = "precision.fp8_recipe"
 SYMMETRIC = "model.symmetric_ar_type"
+EXPERTS = "model.num_moe_experts"
+SHARED = "model.moe_shared_expert_intermediate_size"
+SHARED_OVERLAP = "model.moe_shared_expert_overlap"
 HIDDEN = "model.hidden_size"
 SEQUENCE = "model.seq_length"
 OFF = Fix(f"{ON}=false", GIVES_UP)
@@ -54,6 +57,16 @@ def dgrad_layers(c: Config) -> dict[str, bool]:
     transformer_engine/pytorch/module/layernorm_linear.py:1208-1227 (v2.12).
     """
     return {"qkv": bool(c[RS_DGRAD]) and not c[NO_QKV], "fc1": bool(c[RS_DGRAD]) and not c[NO_FC1]}
+
+
+def has_tp_mlp(c: Config) -> bool:
+    """Whether there is an fc1 and an fc2 with tensor-parallel communication of their own.
+
+    Experts have none; a shared expert has, unless its overlap moves it beside the dispatch. Source: megatron/core/
+    transformer/moe/shared_experts.py:92-101 (core_v0.16.1).
+    """
+    experts, shared, beside_dispatch = c[EXPERTS], c[SHARED], c[SHARED_OVERLAP]
+    return not experts or (bool(shared) and not beside_dispatch)
 
 
 class TpRule(Rule):
@@ -480,8 +493,12 @@ class TP018(TpRule):
     """The dgrad reduce-scatter has a layer to overlap in."""
 
     requires = ("TP001",)
-    reads = (ON, RS_DGRAD, NO_QKV, NO_FC1)
-    why = "megatron-core takes it from qkv and from fc1 together with their all-gathers; no other layer has it."
+    reads = (ON, RS_DGRAD, NO_QKV, NO_FC1, EXPERTS, SHARED, SHARED_OVERLAP)
+    shows = (RS_DGRAD, NO_QKV, NO_FC1, EXPERTS)
+    why = (
+        "megatron-core takes it from qkv and from fc1 together with their all-gathers; no other layer has it, and experts "
+        "have no fc1 that userbuffers know."
+    )
     source = LINEAR + "798-804"
     refused = (*LEGAL, f"{RS_DGRAD}=true", f"{NO_QKV}=true", f"{NO_FC1}=true")
     fixes = (
@@ -495,7 +512,8 @@ class TP018(TpRule):
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return any(dgrad_layers(c).values())
+        layers, mlp = dgrad_layers(c), has_tp_mlp(c)
+        return layers["qkv"] or (layers["fc1"] and mlp)
 
 
 class TP019(Rule):

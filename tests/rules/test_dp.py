@@ -155,7 +155,7 @@ def test_the_bucket_counts_data_parallel_ranks_without_context_parallel_ones() -
 
 def test_a_bucket_of_a_small_model_leaves_several() -> None:
     resolution = resolve({"model": TINY, "parallelism": {"world_size": 2}})
-    chunk = bucketed_parameters(flat_of(overridden(resolution.request)))
+    (chunk,) = bucketed_parameters(flat_of(overridden(resolution.request)))
     assert chunk == 4 * (128 * 32 * (2 * 4 + 2 * 2) + 3 * 128 * 384) + 384 * 128
     assert resolution.ddp_config["bucket_size"] == chunk // 4
     assert "quarter" in reason(resolution, BUCKET)
@@ -232,11 +232,18 @@ def test_a_derived_bucket_is_never_refused_and_cuts_the_layers(pipeline: int, vo
 
 def test_experts_of_an_expert_parallel_rank_have_a_buffer_of_their_own() -> None:
     experts = {"num_moe_experts": 4, "moe_ffn_hidden_size": 384}
-    cut = 4 * 3 * 128 * 384 * 2  # two experts a rank, more than all the rest
-    request = {"model": TINY | experts, "parallelism": {"world_size": 2, "expert_model_parallel_size": 2}}
-    assert errors_of(request | {"comm_overlap": {"dp": {"bucket_size": cut}}}) == ()
-    refused = errors_of(request | {"comm_overlap": {"dp": {"bucket_size": cut + 1}}})
-    assert [finding.rule for finding in refused] == ["DP014"]
+    of_experts = 4 * 3 * 128 * 384 * 2  # two experts a rank, more than all the rest
+    dense = 4 * (128 * 32 * (2 * 4 + 2 * 2) + 128 * 4) + VOCABULARY  # attention, router, output layer
+
+    def request(ranks: int) -> dict:
+        return {"model": TINY | experts, "parallelism": {"world_size": ranks, "expert_model_parallel_size": 2}}
+
+    # On two ranks nobody else has a rank's experts: what is reduced is all the rest.
+    for ranks, cut in ((4, of_experts), (2, dense)):
+        assert errors_of(request(ranks) | {"comm_overlap": {"dp": {"bucket_size": cut}}}) == ()
+        refused = errors_of(request(ranks) | {"comm_overlap": {"dp": {"bucket_size": cut + 1}}})
+        assert [finding.rule for finding in refused] == ["DP014"]
+        assert resolve(request(ranks)).ddp_config["bucket_size"] == dense // 4  # both buffers are cut
 
 
 def test_refuses_gathering_with_the_optimizer_step_in_mxfp8() -> None:

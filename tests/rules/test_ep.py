@@ -114,6 +114,24 @@ def test_refuses_shared_expert_overlap_that_would_hide_nothing() -> None:
     assert refusing(on, SHARED, *EXPERTS) == []
 
 
+def test_refuses_shared_expert_overlap_where_no_token_travels() -> None:
+    alone = ("model.moe_shared_expert_overlap=true", SHARED, *EXPERTS, "parallelism.expert_model_parallel_size=1")
+    assert refusing(*alone) == ["EP022"]
+    assert refusing(*alone, "parallelism.tensor_model_parallel_size=2", "parallelism.sequence_parallel=true") == []
+
+
+@pytest.mark.parametrize(("core", "strategy", "rules"), [
+    ("0.16.1", "optim_grads_params", ["EP023"]), ("0.17.1", "optim_grads_params", ["EP023"]),
+    ("0.18.0", "optim_grads_params", []), ("0.16.1", "optim_grads", []),
+])  # fmt: skip
+def test_refuses_expert_overlap_that_passes_by_the_hooks_of_fsdp(core: str, strategy: str, rules: list[str]) -> None:
+    sharded = (
+        "ddp.use_megatron_fsdp=true", f"ddp.data_parallel_sharding_strategy={strategy}",
+        "ddp.use_distributed_optimizer=true", "optimizer.use_distributed_optimizer=true", "platform.sm=100", TE212,
+    )  # fmt: skip
+    assert refusing(*LEGAL, *sharded, f"software.megatron_core={core}") == rules
+
+
 @pytest.mark.parametrize(("core", "rules"), [("0.16.1", ["EP014"]), ("0.17.1", ["EP014"]), ("0.18.2", [])])
 def test_shared_expert_overlap_takes_the_flex_dispatcher_from_megatron_core_018(core: str, rules: list[str]) -> None:
     asked = ("model.moe_shared_expert_overlap=true", SHARED, *EXPERTS, "model.moe_token_dispatcher_type=flex")

@@ -172,6 +172,10 @@ def test_refuses_a_dgrad_reduce_scatter_that_no_layer_has() -> None:
     assert refusing(*LEGAL, f"{PART}overlap_rs_dgrad=true", *disabled) == ["TP018"]
     assert refusing(*LEGAL, f"{PART}overlap_rs_dgrad=true", disabled[0]) == []
     assert refusing(*LEGAL, *disabled) == []
+    experts = ("model.num_moe_experts=4", "model.moe_token_dispatcher_type=alltoall", f"{PART}overlap_rs_dgrad=true")
+    shared = "model.moe_shared_expert_intermediate_size=64"
+    assert refusing(*LEGAL, *experts, disabled[0]) == ["TP018"]  # no fc1 that userbuffers know
+    assert refusing(*LEGAL, *experts, shared, disabled[0]) == refusing(*LEGAL, *experts) == []
 
 
 def test_the_dgrad_reduce_scatter_derives_the_bulk_overlaps_off_and_says_why() -> None:
