@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from .. import learning_rate
 from .._version import __version__
 from ..errors import GatingError
 from ..findings import Finding, Fix, Place, render, yaml_value
-from ..request import DEFAULTS, LEAVES
+from ..request import DEFAULTS, LEAVES, nested
 from ..resolution import Resolution
 from ..resolve import DDP_FIELDS, OPTIMIZER_FIELDS, TRANSFORMER_FIELDS
 
@@ -72,7 +73,7 @@ def _at(nested: Any, key: str, default: Any) -> Any:
 
 
 def common_refusals(flat: Mapping[str, Any]) -> list[Finding]:
-    """What no launcher's file says."""
+    """What no launcher's file says, and what every one of them asserts against."""
     found = []
     if flat["platform.name"] == "cpu":
         why = "These launchers train on GPUs, and the environment to start them in depends on which."
@@ -82,7 +83,8 @@ def common_refusals(flat: Mapping[str, Any]) -> list[Finding]:
         fix = Fix("launch.vboost=false", "or set it on the nodes yourself: nvidia-smi boost-slider --vboost 1")
         why = "It is a command run on each node, no setting of a program."
         found.append(unsayable("launch.vboost", True, why, "", fix))
-    return found
+    asked = nested(flat)
+    return [*found, *(problem.finding for problem in learning_rate.problems(asked["optimizer"], asked["training"]))]
 
 
 def header(target: str, command: str, flat: Mapping[str, Any], *notes: str) -> str:

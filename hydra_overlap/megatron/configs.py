@@ -7,6 +7,7 @@ that every overlap field has one origin. Fields keep megatron-core's names; the 
 import dataclasses
 from typing import Any
 
+from .. import learning_rate
 from ..errors import HydraOverlapError, LaunchError
 from ..findings import yaml_value
 from ..plan import Plan
@@ -69,25 +70,8 @@ def require_model(plan: Plan) -> None:
             why="A plan may leave them open to judge overlap settings alone; a run cannot.",
             fixes=[("model=tiny training=short", "takes the tiny GPT and its batch sizes")],
         )
-    optimizer, training = request["optimizer"], request["training"]
-    if optimizer["min_lr"] > optimizer["lr"]:
-        raise LaunchError(
-            "The learning rate decays",
-            where=[f"optimizer.lr={optimizer['lr']}", f"optimizer.min_lr={optimizer['min_lr']}"],
-            why="lr is its peak, min_lr its end; megatron-core asserts that the peak is not below the end.",
-            fixes=[(f"optimizer.min_lr={optimizer['lr']}", "ends at the peak")],
-            source="megatron-core core_v0.16.1 megatron/core/optimizer_param_scheduler.py:148",
-        )
-    if optimizer["lr_warmup_iters"] >= training["train_iters"]:
-        raise LaunchError(
-            "The learning rate must finish warming up before training ends",
-            where=[
-                f"optimizer.lr_warmup_iters={optimizer['lr_warmup_iters']}",
-                f"training.train_iters={training['train_iters']}",
-            ],
-            fixes=[("optimizer.lr_warmup_iters=0", "starts at the peak learning rate")],
-            source="megatron-core core_v0.16.1 megatron/core/optimizer_param_scheduler.py",
-        )
+    for problem in learning_rate.problems(request["optimizer"], request["training"]):
+        raise problem
 
 
 def require_built(plan: Plan) -> None:

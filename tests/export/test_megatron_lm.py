@@ -91,6 +91,8 @@ def test_without_transformer_engine_the_local_layers_are_named() -> None:
         ((GPU, "model.activation_func=gelu"), "model.gated_linear_unit"),
         ((GPU, "launch.vboost=true"), "launch.vboost"),
         (("platform=cpu",), "platform.name"),
+        ((GPU, "optimizer.lr=1e-5"), "optimizer.lr"),
+        ((GPU, "optimizer.lr_warmup_iters=100"), "optimizer.lr_warmup_iters"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip

@@ -96,7 +96,7 @@ def test_refuses_a_torchrun_of_another_size(train):
     [
         (("parallelism.world_size=1024", "training.global_batch_size=1024"), "the plan needs 1024 here"),
         (("data=text", "data.files=['missing/*.txt']"), "Every data file exists"),
-        (("optimizer.lr_warmup_iters=10",), "must finish warming up"),
+        (("optimizer.lr_warmup_iters=10",), "finishes warming up before training ends"),
         (("optimizer.lr=1e-5",), "The learning rate decays"),
         (("model.num_layers=null",), "Training needs a model"),
         (("parallelism.context_parallel_size=2", "platform=h100"), "Context parallelism cannot be rehearsed"),
