@@ -47,7 +47,7 @@ from hydra_overlap.launch import (
 @hydra.main(version_base=None, config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> dict[str, Any] | None:
     """Stages 1 to 3: in the one process that composes. -> the record of the run (report/record.py), once it has ended."""
-    from hydra_overlap.megatron import configs, rehearsal
+    from hydra_overlap.megatron import configs, data, rehearsal
     from hydra_overlap.report import dry_run, loggers
     from hydra_overlap.report.ledger import make_console, print_ledger
     from hydra_overlap.report.rehearsal import print_rehearsal
@@ -80,6 +80,7 @@ def main(cfg: DictConfig) -> dict[str, Any] | None:
         plan = slurm.laid_out(plan)
     else:
         machine.require_ready(plan, job.local_ranks if job else plans.world_size(plan))
+        data.require(plan)
     folders.require_checkpoint_folders(plan)
     loggers.require(plan)
     plan = rehearsal.rehearse(plan, machine.other_versions(plan)) if machine.rehearses(plan) else plan

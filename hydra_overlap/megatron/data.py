@@ -67,7 +67,10 @@ def _named_files(patterns: list[str]) -> list[Path]:
                 "Every data file exists and can be read",
                 where=[f"data.files=[{','.join(patterns)}]"],
                 why=f"Not a readable file: {', '.join(bad)}.",
-                fixes=[("data=stdlib", "the standard library's source files")],
+                fixes=[
+                    ("data.files=[/path/*.txt]", "files that exist"),
+                    ("data=stdlib data.files=[]", "the standard library's source files"),
+                ],
             )
         files += [Path(name) for name in found]
     return list(dict.fromkeys(files))
@@ -80,16 +83,20 @@ def cache_dir(plan: Plan) -> Path:
     return Path(os.path.expanduser(said)) if said else base / "hydra-overlap" / "data"
 
 
-def prepare(plan: Plan) -> str | None:
-    """Tokenise the plan's text unless that was done before; -> prefix of the .bin and .idx file, None for mock data.
-
-    The folder is named for its content and appears whole or not at all: it is written beside its place and renamed.
-    Raises LaunchError for missing text, a text too short for one sample, or a vocabulary too small for bytes. With
-    data.held_out a second pair of files lies beside the first.
-    """
+def require(plan: Plan) -> None:
+    """Raise LaunchError for what `prepare` would find as soon as it looks; nothing is read or written, or imported."""
     request = plan["request"]
-    if request["data"]["kind"] == "mock":
-        return None
+    data = request["data"]
+    if data["files"] and data["kind"] != "text":
+        files = f"data.files=[{','.join(data['files'])}]"
+        raise LaunchError(
+            "Files are read with kind=text alone",
+            where=[f"data.kind={data['kind']}", files],
+            why="The run would train on something else than these files.",
+            fixes=[(f"data=text '{files}'", "trains on them"), ("data.files=[]", f"trains on {data['kind']}")],
+        )
+    if data["kind"] == "mock":
+        return
     if request["model"]["vocab_size"] < VOCABULARY:
         raise LaunchError(
             "The vocabulary holds every byte",
@@ -97,14 +104,44 @@ def prepare(plan: Plan) -> str | None:
             why=f"Text is read as bytes: 256 values and one end-of-document token, {VOCABULARY} tokens.",
             fixes=[("model.vocab_size=384", "holds them"), ("data=mock", "made-up tokens")],
         )
+    sources(plan)
+    folder = cache_dir(plan)
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise _unwritable(
+            plan, f"{folder}: {'no permission to write there' if folder.is_dir() else 'not a directory'}."
+        )
+
+
+def _unwritable(plan: Plan, why: str) -> LaunchError:
+    return LaunchError(
+        "The tokenised text can be kept",
+        where=[f"data.cache_dir={plan['request']['data']['cache_dir'] or 'null'}"],
+        why=why,
+        fixes=[("data.cache_dir=DIRECTORY", "a directory you may write to")],
+    )
+
+
+def prepare(plan: Plan) -> str | None:
+    """Tokenise the plan's text unless that was done before; -> prefix of the .bin and .idx file, None for mock data.
+
+    The folder is named for its content and appears whole or not at all: it is written beside its place and renamed.
+    Raises LaunchError for missing text, a text too short for one sample, or a vocabulary too small for bytes. With
+    data.held_out a second pair of files lies beside the first.
+    """
+    require(plan)
+    request = plan["request"]
+    if request["data"]["kind"] == "mock":
+        return None
     files, limit = sources(plan), request["data"]["max_bytes"]
     documents, size = _read(files, limit)
     if size < request["model"]["seq_length"] + 1:
         raise LaunchError(
             "The text is longer than one sample",
-            where=[f"model.seq_length={request['model']['seq_length']}"],
+            where=[f"model.seq_length={request['model']['seq_length']}", f"data.max_bytes={limit or 'null'}"],
             why=f"{len(files)} file(s) hold {size} tokens; a sample takes seq_length + 1.",
-            fixes=[(f"model.seq_length={max(1, (size - 1) // 2)}", "shorter samples"), ("data=stdlib", "more text")],
+            fixes=_longer(request["data"], size),
         )
     parts = {TRAIN: documents}
     digest = hashlib.sha256(FORMAT.encode())
@@ -118,13 +155,22 @@ def prepare(plan: Plan) -> str | None:
         try:
             _write(folder, parts)
         except OSError as error:
-            raise LaunchError(
-                "The tokenised text can be kept",
-                where=[f"data.cache_dir={request['data']['cache_dir'] or 'null'}"],
-                why=f"{folder.parent}: {error.strerror or error}.",
-                fixes=[("data.cache_dir=DIRECTORY", "a directory you may write to")],
-            ) from error
+            raise _unwritable(plan, f"{folder.parent}: {error.strerror or error}.") from error
     return str(folder / TRAIN)
+
+
+def _longer(data: dict[str, Any], size: int) -> Iterator[tuple[str, str]]:
+    """Ways to a text that is longer than one sample."""
+    if size > 1:
+        yield f"model.seq_length={max(1, (size - 1) // 2)}", "shorter samples"
+    yield from _more_text(data)
+
+
+def _more_text(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    if data["max_bytes"] is not None:
+        yield "data.max_bytes=null", "all of the text"
+    if data["kind"] != "stdlib":
+        yield "data=stdlib data.files=[]", "more text"
 
 
 def _divided(plan: Plan, documents: list[bytes], size: int) -> dict[str, list[bytes]]:
@@ -137,8 +183,11 @@ def _divided(plan: Plan, documents: list[bytes], size: int) -> dict[str, list[by
             "Both parts of the text are longer than one sample",
             where=[f"data.held_out={share}", f"model.seq_length={plan['request']['model']['seq_length']}"],
             why=f"The text has {size} tokens, {size - kept} of them held out; a sample takes seq_length + 1.",
-            fixes=([(f"data.held_out={enough}", "a sample or more")] if enough < 0.5 else [])
-            + [("data=stdlib", "more text"), ("data.held_out=0 training.eval_interval=null", "no validation")],
+            fixes=[
+                *([(f"data.held_out={enough}", "a sample or more")] if enough < 0.5 else []),
+                *_more_text(plan["request"]["data"]),
+                ("data.held_out=0 training.eval_interval=null", "no validation"),
+            ],
         )
     before: list[bytes] = []
     while documents and kept >= len(documents[0]) + 1:

@@ -4,7 +4,19 @@ from ..findings import Fix
 from ..versions import at_least
 from ._base import GIVES_UP, KEEPS, Config, Derivation, Rule
 from .layout import (
-    CP, EP, ETP, FSDP, GBS, MBS, PP, TP, VPP, WORLD, data_parallel_size, expert_tensor_parallel_size, num_microbatches,
+    CP,
+    EP,
+    ETP,
+    FSDP,
+    GBS,
+    MBS,
+    PP,
+    TP,
+    VPP,
+    WORLD,
+    data_parallel_size,
+    expert_tensor_parallel_size,
+    num_microbatches,
 )  # fmt: skip
 
 OVERLAP = "comm_overlap.ep.overlap_moe_expert_parallel_comm"

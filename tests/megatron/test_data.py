@@ -88,18 +88,33 @@ def test_the_standard_library_is_text_enough():
         (("data=text",), "Training on text needs text"),
         (("data=text", "data.files=['missing/*.txt']"), "Every data file exists"),
         (("model.vocab_size=200",), "The vocabulary holds every byte"),
+        ((f"data.files=[{__file__}]",), "Files are read with kind=text alone"),
+        ((f"data.cache_dir={__file__}",), "The tokenised text can be kept"),
+        ((f"data.cache_dir={__file__}/below",), "The tokenised text can be kept"),
     ],
-    ids=["none", "missing", "vocabulary"],
+    ids=["none", "missing", "vocabulary", "other kind", "a file", "below a file"],
 )
 def test_refuses_what_it_cannot_read_with_a_way_out(overrides, title):
     with pytest.raises(LaunchError, match=title) as refusal:
-        data.prepare(plan_of(*overrides))
+        data.require(plan_of(*overrides))
     assert refusal.value.finding.fixes
 
 
-def test_refuses_a_text_shorter_than_one_sample(texts):
-    with pytest.raises(LaunchError, match="longer than one sample"):
-        data.prepare(text_plan(texts, "model.seq_length=4096"))
+def fixes_of(plan):
+    with pytest.raises(LaunchError, match="longer than one sample") as refusal:
+        data.prepare(plan)
+    return [fix.override for fix in refusal.value.finding.fixes]
+
+
+def test_refuses_a_text_shorter_than_one_sample_with_fixes_that_change_something(texts):
+    here, there = (f"data.cache_dir={texts}/cache", "model.seq_length=4096"), ("data=stdlib data.files=[]",)
+    found = fixes_of(text_plan(texts, here[1]))
+    assert found[0].startswith("model.seq_length=") and found[1:] == [*there]
+    assert fixes_of(text_plan(texts, here[1], "data.max_bytes=1000"))[1:] == ["data.max_bytes=null", *there]
+    assert fixes_of(plan_of(*here, "data.max_bytes=1000"))[1:] == ["data.max_bytes=null"]  # stdlib already
+    empty = texts / "empty.txt"
+    empty.write_bytes(b"")
+    assert fixes_of(plan_of("data=text", f"data.files=[{empty}]", here[0])) == [*there]
 
 
 def test_mock_data_needs_no_file():
