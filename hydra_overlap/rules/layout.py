@@ -61,8 +61,11 @@ def interleaved(c: Config) -> bool:
 
 
 def interleave(c: Config) -> str:
-    """The overrides that turn the interleaved schedule on, with two model chunks per rank."""
-    return f"{VPP}=2" if c[PP] > 1 else f"{PP}=2 {VPP}=2 {WORLD}={c[WORLD] * 2}"
+    """The overrides that turn the interleaved schedule on, with the fewest model chunks per rank that divide the layers."""
+    stages = c[PP] if c[PP] > 1 else 2
+    even = (n for n in range(2, (c[LAYERS] or 0) // stages + 1) if c[LAYERS] % (stages * n) == 0)
+    chunks = f"{VPP}={next(even, 2)}"
+    return chunks if c[PP] > 1 else f"{PP}=2 {chunks} {WORLD}={c[WORLD] * 2}"
 
 
 def num_microbatches(c: Config) -> int | None:

@@ -548,9 +548,71 @@ class PAR018(Rule):
         return bool(c["model.moe_token_dispatcher_type"] != "allgather")
 
 
+class PAR019(Rule):
+    """num_attention_heads is a multiple of num_query_groups."""
+
+    requires = ("PAR006", "PAR007")
+    reads = ("model.num_attention_heads", "model.num_query_groups", "model.multi_latent_attention")
+    why = "Every key/value head serves the same number of query heads; megatron-core fails in the first forward."
+    source = MCORE + "transformer/attention.py:1389-1395"
+    refused = ("model.num_attention_heads=6", "model.num_query_groups=4")
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        heads, groups = c["model.num_attention_heads"], c["model.num_query_groups"]
+        return heads is not None and groups is not None and not c["model.multi_latent_attention"]
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return c["model.num_attention_heads"] % c["model.num_query_groups"] == 0
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        heads, groups, tp = c["model.num_attention_heads"], c["model.num_query_groups"], c[TP]
+        shared = (n for n in range(min(groups, heads), 0, -1) if heads % n == 0 and (n % tp == 0 or tp % n == 0))
+        more = (Fix(f"model.num_attention_heads={n}", ARCHITECTURE) for n in neighbours(heads, lcm(groups, tp)))
+        return (Fix(f"model.num_query_groups={next(shared)}", ARCHITECTURE), *more)
+
+
+class PAR020(Rule):
+    """A head that rotary embedding turns has an even width."""
+
+    reads = (
+        "model.position_embedding_type", "model.kv_channels", "model.hidden_size", "model.num_attention_heads",
+        "model.multi_latent_attention",
+    )  # fmt: skip
+    why = "It turns pairs of channels; megatron-core makes one angle too many for an odd width and fails in the first forward."
+    source = MCORE + "models/common/embeddings/rotary_pos_embedding.py:80, 168"
+    refused = ("model.kv_channels=15",)
+
+    @staticmethod
+    def _width(c: Config) -> int | None:
+        said, hidden, heads = c["model.kv_channels"], c["model.hidden_size"], c["model.num_attention_heads"]
+        if said is None and hidden is not None and heads is not None:
+            return int(hidden // heads)
+        return None if said is None else int(said)
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        rotates = c["model.position_embedding_type"] == "rope" and not c["model.multi_latent_attention"]
+        return rotates and cls._width(c) is not None
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return (cls._width(c) or 0) % 2 == 0
+
+    @classmethod
+    def why_for(cls, c: Config) -> str:
+        return f"A head is {cls._width(c)} channels wide. {cls.why}"
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        return tuple(Fix(f"model.kv_channels={n}", ARCHITECTURE) for n in neighbours(cls._width(c) or 1, 2))
+
+
 RULES: tuple[type[Rule], ...] = (
     PAR001, PAR002, PAR003, PAR004, PAR005, PAR006, PAR007, PAR008, PAR009, PAR010, PAR011, PAR012, PAR013, PAR014,
-    PAR015, PAR016, PAR017, PAR018,
+    PAR015, PAR016, PAR017, PAR018, PAR019, PAR020,
 )  # fmt: skip
 
 DERIVATIONS: tuple[Derivation, ...] = (

@@ -197,3 +197,22 @@ def test_refuses_microbatches_of_different_lengths_with_the_allgather_dispatcher
     assert refusing("model.variable_seq_lengths=true", "model.num_moe_experts=4", dispatched) == rules
     assert refusing("model.variable_seq_lengths=true", dispatched) == []
     assert refusing("model.num_moe_experts=4", dispatched) == []
+
+
+def test_refuses_query_heads_that_key_heads_do_not_share_evenly() -> None:
+    assert refusing("model.num_attention_heads=6", "model.num_query_groups=4") == ["PAR019"]
+    assert refusing("model.num_attention_heads=6", "model.num_query_groups=3") == []
+    assert refusing("model.num_attention_heads=6", "model.num_query_groups=4", "model.multi_latent_attention=true") == []
+
+
+def test_refuses_heads_of_an_odd_width_for_rotary_embedding_alone() -> None:
+    odd = ("model.hidden_size=120", "model.num_attention_heads=8")
+    assert refusing(*odd) == ["PAR020"]
+    assert refusing(*odd, "model.kv_channels=16") == []
+    assert refusing(*odd, "model.position_embedding_type=learned_absolute") == []
+
+
+def test_the_interleaved_schedule_is_offered_with_chunks_that_divide_the_layers() -> None:
+    asked = request_of("comm_overlap.pp.overlap_p2p_comm=true", "model.num_layers=6")
+    (finding,) = errors_of(asked)
+    assert finding.fixes[0].override.split()[1] == "parallelism.virtual_pipeline_model_parallel_size=3"
