@@ -226,8 +226,12 @@ def _ledger(complete: _Complete, origin: Origin, environment: Iterable[EnvValue]
         )  # fmt: skip
 
 
+def _said(where: str, limit: str) -> str:
+    return "not said: the default" if where == "default" else f"asked; {limit}" if limit else "asked"
+
+
 def _row(key: str, complete: _Complete, origin: Origin) -> LedgerRow:
-    derived = key in complete.reasons
+    derived, limit = key in complete.reasons, _DERIVED[key].limit(complete.flat) if key in _DERIVED else ""
     where = "derived" if derived else origin(key)
     return LedgerRow(
         field=key,
@@ -235,6 +239,6 @@ def _row(key: str, complete: _Complete, origin: Origin) -> LedgerRow:
         effective=complete.flat[key],
         origin=where,
         rule=_DERIVED[key].id if derived else "",
-        reason=complete.reasons.get(key, "not said: the default" if where == "default" else "asked"),
+        reason=complete.reasons.get(key) or _said(where, limit),
         source=_DERIVED[key].source if derived else "",
     )

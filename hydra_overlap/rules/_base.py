@@ -87,7 +87,8 @@ class Rule:
 class Derivation:
     """How one field that was left null is decided. id: family + 1xx.
 
-    value: request -> effective value. reason: text, or request -> text. records: as in Rule.
+    value: request -> effective value. reason: text, or request -> text. records: as in Rule. limit: how far the value
+    reaches, derived or asked for; empty where it reaches everywhere.
     """
 
     id: str
@@ -96,7 +97,9 @@ class Derivation:
     reason: str | Callable[[Config], str]
     source: str
     records: tuple[str, ...] = ()
+    limit: Callable[[Config], str] = lambda c: ""
 
     def explain(self, c: Config) -> str:
-        """Why the value is what it is, for this request."""
-        return self.reason(c) if callable(self.reason) else self.reason
+        """Why the value is what it is, for this request, and how far it reaches."""
+        reason = self.reason(c) if callable(self.reason) else self.reason
+        return f"{reason}; {self.limit(c)}" if self.limit(c) else reason

@@ -445,7 +445,6 @@ def _bucket(c: Config) -> tuple[int | None, str]:
         return None, "gradients are not reduced in backward: one bucket"
     if c[FSDP]:
         return None, "Megatron FSDP communicates transformer layers, not buckets"
-    only = "; cuts the first pipeline stage's first chunk, every other is one bucket" if c[PP] > 1 else ""
     ranks = data_parallel_size(c)  # megatron-core counts without context parallelism here
     default = max(DEFAULT_BUCKET, BUCKET_PER_RANK * ranks)
     buffers = bucketed_parameters(c)
@@ -454,9 +453,15 @@ def _bucket(c: Config) -> tuple[int | None, str]:
         smaller = " in its smaller buffer" if len(buffers) > 1 else ""
         return small, (
             f"a quarter of the first model chunk's {buffers[0]:,} parameters{smaller}: megatron-core's default of {default:,} "
-            f"would leave fewer than two buckets, and one bucket overlaps nothing{only}"
+            "would leave fewer than two buckets, and one bucket overlaps nothing"
         )
-    return default, f"max({DEFAULT_BUCKET:,}, {BUCKET_PER_RANK:,} x {ranks} data-parallel ranks) parameters{only}"
+    return default, f"max({DEFAULT_BUCKET:,}, {BUCKET_PER_RANK:,} x {ranks} data-parallel ranks) parameters"
+
+
+def _first_chunk_only(c: Config) -> str:
+    """megatron-core's reason: elsewhere the communication is not on the critical path (distributed_data_parallel.py:94)."""
+    cuts = c[BUCKET] is not None and c[GRAD_REDUCE] and not c[FSDP] and c[PP] > 1
+    return "cuts the first pipeline stage's first chunk, every other is one bucket" if cuts else ""
 
 
 def _too_early(c: Config) -> str:
@@ -528,5 +533,6 @@ DERIVATIONS: tuple[Derivation, ...] = (
         reason=lambda c: _bucket(c)[1],
         source=MCORE + "distributed/distributed_data_parallel.py:64-68",
         records=("dp-bucket-size-default", "dp-bucket-size-unit", "dp-bucketing-first-stage-only"),
+        limit=_first_chunk_only,
     ),
 )

@@ -161,6 +161,15 @@ def test_a_bucket_of_a_small_model_leaves_several() -> None:
     assert "quarter" in reason(resolution, BUCKET)
 
 
+@pytest.mark.parametrize("size", [None, 1000])
+def test_the_ledger_says_that_a_bucket_size_cuts_the_first_stage_alone(size: int | None) -> None:
+    model = {"model": TINY}
+    stages = {"parallelism": {"pipeline_model_parallel_size": 2, "world_size": 4}}
+    bucket = {"comm_overlap": {"dp": {"bucket_size": size}}}
+    assert "first pipeline stage's first chunk" in reason(resolve(model | stages | bucket), BUCKET)
+    assert "pipeline" not in reason(resolve(model | bucket | {"parallelism": {"world_size": 4}}), BUCKET)
+
+
 @pytest.mark.parametrize(
     ("ranks", "instances", "rules"), [(4, 2, []), (4, 4, []), (4, 3, ["DP012"]), (1, 2, ["DP012"])]
 )
