@@ -5,6 +5,7 @@ import json
 import math
 import platform
 import statistics
+import subprocess
 import sys
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -24,6 +25,8 @@ METRICS, MANIFEST = "metrics.jsonl", "manifest.json"
 WARM_UP = 5  # steps left out of the median step time; the first ones allocate
 MIN_COUNTED = 10  # steps; a median of fewer is not reported
 LOGGED = ("loss", "validation_loss", "grad_norm", "learning_rate", "step_ms", "tokens_per_s", "samples")
+GIT_S = 10  # seconds for git to answer, on a slow file system
+_WHOLE_HASH = ("--always", "--dirty", "--abbrev=40", "--exclude=*")
 DISTRIBUTIONS = ("torch", "megatron-core", "transformer-engine", "hydra-core", "omegaconf")
 
 
@@ -33,6 +36,7 @@ def write_manifest(plan: Plan, readback: Mapping[str, Any]) -> Path:
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": {"hydra-overlap": __version__, "python": platform.python_version(), **installed_versions()},
         "command": [Path(sys.argv[0]).name, *plan["overrides"]],
+        "commit": commit(Path(sys.argv[0])),
         "overrides": plan["overrides"],
         "config": plan["config"],
         "ledger": plan["resolution"]["ledger"],
@@ -47,6 +51,17 @@ def write_manifest(plan: Plan, readback: Mapping[str, Any]) -> Path:
     path = Path(plan["output_dir"], MANIFEST)
     path.write_text(json.dumps(manifest, indent=1))
     return path
+
+
+def commit(script: Path) -> str | None:
+    """Commit of the git repository that tracks the script, `-dirty` behind it if files differ; None if none does."""
+    git = ["git", "-C", str(script.absolute().parent)]
+    try:
+        for command in (["ls-files", "--error-unmatch", script.name], ["describe", *_WHOLE_HASH]):
+            done = subprocess.run([*git, *command], capture_output=True, text=True, check=True, timeout=GIT_S)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
 
 
 def installed_versions() -> dict[str, str | None]:
