@@ -35,7 +35,6 @@ pytest.importorskip("megatron.core")
 DRAWN = int(os.environ.get("PROMISE_EXAMPLES", "0"))
 """More requests than CI draws, other ones each time: `PROMISE_EXAMPLES=20000 pytest tests/resolver/test_megatron_core.py`."""
 BUILT_WITH = "0.16.1"  # the version whose lines the rules cite
-MXFP8_REUSE = "reuse_grad_buf_for_mxfp8_param_ag"
 Request = dict[str, Any]
 
 
@@ -81,6 +80,12 @@ def transformer_config(request: Request, overlap: Request) -> Any:
     return TransformerConfig(**{**defaults, **values, **needed, **overlap})
 
 
+def said(node: Request, kind: Any) -> Request:
+    """The fields of a node that are fields of the config class `kind` and have a value."""
+    known = {field.name for field in fields(kind)}
+    return {name: value for name, value in node.items() if name in known and value is not None}
+
+
 def objects(request: Request) -> tuple[Any, Any, Any]:
     """megatron-core's three configs before any overlap is set."""
     from megatron.core.distributed import DistributedDataParallelConfig
@@ -97,10 +102,10 @@ def accepted_by_megatron_core(resolution: Resolution) -> None:
     with mock.patch("megatron.core.utils.get_te_version", return_value=planned):
         built = transformer_config(resolution.request, resolution.transformer_config)
     assert {name: getattr(built, name) for name in resolution.transformer_config} == resolution.transformer_config
-    base = {name: resolution.request["ddp"][name] for name in ("use_distributed_optimizer", MXFP8_REUSE)}
-    gathered = resolution.request["precision"]["fp8_param_gather"]
-    ddp = DistributedDataParallelConfig(fp8_param_gather=gathered, **base, **resolution.ddp_config)
-    optimizer = OptimizerConfig(**base, **resolution.optimizer_config)
+    gathered = {"fp8_param_gather": resolution.request["precision"]["fp8_param_gather"]}
+    of_ddp = said(resolution.request["ddp"], DistributedDataParallelConfig)
+    ddp = DistributedDataParallelConfig(**of_ddp | gathered | resolution.ddp_config)
+    optimizer = OptimizerConfig(**said(resolution.request["optimizer"], OptimizerConfig) | resolution.optimizer_config)
     for row in resolution.ledger:
         node, _, name = row.field.rpartition(".")
         if node.startswith("comm_overlap."):
@@ -237,7 +242,7 @@ def test_megatron_core_asserts_that_only_fp8_parameters_pass_through_the_gradien
 
     assert refusing(*PREC004.refused) == ["PREC004"]
     with pytest.raises(AssertionError, match="Reuse grad buffer only when keeping params in MXFP8"):
-        DistributedDataParallelConfig(**{MXFP8_REUSE: True})
+        DistributedDataParallelConfig(reuse_grad_buf_for_mxfp8_param_ag=True)
 
 
 SILENT = {
