@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,10 @@ def save(plan: Plan, built: Built, step: int, *, beside: bool = False) -> Any:
     with parameters_gathered(built):
         state = {**_sharded(built, loading=False), "scheduler": built.scheduler.state_dict(), "step": step}
         state["random"] = _random_object(_random_states())
+        # From 0.17 on nvidia-resiliency-ext would write unless told otherwise.
+        own = {"async_strategy": "mcore"} if "async_strategy" in signature(dist_checkpointing.save).parameters else {}
         request = dist_checkpointing.save(
-            state, str(partial), validate_access_integrity=True, async_sharded_save=beside
+            state, str(partial), validate_access_integrity=True, async_sharded_save=beside, **own
         )
 
     def complete_it() -> None:

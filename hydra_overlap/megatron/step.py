@@ -3,6 +3,7 @@
 Source of the order of calls: Megatron-LM core_v0.16.1 megatron/training/training.py train_step, pretrain_gpt.py.
 """
 
+import inspect
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -93,13 +94,22 @@ def forward_step(batches: Iterator[dict[str, Any]], model: Any, return_schedule_
     Output: per-token losses [b, s] on the last stage, activations elsewhere. With return_schedule_plan (the schedule
     of overlap_moe_expert_parallel_comm asks for it) a plan of layer parts that the schedule runs itself.
     """
-    from megatron.core.utils import get_batch_on_this_cp_rank
-
-    batch = get_batch_on_this_cp_rank(next(batches))
+    batch = _of_this_cp_rank(next(batches))
     inputs = (batch["tokens"], batch["position_ids"], None)
     run = model.build_schedule_plan if return_schedule_plan else model
     output = run(*inputs, labels=batch["labels"], loss_mask=batch["loss_mask"])
     return output, partial(_loss, batch["loss_mask"])
+
+
+def _of_this_cp_rank(batch: dict[str, Any]) -> dict[str, Any]:
+    """This rank's share of the sequence. From 0.18 on megatron-core asks how packed sequences are to be split; none are."""
+    from megatron.core import parallel_state
+    from megatron.core.utils import get_batch_on_this_cp_rank as split
+
+    if "is_hybrid_cp" not in inspect.signature(split).parameters:
+        return dict(split(batch))
+    group = parallel_state.get_context_parallel_group()
+    return dict(split({**batch, "cu_seqlens": None}, is_hybrid_cp=False, cp_group=group))
 
 
 def _loss(mask: torch.Tensor, per_token: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
