@@ -377,6 +377,48 @@ class DP028(StepRule):
         return c[SAVE] is None and c[LOAD] is None
 
 
+class DP029(Rule):
+    """With expert parallelism, gathering with the optimizer step needs GPUs and experts that no other rank holds."""
+
+    requires = ("PAR001", "PAR002", "DP005", "DP006", "DP012", "DP024")
+    reads = (STEP_GATHER, EP, ETP, *LAYOUT, INSTANCES, "platform.name")
+    why = (
+        "Experts have an optimizer of their own, which steps last. The gather of the first chunk starts after the first "
+        "optimizer's step and takes its experts along: the other ranks that hold them train on old ones without a word "
+        "(loss 5.693 in place of 5.577 in the third step). Where there are no others NCCL has nothing to copy, but gloo "
+        "copies them onto themselves, now and then over their step."
+    )
+    source = (
+        MCORE + "optimizer/optimizer.py:1247-1250; megatron/core/optimizer/__init__.py:537-542, 647-682; "
+        "megatron/core/distributed/distributed_data_parallel.py:479-484"
+    )
+    refused = (
+        f"{STEP_GATHER}=true", f"{PP}=2", f"{VPP}=2", f"{EP}=2", "model.num_moe_experts=4", f"{WORLD}=8",
+        f"{DDP_DIST}=true", f"{OPT_DIST}=true",
+    )  # fmt: skip
+
+    @classmethod
+    def holders(cls, c: Config) -> int:
+        """Ranks that gather the same experts (megatron-core's intra_expt_dp group)."""
+        return int(c[WORLD] // expert_ranks(c) // c[INSTANCES])
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[STEP_GATHER]) and c[EP] > 1
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return bool(c["platform.name"] != "cpu") and cls.holders(c) == 1
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        gives_up = Fix(f"{STEP_GATHER}=false", GIVES_UP)
+        wider = c[EP] * cls.holders(c)
+        if c["platform.name"] == "cpu" or not c["model.num_moe_experts"] or c["model.num_moe_experts"] % wider:
+            return (gives_up,)
+        return (gives_up, Fix(f"{EP}={wider}", f"{KEEPS}, no two ranks hold the same experts"))
+
+
 class DP201(StepRule):
     """Gathering with the optimizer step leaves buckets."""
 
@@ -468,5 +510,6 @@ class DP204(Rule):
 
 
 RULES: tuple[type[Rule], ...] = (
-    DP016, DP017, DP018, DP019, DP020, DP021, DP022, DP023, DP024, DP025, DP026, DP027, DP028, DP201, DP202, DP203, DP204,
+    DP016, DP017, DP018, DP019, DP020, DP021, DP022, DP023, DP024, DP025, DP026, DP027, DP028, DP029, DP201,
+    DP202, DP203, DP204,
 )  # fmt: skip

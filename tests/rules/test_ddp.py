@@ -3,7 +3,7 @@
 import pytest
 
 from hydra_overlap import resolve
-from tests.overrides import refusing, remarks, request_of
+from tests.overrides import errors_of, refusing, remarks, request_of
 
 SHARDED = ("ddp.use_distributed_optimizer=true", "optimizer.use_distributed_optimizer=true")
 DP2, DP4 = "parallelism.world_size=2", "parallelism.world_size=4"
@@ -128,6 +128,31 @@ def test_refuses_checkpoints_while_parameters_are_gathered_with_the_step() -> No
     assert refusing(*stepping, "checkpoint.save=there") == refusing(*stepping, "checkpoint.load=there") == ["DP028"]
     assert refusing(*INTERLEAVED, *SHARDED, "checkpoint.save=there") == []
     assert "DP201" in remarks(*stepping)
+
+
+@pytest.mark.parametrize(
+    ("others", "rules"),
+    [
+        ((), ["DP029"]),
+        ((DP4,), []),
+        ((DP4, "platform.name=cpu"), ["DP029"]),
+        (("ddp.num_distributed_optimizer_instances=2",), []),
+        (("parallelism.tensor_model_parallel_size=2", "parallelism.sequence_parallel=true"), []),
+        (("parallelism.expert_model_parallel_size=4",), []),
+        (("parallelism.expert_model_parallel_size=1",), []),
+        ((f"{STEP}=false",), []),
+    ],
+)
+def test_refuses_to_gather_experts_of_other_ranks_with_the_step(others: tuple[str, ...], rules: list[str]) -> None:
+    assert refusing(*INTERLEAVED, *SHARDED, *EP2, f"{STEP}=true", "parallelism.world_size=8", *others) == rules
+
+
+def test_proposes_as_many_expert_ranks_as_leave_each_expert_on_one() -> None:
+    asked = (*INTERLEAVED, *SHARDED, *EP2, f"{STEP}=true", "parallelism.world_size=16")
+    (narrow,), (wide,) = (errors_of(request_of(*asked, f"model.num_moe_experts={count}")) for count in (4, 8))
+    assert [fix.override for fix in narrow.fixes] == [f"{STEP}=false"]
+    assert wide.fixes[1].override == "parallelism.expert_model_parallel_size=8"
+    assert refusing(*asked, "model.num_moe_experts=8", wide.fixes[1].override) == []
 
 
 def test_warns_of_a_baseline_that_gathers_twice() -> None:

@@ -42,6 +42,12 @@ def test_refuses_batched_p2p_with_overlap_or_interleaving() -> None:
     assert refusing(f"{OVERLAP}=false", f"{BATCH}=true", PP2) == []
 
 
+@pytest.mark.parametrize("stages", [3, 4])
+def test_allows_interleaved_stages_on_batched_p2p_where_neighbours_differ(stages: int) -> None:
+    layout = (*INTERLEAVED, f"parallelism.pipeline_model_parallel_size={stages}")
+    assert p2p(*layout, f"{OVERLAP}=false", f"{BATCH}=true") == (False, True)
+
+
 @pytest.mark.parametrize(("others", "rules"), [
     ((), ["PP004"]), ((PP2,), ["PP004"]), (INTERLEAVED, []), ((*INTERLEAVED, f"{OVERLAP}=false"), ["PP004"]),
     ((f"{OVERLAP}=true",), ["PP001"]),
@@ -87,6 +93,12 @@ def test_refuses_a_deferral_under_megatron_fsdp() -> None:
         "optimizer.use_distributed_optimizer=true",
     )
     assert refusing(DEFER, PP2, GAF, TE, *fsdp, "parallelism.world_size=4") == ["PP011"]
+
+
+@pytest.mark.parametrize(("layers", "rules"), [("null", []), ("1", ["PP012"]), ("2", ["PP012"])])
+def test_refuses_a_deferral_with_multi_token_prediction(layers: str, rules: list[str]) -> None:
+    assert refusing(DEFER, PP2, GAF, TE, f"model.mtp_num_layers={layers}") == rules
+    assert refusing(PP2, GAF, TE, f"model.mtp_num_layers={layers}") == []
 
 
 @pytest.mark.parametrize(

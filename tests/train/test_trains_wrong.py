@@ -1,9 +1,10 @@
-"""Two combinations that megatron-core alone accepts and trains wrong with, shown on CPU: the reason for PP003 and PP008.
+"""Four combinations that megatron-core alone accepts and trains wrong with, on CPU: the reason for PP003, PP008, PP012, DP029.
 
 A legal plan is built and read back as always; then each rank sets, on megatron-core's own objects, what our rules refuse.
 No exception and no warning follows: only the losses differ from those of the legal plan, same weights, same text. Seen
 with megatron-core 0.16.1 after five steps: 5.8349 as planned, 6.0388 on batched p2p (gradient norm 871 in place of 6), 5.9677
-with the deferral.
+with the deferral. In the third step: 5.6455 as planned and 5.7987 with the deferral beside multi-token prediction; 5.5766 as
+planned and 5.6928 with experts gathered in the optimizer step.
 """
 
 import json
@@ -84,6 +85,63 @@ def change(built):
     built.config.gradient_accumulation_fusion = built.config.defer_embedding_wgrad_compute = True
 """
 
+# The products of the right pairs, added to the weight that forward used: with both the deferral is sound.
+DEFERRED_AND_MENDED = (
+    DEFERRED
+    + """
+defer = change
+
+def change(built):
+    from megatron.core.pipeline_parallel import schedules
+    from megatron.core.utils import get_attr_wrapped_model
+
+    defer(built)
+    output = getattr(get_attr_wrapped_model(built.model[-1], "post_process", return_model_obj=True), "output_layer", None)
+    drain = schedules.drain_embedding_wgrad_compute
+
+    def mended(config, inputs, output_gradients, weight, tp_group):
+        inputs[:] = [inputs[index ^ 1] for index in range(len(inputs))]  # of each microbatch: prediction, main loss
+        drain(config, inputs, output_gradients, output.weight, tp_group)
+
+    schedules.drain_embedding_wgrad_compute = mended
+"""
+)
+
+# Whether parameters are gathered in the optimizer step decides how the optimizer is split, so it is built again.
+GATHERED_IN_STEP = """
+def change(built):
+    from megatron.core.optimizer import get_megatron_optimizer, get_standard_config_overrides
+
+    config = built.optimizer.config
+    config.overlap_param_gather_with_optimizer_step = True
+    overrides = get_standard_config_overrides(config=config)
+    optimizer = get_megatron_optimizer(config, built.model, config_overrides=overrides, use_gloo_process_groups=False)
+    built.config.grad_scale_func = optimizer.scale_loss
+    built.scheduler.optimizer = optimizer
+    built.scheduler.step(0)
+    object.__setattr__(built, "optimizer", optimizer)
+"""
+
+# The experts are left out of the gather in the step; the schedule does not gather them later: their first forward does.
+DENSE_GATHERED_IN_STEP = (
+    GATHERED_IN_STEP
+    + """
+gather_in_step = change
+
+def change(built):
+    gather_in_step(built)
+    chunk = built.model[0]
+    start, experts = chunk.start_param_sync, chunk.expert_parallel_bucket_groups
+
+    def start_dense_param_sync(*args, force_dispatch=False, **options):
+        chunk.expert_parallel_bucket_groups = [] if force_dispatch else experts
+        start(*args, force_dispatch=force_dispatch, **options)
+        chunk.expert_parallel_bucket_groups = experts
+
+    chunk.start_param_sync = start_dense_param_sync
+"""
+)
+
 
 @pytest.fixture
 def losses_of(tmp_path):
@@ -132,3 +190,32 @@ def test_a_deferred_embedding_gradient_misses_an_overlapped_reduction(losses_of)
         "comm_overlap.pp.defer_embedding_wgrad_compute=true", "model.gradient_accumulation_fusion=true",
         "software.transformer_engine=2.12.0",
     ) == ["PP008"]  # fmt: skip
+
+
+def test_a_deferred_embedding_gradient_of_multi_token_prediction_is_another_weights(losses_of):
+    stages = ("parallelism=pp2", "model.mtp_num_layers=1")
+    legal = losses_of(AS_PLANNED, *stages)
+    assert right(losses_of(DEFERRED_AND_MENDED, *stages), legal)
+    assert wrong(losses_of(DEFERRED, *stages), legal)
+    assert refusing(
+        "parallelism.pipeline_model_parallel_size=2", "model.mtp_num_layers=1",
+        "comm_overlap.pp.defer_embedding_wgrad_compute=true", "model.gradient_accumulation_fusion=true",
+        "software.transformer_engine=2.12.0",
+    ) == ["PP012"]  # fmt: skip
+
+
+def test_experts_gathered_in_the_step_of_the_dense_parameters_train_wrong(losses_of):
+    stages = (
+        "parallelism=pp2_vpp2", "comm_overlap=pp_interleaved", "model.num_moe_experts=4",
+        "model.moe_token_dispatcher_type=alltoall",
+    )  # fmt: skip
+    experts = ("parallelism.expert_model_parallel_size=2", "parallelism.world_size=8", "launch.max_ranks=8")
+    legal = losses_of(AS_PLANNED, *stages)  # two ranks are quicker than eight
+    assert right(losses_of(DENSE_GATHERED_IN_STEP, *stages, *experts), legal)
+    assert wrong(losses_of(GATHERED_IN_STEP, *stages, *experts), legal)
+    assert refusing(
+        "parallelism.pipeline_model_parallel_size=2", "parallelism.virtual_pipeline_model_parallel_size=2",
+        "parallelism.expert_model_parallel_size=2", "parallelism.world_size=8", "model.num_moe_experts=4",
+        "ddp.use_distributed_optimizer=true", "optimizer.use_distributed_optimizer=true",
+        "comm_overlap.dp.overlap_param_gather_with_optimizer_step=true",
+    ) == ["DP029"]  # fmt: skip
