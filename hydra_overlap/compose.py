@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
-from . import adapter, origins, shape
+from . import adapter, environment, origins, shape
 from .errors import GatingError
 from .findings import Finding, Fix
 from .reading import OPEN, Reading, ours, read
@@ -116,11 +116,11 @@ def judge(root: DictConfig, *, with_origins: bool = True, plain: Mapping[str, An
     """
     _require_output(root)
     with _refusing(root.hydra):
-        shape.check(root)
-        reading = read(root, foreign_nodes=True, plain=plain, composing=True)
         with adapter.in_its_words(root):
-            known = _origins(root, root.hydra, reading) if with_origins else None
-            resolution = resolve(reading.request, origins=known)
+            shape.check(root)
+        reading = read(root, foreign_nodes=True, plain=plain, composing=True)
+        known = _origins(root, root.hydra, reading) if with_origins else None
+        resolution = _resolved(root, reading, known)
         _check_environment(root.hydra, resolution)
         return Answer(resolution=resolution, reading=reading, copied=_variables_to_copy(root))
 
@@ -170,8 +170,7 @@ def judged(cfg: DictConfig, *, foreign_nodes: bool = False) -> Resolution:
     _require_paths(cfg)
     reading = read(cfg, foreign_nodes=foreign_nodes)
     found = OmegaConf.select(cfg, f"{OUTPUT}.plan")
-    with adapter.in_its_words(cfg):
-        resolution = resolve(reading.request, origins=_origins(cfg, _hydra_of(found), reading))
+    resolution = _resolved(cfg, reading, _origins(cfg, _hydra_of(found), reading))
     if not foreign_nodes:
         _require_known_nodes(cfg)
     if found is None:
@@ -184,8 +183,16 @@ def judged(cfg: DictConfig, *, foreign_nodes: bool = False) -> Resolution:
 
 def _origins(cfg: DictConfig, hydra: DictConfig | None, reading: Reading) -> dict[str, str]:
     found = origins.of(cfg, hydra)
+    found.update(dict.fromkeys(reading.unread, origins.DEFAULT))
     found.update(reading.origins)
     return found
+
+
+def _resolved(cfg: DictConfig, reading: Reading, known: Mapping[str, str] | None) -> Resolution:
+    """The answer to what was read, all its fixes in the words of this config. Raises GatingError."""
+    with adapter.in_its_words(cfg):
+        resolution = resolve(reading.request, origins=known)
+    return replace(resolution, findings=adapter.reworded(cfg, resolution.findings))
 
 
 def _require_paths(cfg: DictConfig) -> None:
@@ -262,11 +269,16 @@ def _names_a_point(points: Any, said: set[str]) -> bool:
 
 
 def _check_environment(hydra: DictConfig, resolution: Resolution) -> None:
-    """A variable of the plan that the user sets differently in hydra.job.env_set."""
+    """What the user sets in hydra.job.env_set: variables of the plan, differently, and those that undo what it asks for."""
     findings = []
     for name, value in resolution.env.items():
         if name in hydra.job.env_set and str(hydra.job.env_set[name]) != value:
             findings.append(ENV002.contradiction(name, str(hydra.job.env_set[name]), value))
+    if resolution.gating == "strict":
+        said = {name: str(hydra.job.env_set[name]) for name in environment.NAMES if name in hydra.job.env_set}
+        for one in environment.contrary(resolution.request, resolution.to_dict(), said) if said else ():
+            if one.severity == "error":
+                findings.append(ENV002.undoing(one.name, one.value, one.undoes, one.source))
     if findings:
         raise GatingError(findings)
 

@@ -20,6 +20,7 @@ MAX_JOINED = 6  # fixes joined to one; more would be another plan, not a fix
 SIZES = (WORLD, GBS)  # may be adjusted twice in one fix; another key set twice would take something back
 OPTIONS: dict[str, dict[str, Any]] = {
     "platform=h100": {"platform.name": "h100", "platform.sm": 90, "platform.nvlink_domain_size": 8},
+    "platform=b200": {"platform.name": "b200", "platform.sm": 100, "platform.nvlink_domain_size": 8},
     "userbuffers=none": {"userbuffers.name": "none", "userbuffers.layers": {}, "userbuffers.tuned_for.tp": None},
 }
 """Option files that fixes name, and what they say about keys that rules read. A test compares them with conf/."""
@@ -77,14 +78,22 @@ def proven(errors: Iterable[Finding], asked: Flat, judge: Judge) -> tuple[Findin
 
 def _proven(finding: Finding, refused: set[str], asked: Flat, judge: Judge) -> tuple[Fix, ...]:
     clean: dict[str, Fix] = {}
+    far: list[Fix] = []  # clean as well, but another rule's fix that was joined changes the model
     lifting: list[Fix] = []
     for proposed in finding.fixes:
         fix, woken = _joined(proposed, finding.rule, refused, asked, judge)
-        if not woken:
+        if not woken and _model(fix) <= _model(proposed):
             clean.setdefault(fix.override, fix)
+        elif not woken:
+            far.append(fix)
         elif woken[0].rule != finding.rule:
             lifting.append(replace(fix, effect=f"{fix.effect} (then {woken[0].rule} refuses)"))
-    return tuple(clean.values()) or tuple(lifting)
+    return tuple(clean.values()) or tuple(far) or tuple(lifting)
+
+
+def _model(fix: Fix) -> set[str]:
+    """The keys of the model that a fix sets."""
+    return {key for key in _settings(fix) if key.startswith("model.")}
 
 
 def _joined(fix: Fix, rule: str, refused: set[str], asked: Flat, judge: Judge) -> tuple[Fix, tuple[Finding, ...]]:

@@ -17,15 +17,20 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf.errors import OmegaConfBaseException
 
 from . import facts
+from .adapter import BROUGHT, OWN_NODE
 from .errors import REFUSED, USAGE, GatingError
 from .findings import Finding, Fix, Place, render, yaml_value
-from .request import TREE, normalise
+from .request import DEFAULTS, TREE, normalise
 from .rules.cfg import CFG001, CFG002, CFG003, CFG008
 from .rules.ub import FIELDS, GEMMS, LAYERS
 from .shape import COMMAND_LINE, GROUPS, OUTPUT, lists_of_options, nearest_key
 from .suggest import nearest
 
 GRAMMAR = "https://hydra.cc/docs/advanced/override_grammar/basic"
+HOSTS = "docs/hosts.md"
+SCHEMAS = "_overlap/schema/"  # configs that type our nodes, merged before any value
+ROOM = ("comm_overlap", *BROUGHT, OUTPUT, "gating")  # top-level nodes of every bundle
+FORM = "An override has the form KEY=VALUE"
 _THEIRS = ("hydra", "omegaconf", "antlr4", "yaml")  # packages whose exceptions a user's words can cause
 _JUDGING = ("hydra_overlap.compose", "hydra_overlap.resolve")  # modules that run inside a resolver
 
@@ -50,7 +55,11 @@ class Mistake:
 def explain(error: Exception, arguments: Sequence[str]) -> Mistake | None:
     """The mistake behind `error`, raised outside of the job; None if it is none. arguments: the command line."""
     if isinstance(error, OverrideParseException):
-        return _usage(error.override, "An override has the form KEY=VALUE", _first_line(error), GRAMMAR)
+        return _usage(error.override, FORM, _first_line(error), GRAMMAR)
+    if isinstance(error, (ValueError, ConfigCompositionException)):  # what Hydra makes of an override without a key
+        for override in _overrides(arguments):
+            if not override.key_or_group:
+                return _usage(str(override.input_line), FORM, "No key stands before the value.", GRAMMAR)
     if isinstance(error, MissingConfigException):
         return Mistake((_missing(error, arguments),))
     if isinstance(error, ConfigCompositionException):
@@ -94,14 +103,61 @@ def _composition(error: ConfigCompositionException, arguments: Sequence[str]) ->
     twice = re.match(r"Multiple values for (\S+?)\. To override a value use 'override (\S+): (.*)'", text)
     if twice:
         lists = tuple(lists_of_options(_overrides(arguments)))
-        if lists:
-            return Mistake(lists)
-        fix = Fix(f"{twice[2]}={twice[3]}", "without the +")
-        return Mistake((CFG008.refuse(twice[1], twice[3], COMMAND_LINE, "The group has an option already.", fix),))
+        return Mistake(lists or (_added(twice[1], arguments) or _of_two_owners(twice[1], twice[3], error),))
+    again = re.match(r"(\S+) appears more than once in the final defaults list", text)
+    if again:
+        group = again[1].partition("/")[0]
+        found = _added(group, arguments) or _chosen_for_two_owners(group, arguments)
+        return Mistake((found or _added("comm_overlap", arguments) or _hydra_says(error),))
     in_file = re.match(r"In '(.*?)': (\w+) raised while composing config:\n(.*)", text)
     if in_file:
         return Mistake((_in_option_file(in_file[1], text),))
     return Mistake((_hydra_says(error),))
+
+
+def _added(group: str, arguments: Sequence[str]) -> Finding | None:
+    """`+comm_overlap=dp` where an option of the group is chosen already."""
+    for override in _overrides(arguments):
+        if override.is_add() and override.key_or_group == group:
+            value = override.value()
+            fix = Fix(f"{group}={yaml_value(value)}", "without the +" if override.package is None else "once")
+            return CFG008.refuse(
+                override.get_key_element().lstrip("+"), value, COMMAND_LINE, "The group has an option already.", fix
+            )
+    return None
+
+
+def _of_two_owners(group: str, option: str, error: Exception) -> Finding:
+    """The app's defaults list has a group that a bundle brings as well. option: one of the two that Hydra met."""
+    why = f"The defaults list of your app has the group {group}, and a bundle brings it as well."
+    yours = _option_of_the_app(option, error)
+    fixes = [
+        Fix(f"~{group}={yours}", "takes yours out: the bundle's stands in its node"),
+        Fix(f"~{group}={yours} +{group}@my_{group}={yours}", f"keeps yours beside it, as the node my_{group}"),
+    ]
+    if yours in facts.options(group):  # in our words: it can stand in the bundle's place
+        fixes[1:] = [Fix(f"override /{group}: {yours}", "in place of yours, in that list behind the bundle")]
+    return CFG008.refuse(group, yours, "your defaults list", f"{why} More: docs/hosts.md.", *fixes)
+
+
+def _option_of_the_app(option: str, error: Exception) -> str:
+    """Of the two options that Hydra met, the app's; only Hydra's own frame knows the one beside `option`."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        default = frame.f_locals.get("default")
+        if frame.f_code.co_name == "set_known_choice" and default is not None:
+            of_a_bundle = str(default.parent_base_dir).startswith("comm_overlap")
+            return option if of_a_bundle else str(default.get_name())
+    return "OPTION"
+
+
+def _chosen_for_two_owners(group: str, arguments: Sequence[str]) -> Finding | None:
+    """`parallelism=tp8` where the app's defaults list has a parallelism beside that of a bundle: it is chosen for both."""
+    chosen = [o for o in _overrides(arguments) if o.key_or_group == group and not o.is_delete()]
+    if group not in BROUGHT or not chosen:
+        return None
+    why = f"The defaults list of your app has the group {group}, a bundle brings it as well, and this chooses for both."
+    fix = Fix(f"{group}@my_{group}: OPTION", f"in the defaults list, in place of {group}: OPTION; docs/hosts.md")
+    return CFG008.refuse(group, chosen[0].value(), COMMAND_LINE, why, fix)
 
 
 def _swept_hydra(line: str) -> Mistake:
@@ -127,6 +183,13 @@ def _missing(error: MissingConfigException, arguments: Sequence[str]) -> Finding
     missing = error.missing_cfg_file or ""
     group, _, option = missing.rpartition("/")
     known = [str(name) for name in error.options or facts.options(group)]
+    inside = next((ours for ours in GROUPS if group.endswith(f"/{ours}")), None)
+    if inside and not known:
+        where = group.removesuffix(f"/{inside}")
+        why = f"The config that asks for it stands in {where}, so that Hydra looks for the group there. A + on the command line cannot say otherwise."
+        fix = Fix(f"/{inside}@_global_.{inside.replace('/', '.')}: {option}", "in its defaults list")
+        again = Fix(f"{inside}={option}", "where that list has one already")
+        return CFG003.refuse(group, option, "", why, fix, again)
     if not group or not known:
         what = " ".join(str(error).split("\n\n")[0].split())
         return _finding("FILE", "Every config that is named exists", what, missing)
@@ -188,7 +251,13 @@ def _no_such_key(text: str, cause: BaseException | None) -> Finding:
         near = nearest(key, GROUPS)
         fixes = [Fix(f"{near}={yaml_value(value)}", "did you mean this?")] if near else []
         return CFG001.refuse(key, value, COMMAND_LINE, f"There is no group {key}; groups: {', '.join(GROUPS)}.", *fixes)
-    found = _as_the_rules_say(key, value) or CFG001.refuse(key, value, COMMAND_LINE, _first_line(cause) + ".")
+    found = _as_the_rules_say(key, value)
+    if key in DEFAULTS:
+        if found is not None:
+            return replace(found, fixes=tuple(replace(fix, override=f"++{fix.override}") for fix in found.fixes))
+        why = "It is a key of ours that this config has not got yet."
+        return CFG001.refuse(key, value, COMMAND_LINE, why, Fix(f"++{key}={yaml_value(value)}", "adds it"))
+    found = found or CFG001.refuse(key, value, COMMAND_LINE, _first_line(cause) + ".")
     return replace(found, fixes=_userbuffers_fix(key, value)) if key.startswith(f"{LAYERS}.") else found
 
 
@@ -228,11 +297,31 @@ def _in_option_file(file: str, text: str) -> Finding:
     origin = f"{file}.yaml"
     if not unknown:
         return CFG002.refuse(full_key or file, "", origin, text.splitlines()[1] + ".")
+    host = re.search(r"object_type=(.*)", text)
+    if host and file.startswith(SCHEMAS):
+        wanted = ROOM if full_key in ROOM else (full_key,)
+        why = f"It has no room for {full_key}. Give it fields of type Any, None by default: {', '.join(wanted)}."
+        return _finding("HYDRA", "A structured primary config has fields for our nodes", why, host[1], HOSTS)
     siblings = _siblings(full_key)
     near = nearest(unknown[1], siblings)
     hint = f" Did you mean {near}?" if near else ""
     there = f" There are: {', '.join(siblings)}." if siblings else ""
-    return CFG001.refuse(full_key or unknown[1], "", origin, f"There is no {unknown[1]} here.{there}{hint}")
+    why = f"There is no {unknown[1]} here.{there}{hint}"
+    group, _, option = file.rpartition("/")
+    if option in facts.options(group):
+        why += f" This file of your app hides the {option} that a bundle means: give it another name."
+        return CFG001.refuse(full_key, "", origin, why, *_without_file(group, option))
+    if not near and full_key.partition(".")[0] in BROUGHT:
+        why += f" {OWN_NODE.format(full_key.partition('.')[0])}"
+    return CFG001.refuse(full_key or unknown[1], "", origin, why)
+
+
+def _without_file(group: str, option: str) -> Iterator[Fix]:
+    """What a hidden option file of ours says, as overrides; nothing where that is more than a line."""
+    said = {f"{group}.{name}": value for name, value in facts.option(group, option).items()}
+    if group == "parallelism":
+        values = [f"{key}={yaml_value(value)}" for key, value in said.items() if value != DEFAULTS[key]]
+        yield Fix(" ".join([f"~{group}={option}", *values]), "what the hidden file says")
 
 
 def _siblings(key: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from . import facts
 from .request import DEFAULTS, NODES
 from .shape import COMMAND_LINE, overrides_of
 
+DEFAULT = "default"  # nobody said it: the schema's default
 _ABSENT = object()
 
 
@@ -51,14 +52,18 @@ class _Origins(dict[str, str]):
         if _said(key, self._overrides):
             return COMMAND_LINE
         try:
-            value = OmegaConf.select(self._cfg, key, default=None)
+            value = OmegaConf.select(self._cfg, key, default=_ABSENT)
         except Exception:  # an interpolation that fails is refused elsewhere; its origin is not worth an error
             return ""
+        if value is _ABSENT:
+            return DEFAULT
         for package, option in _options(self._hydra):
             inside = key if package == "" else key.removeprefix(f"{package}.")
             if (package == "" or inside != key) and _lookup(self._content(option), inside) == value:
                 return f"{option}.yaml"
-        return "default" if key in DEFAULTS and DEFAULTS[key] == value else "your config"
+        if any(said.startswith(f"{key}.") for said in self._overrides):
+            return COMMAND_LINE
+        return DEFAULT if key in DEFAULTS and DEFAULTS[key] == value else "your config"
 
     def _content(self, option: str) -> Any:
         """Content of an option file, from wherever Hydra would load it."""

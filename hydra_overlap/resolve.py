@@ -61,7 +61,8 @@ def resolve(cfg: Any, *, origins: Mapping[str, str] | None = None) -> Resolution
     """Judge a request and answer it.
 
     cfg: a DictConfig, or a plain nested mapping with the nodes of `schema.Request`; absent nodes and fields mean their
-    defaults. origins: flat key -> where its value came from, for the ledger and for messages.
+    defaults. A config that was judged at its composition is read as it was there: an app's own nodes, `overlap.reads`, and
+    the facts that `auto` stands for. origins: flat key -> where its value came from, for the ledger and for messages.
     Raises GatingError with every rule that refuses, in rule order.
     """
     known = {} if origins is None else origins  # not `or`: compose hands over a lazy mapping that starts empty
@@ -87,6 +88,10 @@ def _plain(cfg: Any) -> Any:
     plain: dict[Any, Any] = {}
     key: Any = ""
     try:
+        if OmegaConf.select(cfg, "overlap.plan") is not None:  # a composition judged it
+            from .reading import read
+
+            return read(cfg, foreign_nodes=True).request
         for key in cfg:
             if key not in IGNORED:  # their interpolations are not ours to resolve
                 value = cfg[key]

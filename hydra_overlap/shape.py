@@ -39,7 +39,7 @@ def check(root: DictConfig) -> None:
     findings = [
         *lists_of_options(overrides),
         *_unfound(overrides, root.hydra.runtime.choices),
-        *_misplaced_bundles(root),
+        *_misplaced_bundles(root, overrides),
         *_written_answers(root, overrides),
     ]
     if findings:
@@ -113,22 +113,29 @@ def nearest_key(key: str) -> str | None:
     return found if alike and key.count(".") == found.count(".") else None
 
 
-def _misplaced_bundles(root: DictConfig) -> Iterator[Finding]:
+def _misplaced_bundles(root: DictConfig, overrides: list[Override]) -> Iterator[Finding]:
     """A bundle, or one of its dimensions, under a node that no rule reads; or no comm_overlap at all."""
-    places: dict[str, tuple[Any, Any]] = {}
     choices: Any = OmegaConf.to_container(root.hydra.runtime.choices)
+    places: dict[str, tuple[str, Any, str]] = {}  # package -> choice, option, group
     for choice, option in choices.items():
         group, _, package = str(choice).partition("@")
         place = package.removeprefix("_global_.")
-        if option and place and group.startswith("comm_overlap") and place.partition(".")[0] != "comm_overlap":
-            places.setdefault(place.partition(".")[0], (choice, option))
+        if option and place and group.partition("/")[0] == "comm_overlap" and place.partition(".")[0] != "comm_overlap":
+            places[place] = (str(choice), option, group)
+    bundles = [place.removeprefix("_global_") for place, (_, _, group) in places.items() if group == "comm_overlap"]
+    dimensions = {f"{bundle}.{dimension}".lstrip(".") for bundle in bundles for dimension in TREE["comm_overlap"]}
     if "comm_overlap" not in root and not places:
-        places["comm_overlap"] = ("comm_overlap", None)
+        places[""] = ("comm_overlap", None, "comm_overlap")
     why = "The rules read comm_overlap at the top of the config; under another node they would judge nothing."
-    for choice, option in places.values():
-        group = str(choice).partition("@")[0]
-        fix = Fix(f"{group}@_global_.{group.replace('/', '.')}: {option or 'OPTION'}", "in the defaults list")
-        yield CFG007.refuse(str(choice), option, "", why, fix)
+    said = {override.get_key_element().lstrip("+"): override for override in overrides}
+    for place, (choice, option, group) in places.items():
+        if place in dimensions:  # came with its bundle
+            continue
+        fix = Fix(f"/{group}@_global_.{group.replace('/', '.')}: {option or 'OPTION'}", "in the defaults list")
+        if choice in said:
+            known = "" if group in choices else "+"
+            fix = Fix(f"{known}{group}={option}", f"in place of {said[choice].input_line}")
+        yield CFG007.refuse(choice, option, COMMAND_LINE if choice in said else "", why, fix)
 
 
 def _written_answers(root: DictConfig, overrides: list[Override]) -> Iterator[Finding]:

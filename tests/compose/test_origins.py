@@ -14,6 +14,11 @@ BUCKET = "comm_overlap.dp.bucket_size"
 SIZE = "parallelism.tensor_model_parallel_size"
 
 
+def origins_of(error: pytest.ExceptionInfo[ConfigCompositionException], rule: str) -> dict[str, str]:
+    (finding,) = (finding for finding in refusal_of(error).findings if finding.rule == rule)
+    return {place.key: place.origin for place in finding.where}
+
+
 @pytest.mark.parametrize(
     ("overrides", "key", "origin"),
     [
@@ -29,6 +34,9 @@ SIZE = "parallelism.tensor_model_parallel_size"
         (["comm_overlap/dp=overlap"], "comm_overlap.dp.overlap_grad_reduce", "comm_overlap/dp/overlap.yaml"),
         (["platform=h200"], "platform.name", "platform/h200.yaml"),
         (["gating=bridge"], "gating", "command line"),
+        (["comm_overlap=tp4_h100", "++userbuffers.layers.fc1_fprop.num_sm=3"], "userbuffers.layers.fc1_fprop", "command line"),
+        (["comm_overlap=tp4_h100"], "userbuffers.layers.proj_fprop",
+         "userbuffers/bf16_h100_h8192_tp4_mbs1_seq8192.yaml"),
         ([], "model.rotary_base", "default"),
         ([], "model.hidden_size", "model/tiny.yaml"),
     ],
@@ -45,6 +53,23 @@ def test_values_of_an_experiment_file_are_found(composed: Compose, tmp_path: Pat
     cfg = composed("experiment=wide", config_name="host", config_dir=tmp_path, hydra=True)
     assert cfg.overlap.origin[BUCKET] == "experiment/wide.yaml"
     assert origins.of(cfg, cfg.hydra).get("parallelism.world_size", "") == "your config"
+
+
+def test_what_nobody_said_is_the_default(composed: Compose, tmp_path: Path) -> None:
+    """In an app without the node, in one whose node means other things, and on a value that no rule can read."""
+    (tmp_path / "host.yaml").write_text("ddp: fast\nprecision: {dtype: bf16, fp16: half}\n")
+    with pytest.raises(ConfigCompositionException) as error:
+        composed("+comm_overlap=tp4_h100", "+model=llama3_70b", config_name="host", config_dir=tmp_path)
+    assert origins_of(error, "TP009") == {TP: "comm_overlap/tp/userbuffers.yaml", "precision.bf16": "default", "precision.fp16": "default"}  # fmt: skip
+    with pytest.raises(ConfigCompositionException) as error:
+        composed("+comm_overlap=dp", "parallelism=dp2", config_name="host", config_dir=tmp_path)
+    assert origins_of(error, "DP002")["ddp.use_distributed_optimizer"] == "default"
+
+
+def test_an_entry_made_on_the_command_line_is_the_command_lines(composed: Compose) -> None:
+    with pytest.raises(ConfigCompositionException) as error:
+        composed("comm_overlap=tp4_h100", "+userbuffers.layers.qkv_fprp.num_sm=3")
+    assert origins_of(error, "UB002")["userbuffers.layers.qkv_fprp"] == "command line"
 
 
 def test_a_bundle_of_ones_own_is_named_for_what_it_sets(composed: Compose, tmp_path: Path) -> None:

@@ -131,6 +131,27 @@ def test_a_variable_set_against_the_plan_is_refused_with_a_fix_that_works(compos
     assert cfg.hydra.job.env_set.CUDA_DEVICE_MAX_CONNECTIONS == "1"
 
 
+def test_a_variable_that_undoes_what_was_asked_for_is_refused_with_a_fix_that_works(composed: Compose) -> None:
+    against = ("comm_overlap=tp4_h100", "+hydra.job.env_set.CUDA_LAUNCH_BLOCKING='1'")
+    with pytest.raises(ConfigCompositionException) as error:
+        composed(*against)
+    assert rules_of(error) == ["ENV002"]
+    assert "CUDA_LAUNCH_BLOCKING" not in composed(*against, *fixes_of(error), hydra=True).hydra.job.env_set
+
+
+@pytest.mark.parametrize("override", [
+    "+hydra.job.env_set.UB_SKIPMC='1'", "+hydra.job.env_set.CUDA_LAUNCH_BLOCKING='0'",
+    "+hydra.job.env_set.NVTE_BACKWARD_OVERRIDE=dequantized",
+])  # fmt: skip
+def test_a_variable_that_undoes_nothing_here_is_fine(composed: Compose, override: str) -> None:
+    assert composed("comm_overlap=tp4_h100", override).overlap.plan is not None
+
+
+def test_bridge_looks_at_no_such_variable(composed: Compose) -> None:
+    cfg = composed("comm_overlap=tp4_h100", "gating=bridge", "+hydra.job.env_set.CUDA_LAUNCH_BLOCKING='1'")
+    assert cfg.overlap.plan is not None
+
+
 def test_a_variable_set_as_the_plan_sets_it_is_fine(composed: Compose) -> None:
     cfg = composed("comm_overlap=tp4_h100", "+hydra.job.env_set.CUDA_DEVICE_MAX_CONNECTIONS='1'")
     assert cfg.overlap.plan is not None
@@ -212,16 +233,36 @@ def test_a_text_in_the_place_of_a_node_is_refused(composed: Compose, host: Calla
 
 
 def test_a_bundle_under_another_node_is_refused(composed: Compose, host: Callable[[str], Path]) -> None:
-    folder = host("defaults: [{comm_overlap@train.comm_overlap: tp4_h100}, _self_]\n")
+    defaults = "defaults: [{%s: tp4_h100}, _self_]\n"
+    for listed in ("comm_overlap@train.comm_overlap", "comm_overlap@_global_"):
+        with pytest.raises(ConfigCompositionException) as error:
+            composed(config_name="host", config_dir=host(defaults % listed))
+        assert rules_of(error) == ["CFG007"], listed  # once, for all its dimensions
+        assert fixes_of(error) == ["/comm_overlap@_global_.comm_overlap: tp4_h100"]
+    group = fixes_of(error)[0].partition(":")[0]
+    assert composed(config_name="host", config_dir=host(defaults % group)).overlap.plan is not None
+
+
+@pytest.mark.parametrize(
+    ("override", "fix"),
+    [
+        ("+comm_overlap@train.comm_overlap=tp4_h100", "+comm_overlap=tp4_h100"),
+        ("+comm_overlap@_global_=none", "+comm_overlap=none"),
+    ],
+)
+def test_a_bundle_under_another_node_on_the_command_line_is_refused_once(
+    composed: Compose, host: Callable[[str], Path], override: str, fix: str
+) -> None:
     with pytest.raises(ConfigCompositionException) as error:
-        composed(config_name="host", config_dir=folder)
-    assert rules_of(error) == ["CFG007"]
+        composed(override, config_name="host", config_dir=host("lr: 1\n"))
+    assert (rules_of(error), fixes_of(error)) == (["CFG007"], [fix])
+    assert composed(fix, config_name="host", config_dir=host("lr: 1\n")).overlap.plan is not None
 
 
 def test_one_dimension_under_another_node_is_refused(composed: Compose) -> None:
     with pytest.raises(ConfigCompositionException) as error:
         composed("+comm_overlap/tp@train.tp=userbuffers")
-    assert rules_of(error) == ["CFG007"]
+    assert (rules_of(error), fixes_of(error)) == (["CFG007"], ["comm_overlap/tp=userbuffers"])
 
 
 def test_a_second_bundle_is_refused(composed: Compose) -> None:

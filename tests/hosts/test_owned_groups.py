@@ -1,0 +1,197 @@
+"""Apps that have groups, nodes or a primary config where a bundle wants its own: what Hydra says, and the way out."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from hydra_overlap.compose import judged
+from hydra_overlap.mistakes import explain
+from tests.hosts.conftest import Host
+
+PAGE = (Path(__file__).parents[2] / "docs" / "hosts.md").read_text()
+BUNDLE = "+comm_overlap=tp4_h100"
+OWN = {"host": "defaults: [{parallelism: mine}, _self_]\nlr: 1\n", "parallelism__mine": "tp: 8\npp: 2\n"}
+RENAMED = OWN | {
+    "host": "defaults: [{parallelism@layout: mine}, _self_]\nlr: 1\n",
+    "parallelism__from_layout": (
+        "tensor_model_parallel_size: ${layout.tp}\npipeline_model_parallel_size: ${layout.pp}\nsequence_parallel: true\n"
+    ),
+    "experiment__tp": (
+        "# @package _global_\n"
+        "defaults: [{/comm_overlap: tp4_h100}, {override /parallelism: from_layout}, {override /userbuffers: none}]\n"
+    ),
+}
+SHADOW = {"host": "lr: 1\n", "parallelism__tp4": "tp: 4\n"}
+BELOW = {"train__main": "lr: 1\n"}
+
+
+def tp(cfg: Any) -> int:
+    size: int = judged(cfg, foreign_nodes=True).request["parallelism"]["tensor_model_parallel_size"]
+    return size
+
+
+def mistake(build: Host, /, *overrides: str, primary: str = "host", **files: str) -> tuple[str, list[str]]:
+    """What Hydra says, and the fixes that our own command line gives for it."""
+    with pytest.raises(HydraException) as error:
+        build(*overrides, primary=primary, **files)
+    told = explain(error.value, overrides)
+    assert told is not None
+    return str(error.value), [fix.override for finding in told.findings for fix in finding.fixes]
+
+
+def documented(said: str) -> None:
+    """The line of Hydra's that a user would search for stands on the page, word by word."""
+    assert said in PAGE, said
+
+
+def test_a_group_of_the_same_name_is_taken_out_or_kept_beside_for_one_run(host: Host) -> None:
+    said, fixes = mistake(host, BUNDLE, **OWN)
+    documented(said)
+    assert fixes == ["~parallelism=mine", "~parallelism=mine +parallelism@my_parallelism=mine"]
+    assert [tp(host(BUNDLE, *fix.split())) for fix in fixes] == [4, 4]
+    assert host(BUNDLE, *fixes[1].split()).my_parallelism == {"tp": 8, "pp": 2}
+
+
+def test_choosing_for_both_is_told_with_the_line_that_renames_the_node(host: Host) -> None:
+    said, fixes = mistake(host, BUNDLE, "parallelism=tp8", **OWN)
+    documented(said)
+    assert fixes == ["parallelism@my_parallelism: OPTION"]
+    renamed = "defaults: [{parallelism@my_parallelism: mine}, _self_]\n"
+    assert tp(host(BUNDLE, "parallelism=tp8", "userbuffers=none", host=renamed)) == 8
+
+
+def test_an_option_of_ours_in_the_defaults_list_goes_behind_the_bundle(host: Host) -> None:
+    listed = "defaults: [{comm_overlap: tp4_h100}, {parallelism: tp8}, {override userbuffers: none}, _self_]\n"
+    _, fixes = mistake(host, host=listed)
+    assert fixes == ["~parallelism=tp8", "override /parallelism: tp8"]
+    assert tp(host(fixes[0])) == 4
+    assert tp(host(host=listed.replace("{parallelism: tp8}", f"{{{fixes[1]}}}"))) == 8
+
+
+@pytest.mark.parametrize("asked", [(BUNDLE, "parallelism=from_layout", "userbuffers=none"), ("+experiment=tp",)])
+def test_a_layout_under_another_name_decides_through_an_option_file(host: Host, asked: tuple[str, ...]) -> None:
+    cfg = host(*asked, **RENAMED)
+    assert (tp(cfg), cfg.layout.tp) == (8, 8)
+    assert tp(host(*asked, "layout.tp=2")) == 2
+    with pytest.raises(HydraException) as error:
+        host(*asked, "layout.tp=1")
+    assert "PAR003" in str(error.value.__cause__)
+
+
+def test_an_option_file_in_our_words_is_chosen_behind_the_bundle(host: Host) -> None:
+    mine = "tensor_model_parallel_size: 2\nsequence_parallel: true\n"
+    listed = (
+        "defaults: [{comm_overlap: tp4_h100}, {override parallelism: mine}, {override userbuffers: none}, _self_]\n"
+    )
+    assert tp(host(host=listed, parallelism__mine=mine)) == 2
+
+
+def test_null_takes_the_apps_own_option_out_as_well(host: Host) -> None:
+    listed = "defaults: [{parallelism: mine}, {comm_overlap: none}, {override parallelism: null}, _self_]\n"
+    cfg = host(**OWN | {"host": listed})
+    assert "tp" not in cfg.parallelism and tp(cfg) == 1
+
+
+def test_a_file_that_hides_one_of_ours_is_named_with_what_ours_says(host: Host) -> None:
+    said, fixes = mistake(host, BUNDLE, **SHADOW)
+    assert said.startswith("In 'parallelism/tp4'")
+    documented(said.splitlines()[1])
+    assert tp(host(BUNDLE, *fixes[0].split())) == 4
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_node_of_the_same_name_needs_another(host: Host, listed: bool) -> None:
+    primary = "parallelism: {tp: 8}\n"
+    if listed:
+        said, _ = mistake(host, host="defaults: [{comm_overlap: tp4_h100}, _self_]\n" + primary)
+        documented(said.splitlines()[1])
+        return
+    with pytest.raises(HydraException) as error:
+        host(BUNDLE, host=primary)
+    assert "needs another name beside a bundle" in re.sub(r"\s+", " ", str(error.value.__cause__))
+
+
+@pytest.mark.parametrize("group", ["userbuffers", "platform", "software"])
+def test_the_other_groups_of_a_bundle_are_told_the_same_way(host: Host, group: str) -> None:
+    files = {"host": f"defaults: [{{{group}: mine}}, _self_]\n", f"{group}__mine": "os: linux\n"}
+    said, fixes = mistake(host, BUNDLE, **files)
+    assert said.startswith(f"Multiple values for {group}. To override a value use 'override {group}: ")
+    cfg = host(BUNDLE, *fixes[1].split())
+    assert (tp(cfg), cfg[f"my_{group}"].os) == (4, "linux")
+
+
+def test_a_model_group_stays_the_apps_and_takes_options_of_ours(host: Host) -> None:
+    files = {"host": "defaults: [{model: gpt}, _self_]\nprecision: {bf16: true}\n", "model__gpt": "net: {width: 8}\n"}
+    assert tp(host(BUNDLE, **files)) == 4
+    said, fixes = mistake(host, BUNDLE, "+model=llama3_70b")
+    documented(said.replace("llama3_70b", "..."))
+    assert fixes == ["model=llama3_70b"]
+    assert host(BUNDLE, *fixes).model.hidden_size == 8192
+
+
+def test_a_primary_in_a_subdirectory_lists_the_bundle_from_the_top(host: Host) -> None:
+    said, fixes = mistake(host, BUNDLE, primary="train/main", **BELOW)
+    documented(said.splitlines()[0].partition(": ")[2])
+    assert fixes == ["/comm_overlap@_global_.comm_overlap: tp4_h100", "comm_overlap=tp4_h100"]
+    listed = f"defaults: [{{{fixes[0]}}}, _self_]\n"
+    for text in (listed, "# @package _global_\n" + listed):
+        assert tp(host(primary="train/main", train__main=text)) == 4
+        assert tp(host("comm_overlap=tp8_h100", primary="train/main")) == 8
+        with pytest.raises(HydraException, match="Could not find"):
+            host(BUNDLE, primary="train/main")
+
+
+def test_a_bundle_listed_below_its_package_is_lifted_by_the_line_that_is_printed(host: Host) -> None:
+    listed = "defaults: [{%s: tp4_h100}, _self_]\n"
+    with pytest.raises(HydraException) as error:
+        host(primary="train/main", train__main=listed % "/comm_overlap")
+    (finding,) = error.value.__cause__.findings
+    assert [fix.override for fix in finding.fixes] == ["/comm_overlap@_global_.comm_overlap: tp4_h100"]
+
+
+@dataclass
+class Config:
+    lr: float = 0.1
+
+
+@dataclass
+class Roomy(Config):
+    comm_overlap: Any = None
+    parallelism: Any = None
+    userbuffers: Any = None
+    platform: Any = None
+    software: Any = None
+    overlap: Any = None
+    gating: Any = None
+
+
+@pytest.fixture
+def structured() -> None:
+    for name, node in (("bare_config", Config), ("roomy_config", Roomy)):
+        ConfigStore.instance().store(name=name, node=node)
+
+
+@pytest.mark.usefixtures("structured")
+@pytest.mark.parametrize("by_file", [False, True])
+def test_a_structured_primary_makes_room_with_fields_of_type_any(host: Host, by_file: bool) -> None:
+    def primary(name: str) -> dict[str, str]:
+        return {"host": f"defaults: [{name}, _self_]\n"} if by_file else {"primary": name}
+
+    said, fixes = mistake(host, BUNDLE, **primary("bare_config"))
+    documented(said.splitlines()[1])
+    assert fixes == []
+    cfg = host(BUNDLE, "++precision.bf16=true", "+model.hidden_size=8192", **primary("roomy_config"))
+    assert tp(cfg) == 4
+    assert OmegaConf.get_type(cfg.parallelism).__name__ == "Parallelism"
+    assert host(**primary("roomy_config")).comm_overlap is None
+
+
+def test_the_page_shows_the_fields_that_make_room() -> None:
+    shown = re.findall(r"    (\w+): Any = None", PAGE)
+    assert shown == [name for name in Roomy.__dataclass_fields__ if name != "lr"]
