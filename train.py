@@ -65,6 +65,7 @@ def main(cfg: DictConfig) -> dict[str, Any] | None:
 
     # 2. What this machine makes of it: GPUs, or a rehearsal; too small, or the wrong one: refused before anything starts.
     #    Of a job for Slurm its nodes decide; what can be refused without them is.
+    machine.require_trainer()
     configs.require_model(plan)
     batches.require_batches(plan)
     if dry_run.asked(plan):  # instead of all that follows: ranks of any world size, in this process

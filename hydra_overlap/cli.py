@@ -78,7 +78,8 @@ def check(overrides: tuple[str, ...], as_json: bool) -> None:
 
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.argument("overrides", nargs=-1)
-def doctor(overrides: tuple[str, ...]) -> None:
+@click.option("--json", "as_json", is_flag=True, help="For programs: verdict, and each thing looked at.")
+def doctor(overrides: tuple[str, ...], as_json: bool) -> None:
     """Say what this machine has, what is missing and what that forbids; with OVERRIDES, compare their environment."""
     from .checking import check as judge
     from .doctor import WRONG, compare_environment, examine
@@ -88,11 +89,16 @@ def doctor(overrides: tuple[str, ...]) -> None:
     if overrides:
         verdict = judge(overrides)
         if verdict.resolution is None:
-            click.echo(verdict.text)
+            click.echo(json.dumps(verdict.to_dict(), indent=1) if as_json else verdict.text)
             sys.exit(verdict.exit_code)
         diagnoses += compare_environment(verdict.resolution)
-    print_diagnoses(diagnoses)
-    sys.exit(1 if any(diagnosis.state == WRONG for diagnosis in diagnoses) else 0)
+    wrong = any(diagnosis.state == WRONG for diagnosis in diagnoses)
+    if as_json:
+        rows = [diagnosis.to_dict() for diagnosis in diagnoses]
+        click.echo(json.dumps({"verdict": WRONG if wrong else "ok", "diagnoses": rows}, indent=1))
+    else:
+        print_diagnoses(diagnoses)
+    sys.exit(1 if wrong else 0)
 
 
 @main.group(invoke_without_command=True)

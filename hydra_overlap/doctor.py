@@ -3,22 +3,31 @@
 import os
 import platform
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from . import facts, probe
+from . import environment, facts, probe
 from .resolution import Resolution
 
-OK, MISSING, WRONG = "ok", "missing", "wrong"
+OK, UNSET, NOTE, MISSING, WRONG = "ok", "unset", "note", "missing", "wrong"
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """One thing looked at. state: ok, missing (something is not possible here) or wrong (something will fail)."""
+    """One thing looked at.
+
+    state: ok, unset (a variable that will be set), note (it costs something), missing (something is not possible here) or
+    wrong (something will fail, or not be as the plan says).
+    """
 
     what: str
     state: str
     found: str
     consequence: str = ""
+    source: str = ""
+
+    def to_dict(self) -> dict[str, str]:
+        """Plain data, for JSON."""
+        return asdict(self)
 
 
 def examine() -> Iterator[Diagnosis]:
@@ -53,13 +62,19 @@ def _transformer_engine() -> Diagnosis:
     return Diagnosis("Transformer Engine", WRONG, f"{', '.join(found.installed)}: {found.detail}", text)
 
 
-def compare_environment(resolution: Resolution, environment: Mapping[str, str] = os.environ) -> Iterator[Diagnosis]:
-    """Every variable of a plan against the one in force here. train.py sets them for its ranks; other launchers must."""
+def compare_environment(resolution: Resolution, found: Mapping[str, str] = os.environ) -> Iterator[Diagnosis]:
+    """Every variable of a plan against the one in force here, then those in force here that hurt the plan.
+
+    train.py sets the former for its ranks; other launchers must. Nobody unsets the latter.
+    """
     for name, needed in resolution.env.items():
-        found = environment.get(name)
-        if found is None:
-            yield Diagnosis(name, MISSING, "not set", f"the plan needs {needed}; train.py sets it in every rank")
-        elif found != needed:
-            yield Diagnosis(name, WRONG, found, f"the plan needs {needed}; ranks that inherit {found} contradict it")
+        value = found.get(name)
+        if value is None:
+            yield Diagnosis(name, UNSET, "", f"the plan needs {needed}; train.py sets it in every rank")
+        elif value != needed:
+            yield Diagnosis(name, WRONG, value, f"the plan needs {needed}; ranks that inherit {value} contradict it")
         else:
-            yield Diagnosis(name, OK, found)
+            yield Diagnosis(name, OK, value)
+    for one in environment.contrary(resolution.request, resolution.to_dict(), found):
+        state, verb = (WRONG, "undoes ") if one.severity == "error" else (NOTE, "")
+        yield Diagnosis(one.name, state, one.value, verb + one.undoes, one.source)

@@ -1,15 +1,19 @@
 """What this machine can start: GPU run or rehearsal, and how many ranks. Decided from facts, never with torch."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
-from .. import probe
+from .. import environment, probe
 from ..errors import LaunchError
 from ..facts import gpu_names, installed_software, local_platform
 from ..plan import Plan, world_size
 from ..rules.layout import smallest_world
+from ..versions import at_least
 
+OLDEST_CORE = "0.16.0"  # whose optimizer and dataset builders train.py calls
 RANK_GIB = 1.0  # resident memory of one CPU rank: torch and megatron-core about 0.6 GiB, the rest for a shrunk model
+TRIED = 4  # times the ranks this machine holds; more are not worth a try
 RANKS_PER_CORE = 8  # beyond that gloo's time-outs are nearer than the next step
 
 
@@ -26,10 +30,11 @@ def rehearses(plan: Plan) -> bool:
 
 
 def require_ready(plan: Plan, ranks_here: int) -> None:
-    """Raise LaunchError if this machine cannot run `ranks_here` ranks of the plan: GPUs, memory, software."""
+    """Raise LaunchError if this machine cannot run `ranks_here` ranks of the plan: GPUs, memory, software, environment."""
     _require_promised_gpus(plan)
     require_fit(plan, ranks_here)
     require_software(plan)
+    require_environment(plan)
 
 
 def _require_promised_gpus(plan: Plan) -> None:
@@ -55,7 +60,7 @@ def max_ranks(plan: Plan) -> tuple[int, str]:
     """(most ranks this machine holds, why). launch.max_ranks wins."""
     said = plan["request"]["launch"]["max_ranks"]
     if said is not None:
-        return said, "launch.max_ranks"
+        return said, "as launch.max_ranks says"
     if not rehearses(plan):
         return len(gpu_names()), f"{len(gpu_names())} GPUs, one rank each"
     cores, memory = len(os.sched_getaffinity(0)), _available_gib()
@@ -77,13 +82,13 @@ def require_fit(plan: Plan, ranks_here: int) -> None:
     most, why = max_ranks(plan)
     if ranks_here <= most:
         return
-    fixes = [("--cfg job", "judges the plan without starting it")]
+    fixes = [("launch.dry_run=true", "builds ranks of every stage in one process, starts none")]
     smallest = smallest_world({f"parallelism.{name}": value for name, value in plan["request"]["parallelism"].items()})
     if smallest <= most:
         fixes.insert(
             0, (f"parallelism.world_size={most // smallest * smallest}", "keeps the layout, less data parallelism")
         )
-    if rehearses(plan):
+    if rehearses(plan) and ranks_here <= TRIED * most:
         fixes.append((f"launch.max_ranks={ranks_here}", "tries all the same"))
     raise LaunchError(
         f"This machine holds {most} rank{'s' if most > 1 else ''}, the plan needs {ranks_here} here",
@@ -102,6 +107,19 @@ def _require_planned_platform(plan: Plan) -> None:
             where=[f"platform.name={planned}"],
             why=f"This machine has {here}; environment and userbuffers were chosen for {planned}.",
             fixes=[("platform=auto", "plans for this machine"), ("platform=cpu", "rehearses without the GPUs")],
+            source="hydra_overlap/launch/machine.py",
+        )
+
+
+def require_trainer() -> None:
+    """Raise LaunchError unless torch and a megatron-core that train.py is written for are installed."""
+    here = installed_software()
+    if here["torch"] is None or not at_least(here["megatron_core"], OLDEST_CORE):
+        raise LaunchError(
+            f"train.py needs torch and megatron-core {OLDEST_CORE} or newer",
+            where=[f"torch: {here['torch'] or 'none'}", f"megatron-core: {here['megatron_core'] or 'none'}"],
+            why="Judging, checking and exporting plans work without them, and for older ones.",
+            fixes=[("pip install 'hydra-overlap[train]'", "brings both")],
             source="hydra_overlap/launch/machine.py",
         )
 
@@ -153,6 +171,21 @@ def _require_judged_versions(plan: Plan) -> None:
             why="Rules depend on versions; what holds for those of the plan may not hold for these.",
             fixes=[("software=auto", "judges for what is installed here")],
             source="hydra_overlap/launch/machine.py",
+        )
+
+
+def require_environment(plan: Plan, found: Mapping[str, str] = os.environ) -> None:
+    """Raise LaunchError if ranks would inherit a variable that takes back what the plan asks for. On CPU none has an effect."""
+    contrary = [] if rehearses(plan) else environment.contrary(plan["request"], plan["resolution"], found)
+    hurting = [one for one in contrary if one.severity == "error"]
+    if hurting:
+        unset = " ".join(f"-u {one.name}" for one in hurting)
+        raise LaunchError(
+            "The environment takes back what the plan asks for",
+            where=[f"{one.name}={one.value}" for one in hurting],
+            why=" ".join(f"{one.name} undoes {one.undoes}." for one in hurting),
+            fixes=[(f"env {unset} python train.py ...", "keeps what was asked for")],
+            source="; ".join(one.source for one in hurting),
         )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .. import environment
 from ..errors import HydraOverlapError
 from ..findings import yaml_value
 from ..plan import Plan
@@ -105,11 +106,19 @@ def differences(rank: int, compared: Iterable[tuple[str, Any, Any]]) -> list[Dif
 
 
 def _environment(plan: Plan, rank: int) -> list[Difference]:
-    return [
+    """Promised variables that differ; and, on GPUs, those in force that take back what was asked for."""
+    different = [
         Difference(rank, f"environment {name}", value, os.environ.get(name, "not set"))
         for name, value in plan["resolution"]["env"].items()
         if os.environ.get(name) != value
     ]
+    contrary = [] if plan["rehearsal"] else environment.contrary(plan["request"], plan["resolution"], os.environ)
+    hurting = [
+        Difference(rank, f"environment {one.name}", f"unset (it undoes {one.undoes})", one.value)
+        for one in contrary
+        if one.severity == "error"
+    ]
+    return different + hurting
 
 
 def _objects(plan: Plan, built: Built, rank: int) -> list[Difference]:

@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from rich.table import Table
 from rich.text import Text
 
-from ..doctor import MISSING, OK, WRONG, Diagnosis
+from ..doctor import MISSING, NOTE, OK, UNSET, WRONG, Diagnosis
 from .ledger import make_console
 
-_STYLES = {OK: "green", MISSING: "yellow", WRONG: "bold red"}
+_STYLES = {OK: "green", UNSET: "dim", NOTE: "yellow", MISSING: "yellow", WRONG: "bold red"}
 
 
 def print_diagnoses(diagnoses: Iterable[Diagnosis]) -> None:
@@ -18,5 +18,8 @@ def print_diagnoses(diagnoses: Iterable[Diagnosis]) -> None:
         table.add_column(column, overflow="fold")
     for diagnosis in diagnoses:
         state = Text(diagnosis.state, style=_STYLES[diagnosis.state])
-        table.add_row(Text(diagnosis.what), state, Text(diagnosis.found), Text(diagnosis.consequence))
+        so = Text(diagnosis.consequence)
+        if diagnosis.source:
+            so.append(f"\nsource  {diagnosis.source}", style="dim")
+        table.add_row(Text(diagnosis.what), state, Text(diagnosis.found), so)
     make_console().print(table)

@@ -10,7 +10,7 @@ with one, their all-to-alls and gathers wait for compute. Whoever was asked for 
 ENV202, and in ENV003 where the loser was asked for as well.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..findings import Finding, Fix
 from ._base import Config, Rule
@@ -65,16 +65,30 @@ class ENV001(Rule):
 
 
 class ENV002(CfgRule):
-    """hydra.job.env_set does not contradict the launch environment."""
+    """hydra.job.env_set does not contradict the plan.
+
+    When it applies: to the variables that the plan sets itself, and to those that undo what it asks for
+    (`hydra_overlap/environment.py`): CUDA_LAUNCH_BLOCKING, NVTE_BACKWARD_OVERRIDE, expandable segments beside NCCL user
+    buffers and others. In the environment that ranks inherit, the latter are reported by `hydra-overlap doctor`, and
+    refused by train.py before it starts ranks on GPUs.
+    """
 
     why = "The plan needs another value; two places would say different things."
-    source = PLUGIN + "639-664"
+    source = PLUGIN + "639-664; hydra_overlap/environment.py"
+    records = ("dp-nccl-ub-expandable-segments", "launch-expandable-segments-new-name")
 
     @classmethod
     def contradiction(cls, name: str, found: str, needed: str) -> Finding:
         """hydra.job.env_set.NAME is `found`, the plan needs `needed`."""
         key = f"hydra.job.env_set.{name}"
         return cls.refuse(key, found, "", f"The plan needs {name}={needed}.", Fix(f"~{key}", "the plan sets it"))
+
+    @classmethod
+    def undoing(cls, name: str, found: str, undoes: str, source: str) -> Finding:
+        """hydra.job.env_set.NAME undoes something that the plan asks for."""
+        key = f"hydra.job.env_set.{name}"
+        refusal = cls.refuse(key, found, "", f"It undoes {undoes}.", Fix(f"~{key}", "keeps what was asked for"))
+        return replace(refusal, source=source)
 
 
 def wants_queues(c: Config) -> str:

@@ -1,6 +1,7 @@
 """PREC: number formats, as far as megatron-core refuses them or an overlap depends on them."""
 
 from ..findings import Fix
+from ..versions import at_least
 from ._base import Config, Rule
 from .layout import PP
 
@@ -14,8 +15,18 @@ NUM_LAYERS = "model.num_layers"
 DDP_REUSE = "ddp.reuse_grad_buf_for_mxfp8_param_ag"
 OPTIMIZER_REUSE = "optimizer.reuse_grad_buf_for_mxfp8_param_ag"
 FSDP = "ddp.use_megatron_fsdp"
+SM = "platform.sm"
+TE = "software.transformer_engine"
 CONFIG = "megatron-core core_v0.16.1 megatron/core/transformer/transformer_config.py:"
 SHARDED = ("ddp.use_distributed_optimizer=true", "optimizer.use_distributed_optimizer=true")
+NEVER = 10_000  # a compute capability x 10 that no GPU reaches
+# FP8 recipe -> the compute capabilities x 10 on which Transformer Engine runs it, from and below; a platform that has one.
+GPUS = {
+    "delayed": (89, NEVER, "h100"), "tensorwise": (89, NEVER, "h100"), "blockwise": (90, NEVER, "h100"),
+    "mxfp8": (100, 120, "b200"),
+}  # fmt: skip
+BLACKWELL = 100
+OFF = Fix(f"{FP8}=null {RECIPE}=null {PARAM_GATHER}=false", "trains without FP8")
 
 
 class PREC001(Rule):
@@ -148,4 +159,84 @@ class PREC005(Rule):
         return not (c[DDP_REUSE] or c[OPTIMIZER_REUSE])
 
 
-RULES: tuple[type[Rule], ...] = (PREC001, PREC002, PREC003, PREC004, PREC005)
+def runs(recipe: str, c: Config) -> bool:
+    """Whether the GPU of the plan, with its Transformer Engine, runs an FP8 recipe."""
+    first, behind, _ = GPUS[recipe]
+    hopper_only = c[TE] is not None and not at_least(c[TE], "2.9.0") and recipe == "blockwise"
+    return first <= c[SM] < (BLACKWELL if hopper_only else behind)
+
+
+class PREC006(Rule):
+    """The GPU runs the FP8 recipe.
+
+    What upstream does: Transformer Engine raises where the first FP8 region begins. It emulates blockwise scaling on
+    Blackwell from 2.9 on (PREC201), refuses it there in 2.8, and takes no MXFP8 on compute capability 12. Blockwise
+    scaling needs CUDA 12.9 besides, which `software` does not hold. A plan without a GPU is not judged: a rehearsal
+    trains in 16 bits.
+    """
+
+    reads = (SM, FP8, RECIPE, TE)
+    shows = (SM, FP8, RECIPE)
+    why = "Transformer Engine raises in the first forward."
+    source = (
+        "Transformer Engine v2.8 transformer_engine/pytorch/fp8.py:35-85; v2.9 to v2.20 pytorch/quantization.py "
+        "(v2.11:48-101)"
+    )
+    refused = (f"{FP8}=hybrid", f"{RECIPE}=mxfp8", f"{SM}=90")
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c[FP8] is not None and c[SM] is not None
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return runs(c[RECIPE] or "delayed", c)
+
+    @classmethod
+    def why_for(cls, c: Config) -> str:
+        recipe = c[RECIPE] or "delayed"
+        first, behind, _ = GPUS[recipe]
+        needs = f"compute capability {first / 10:.1f} or more" + (
+            f", below {behind / 10:.1f}" if behind < NEVER else ""
+        )
+        if c[SM] >= BLACKWELL and recipe == "blockwise":
+            needs = "Hopper before Transformer Engine 2.9"
+        return f"{recipe} scaling needs {needs}; this GPU has {c[SM] / 10:.1f}. {cls.why}"
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        others = [recipe for recipe in ("mxfp8", "tensorwise") if recipe != c[RECIPE] and runs(recipe, c)]
+        recipes = [Fix(f"{RECIPE}={recipe}", "keeps FP8, on this GPU") for recipe in others[:1]]
+        platform = GPUS[c[RECIPE] or "delayed"][2]
+        elsewhere = Fix(f"platform={platform}", "keeps the recipe (plans for that GPU)")
+        return (*recipes, elsewhere, OFF)
+
+
+class PREC201(Rule):
+    """Blockwise FP8 scaling is emulated with MXFP8 from Blackwell on."""
+
+    severity = "note"
+    requires = ("PREC006",)
+    reads = (SM, FP8, RECIPE)
+    why = "Every GEMM converts its operands, and scales are powers of two: slower than MXFP8 itself, other numbers than Hopper's."
+    source = (
+        "Transformer Engine v2.11 transformer_engine/pytorch/csrc/extensions/gemm.cpp:247-256; "
+        "common/transpose/quantize_transpose_square_blockwise.cu:490"
+    )
+    refused = (f"{FP8}=e4m3", f"{RECIPE}=blockwise", f"{SM}=100")
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c[FP8] is not None and c[SM] is not None and c[SM] >= BLACKWELL
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return c[RECIPE] != "blockwise"
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        recipe = "mxfp8" if runs("mxfp8", c) else "tensorwise"
+        return (Fix(f"{RECIPE}={recipe}", "runs as it is on this GPU"),)
+
+
+RULES: tuple[type[Rule], ...] = (PREC001, PREC002, PREC003, PREC004, PREC005, PREC006, PREC201)

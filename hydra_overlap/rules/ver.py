@@ -3,6 +3,8 @@
 Differences that belong to one overlap stand in that overlap's family (EP007, EP009, EP013, EP014 ...).
 """
 
+from typing import Any
+
 from ..findings import Fix, Place, yaml_value
 from ..versions import at_least
 from ._base import KEEPS, Config, Origin, Rule
@@ -11,11 +13,15 @@ CORE = "software.megatron_core"
 TE = "software.transformer_engine"
 EXPERTS = "model.num_moe_experts"
 
-# Settings that megatron-core got within the supported range: key -> the first version that has the field.
+# Settings that megatron-core got within the supported range: key -> the first version that takes them. It removed none
+# of ours. A test compares with tests/reference/core_fields.json, which is read from every release.
 SINCE = {
     "model.moe_flex_dispatcher_backend": "0.16.0",
     "model.ep_overlap_early_attn_memory_release": "0.16.0",
     "model.overlap_dispatch_backward_with_experts_wgrad": "0.18.0",
+    "model.cuda_graph_scope": "0.16.0",  # as a list; before that one text, full, attn or full_iteration
+    "ddp.reduce_scatter_with_fp32_accumulation": "0.16.0",
+    "ddp.fsdp_manual_registration": "0.16.0",
 }
 
 
@@ -24,9 +30,10 @@ class VER001(Rule):
 
     reads = (CORE, *SINCE)
     shows = (CORE,)
-    why = "An older TransformerConfig does not have the field, and nothing would read it."
+    why = "An older configuration class does not have the field, or not as a list, and nothing would read it."
     source = (
-        "megatron-core core_v0.15.2, core_v0.16.1, core_v0.18.2 transformer_config.py, model_parallel_config.py: fields"
+        "megatron-core core_v0.15.0 to core_v0.19.0 megatron/core/transformer/transformer_config.py, "
+        "model_parallel_config.py, distributed/distributed_data_parallel_config.py, optimizer/optimizer_config.py: fields"
     )
     refused = (
         "model.moe_flex_dispatcher_backend=deepep", "model.moe_token_dispatcher_type=flex", f"{CORE}=0.15.3",
@@ -58,10 +65,15 @@ class VER001(Rule):
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
         unknown = cls.unknown(c)
-        off = " ".join(f"{key}={'null' if c[key] is not True else 'false'}" for key in unknown)
+        off = " ".join(f"{key}={_off(c[key])}" for key in unknown)
         newest = max((SINCE[key] for key in unknown), key=lambda since: tuple(map(int, since.split("."))))
         upgrade = Fix(f"{CORE}={newest}", KEEPS + ", if that version is what the run will find")
         return (upgrade, Fix(off, "without the setting"))
+
+
+def _off(value: Any) -> str:
+    """What asks for nothing, in place of `value`."""
+    return "false" if value is True else "[]" if isinstance(value, list) else "null"
 
 
 class VER002(Rule):

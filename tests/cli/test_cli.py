@@ -7,7 +7,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from hydra_overlap import probe
+from hydra_overlap import environment, probe
 from hydra_overlap.cli import main
 from hydra_overlap.examples import example
 from hydra_overlap.rules import DERIVATIONS, RULES
@@ -131,15 +131,56 @@ def test_doctor_finds_a_broken_transformer_engine(run, monkeypatch):
     assert code == 1 and "pip uninstall transformer-engine" in " ".join(text.split())
 
 
-@pytest.mark.parametrize(("value", "code", "word"), [("8", 1, "contradict"), ("1", 0, "ok"), (None, 0, "not set")])
-def test_doctor_compares_the_environment_in_force_with_a_plan(run, monkeypatch, value, code, word):
+@pytest.fixture
+def without_te(monkeypatch):
+    """No Transformer Engine, and none of the variables that a plan or its contraries name."""
     monkeypatch.setattr(probe, "transformer_engine", lambda: probe.Probe(state="absent", detail="not installed"))
-    monkeypatch.delenv("CUDA_DEVICE_MAX_CONNECTIONS", raising=False)
+    for name in ("CUDA_DEVICE_MAX_CONNECTIONS", *environment.NAMES):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(("value", "code", "word"), [("8", 1, "contradict"), ("1", 0, "ok"), (None, 0, "unset")])
+@pytest.mark.usefixtures("without_te")
+def test_doctor_compares_the_environment_in_force_with_a_plan(run, monkeypatch, value, code, word):
     if value is not None:
         monkeypatch.setenv("CUDA_DEVICE_MAX_CONNECTIONS", value)
     got, text = run("doctor", "comm_overlap=tp4_h100")
     line = next(line for line in text.splitlines() if line.startswith("CUDA_DEVICE_MAX_CONNECTIONS"))
-    assert got == code and word in line
+    assert got == code and word in line and "missing" not in line
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "plan", "code", "state"),
+    [
+        ("CUDA_LAUNCH_BLOCKING", "1", "comm_overlap=tp4_h100", 1, "wrong"),
+        ("CUDA_LAUNCH_BLOCKING", "0", "comm_overlap=tp4_h100", 0, None),
+        ("CUDA_LAUNCH_BLOCKING", "1", "platform=cpu", 0, None),
+        ("UB_SKIPMC", "1", "comm_overlap=tp4_h100", 0, "note"),
+        ("NVTE_DEBUG", "1", "comm_overlap=tp4_h100", 0, None),  # logs attention backends, and switches nothing off
+    ],
+)
+@pytest.mark.usefixtures("without_te")
+def test_doctor_names_variables_that_hurt_a_plan(run, monkeypatch, name, value, plan, code, state):
+    monkeypatch.setenv(name, value)
+    got, text = run("doctor", plan, "--json")
+    answer = json.loads(text)
+    assert got == code and answer["verdict"] == ("wrong" if code else "ok")
+    assert [row["state"] for row in answer["diagnoses"] if row["what"] == name] == ([state] if state else [])
+    got, text = run("doctor", plan)
+    lines = [line for line in text.splitlines() if line.startswith(name)]
+    assert got == code and [state in line for line in lines] == ([True] if state else [])
+
+
+@pytest.mark.usefixtures("without_te")
+def test_doctor_tells_programs_the_same(run):
+    code, text = run("doctor", "--json")
+    answer = json.loads(text)
+    assert code == 0 and answer["verdict"] == "ok"
+    assert [row["what"] for row in answer["diagnoses"]][-3:] == ["torch", "megatron-core", "Transformer Engine"]
+    code, text = run("doctor", "--json", "comm_overlap=tp4_h100", "parallelism=tp1")
+    answer = json.loads(text)
+    assert code == 1 and answer["verdict"] == "refused"
+    assert [finding["rule"] for finding in answer["findings"] if finding["severity"] == "error"] == ["TP001"]
 
 
 def test_the_command_line_loads_no_torch():

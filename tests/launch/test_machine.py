@@ -1,5 +1,7 @@
 """How many ranks this machine holds, and what they start with."""
 
+from contextlib import nullcontext
+
 import pytest
 
 from hydra_overlap import LaunchError
@@ -47,6 +49,9 @@ def test_refuses_more_ranks_than_the_machine_holds_and_says_why(small):
     with pytest.raises(LaunchError, match="This machine holds 8 ranks, the plan needs 16 here") as refusal:
         machine.require_fit(plan, 16)
     assert "launch.max_ranks=16" in str(refusal.value)
+    with pytest.raises(LaunchError, match="needs 512 here") as refusal:
+        machine.require_fit(plan_of("parallelism.world_size=512", "training.global_batch_size=2048"), 512)
+    assert "launch.max_ranks" not in str(refusal.value) and "launch.dry_run=true" in str(refusal.value)
 
 
 def test_allows_as_many_ranks_as_the_machine_holds(small):
@@ -80,3 +85,13 @@ def test_ranks_on_gpus_start_with_the_plans_environment_alone(gpus):
     gpus("h100", 8)
     plan = plan_of("comm_overlap=tp4_h100")
     assert machine.rank_environment(plan, 4) == plan["resolution"]["env"]
+
+
+@pytest.mark.parametrize(
+    ("torch", "core", "refused"),
+    [("2.13.0", "0.16.0", False), ("2.13.0", "0.15.3", True), ("2.13.0", None, True), (None, "0.16.1", True)],
+)
+def test_train_py_says_what_is_not_installed_that_it_needs(monkeypatch, torch, core, refused):
+    monkeypatch.setattr(machine, "installed_software", lambda: {"torch": torch, "megatron_core": core})
+    with pytest.raises(LaunchError, match=r"needs torch and megatron-core 0\.16\.0") if refused else nullcontext():
+        machine.require_trainer()

@@ -2,11 +2,14 @@
 
 import pytest
 
-from tests.overrides import refusing
+from hydra_overlap.rules import prec
+from tests.overrides import errors_of, refusing, remarks, request_of
 
 FP8 = ("precision.bf16=true", "precision.fp8=e4m3")
 MIXED = "precision.first_last_layers_bf16=true"
 TENSORWISE = "precision.fp8_recipe=tensorwise"
+RECIPE = prec.RECIPE
+OFF = prec.OFF.override
 
 
 @pytest.mark.parametrize(("recipe", "rules"), [
@@ -53,3 +56,41 @@ def test_refuses_the_gradient_buffer_under_megatron_fsdp() -> None:
     mxfp8 = (*GATHER, "precision.fp8_recipe=mxfp8", "ddp.use_megatron_fsdp=true")
     assert "PREC005" in refusing(*mxfp8, *REUSE)
     assert "PREC005" not in refusing(*mxfp8)
+
+
+@pytest.mark.parametrize(("recipe", "runs_on"), [
+    ("null", (89, 90, 100, 103, 120)), ("delayed", (89, 90, 100, 103, 120)), ("tensorwise", (89, 90, 100, 103, 120)),
+    ("blockwise", (90, 100, 103, 120)), ("mxfp8", (100, 103)),
+])  # fmt: skip
+def test_refuses_a_recipe_that_the_gpu_cannot_run(recipe: str, runs_on: tuple[int, ...]) -> None:
+    asked = (*FP8, f"precision.fp8_recipe={recipe}", "software.transformer_engine=2.11.0")
+    refused = [sm for sm in (80, 89, 90, 100, 103, 120) if "PREC006" in refusing(*asked, f"platform.sm={sm}")]
+    assert refused == [sm for sm in (80, 89, 90, 100, 103, 120) if sm not in runs_on]
+
+
+@pytest.mark.parametrize(("version", "rules"), [("2.8.0", ["PREC006"]), ("2.9.0", []), ("2.20.2", []), ("null", [])])
+def test_blackwell_emulates_blockwise_scaling_from_transformer_engine_29_on(version: str, rules: list[str]) -> None:
+    blockwise = (*FP8, "precision.fp8_recipe=blockwise", f"software.transformer_engine={version}")
+    assert refusing(*blockwise, "platform.sm=100") == rules
+    assert refusing(*blockwise, "platform.sm=90") == []
+
+
+def test_without_fp8_or_without_a_gpu_nothing_is_held_against_it() -> None:
+    assert refusing("precision.fp8_recipe=mxfp8", "platform.sm=80") == []
+    assert refusing(*FP8, "precision.fp8_recipe=mxfp8", "platform=cpu") == []
+
+
+@pytest.mark.parametrize(("sm", "recipe", "fixes"), [
+    (80, "delayed", ["platform=h100", OFF]), (90, "mxfp8", [f"{RECIPE}=tensorwise", "platform=b200", OFF]),
+    (120, "mxfp8", [f"{RECIPE}=tensorwise", "platform=b200", OFF]), (89, "blockwise", [f"{RECIPE}=tensorwise", "platform=h100", OFF]),
+])  # fmt: skip
+def test_fixes_name_a_recipe_for_this_gpu_and_a_gpu_for_this_recipe(sm: int, recipe: str, fixes: list[str]) -> None:
+    (error,) = errors_of(request_of(*FP8, f"{RECIPE}={recipe}", f"platform.sm={sm}"))
+    assert [fix.override for fix in error.fixes] == fixes
+
+
+def test_a_note_says_that_blockwise_scaling_is_emulated() -> None:
+    blockwise = (*FP8, "precision.fp8_recipe=blockwise")
+    assert "PREC201" in remarks(*blockwise, "platform=b200")
+    assert "PREC201" not in remarks(*blockwise, "platform=h100")
+    assert "PREC201" not in remarks(*FP8, "precision.fp8_recipe=mxfp8", "platform=b200")
