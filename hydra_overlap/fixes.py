@@ -10,7 +10,7 @@ from typing import Any
 
 from .findings import Finding, Fix
 from .rules import ARCHITECTURE
-from .rules._base import KEEPS
+from .rules._base import GIVES_UP, KEEPS
 from .rules.layout import GBS, WORLD
 
 Flat = Mapping[str, Any]
@@ -129,6 +129,9 @@ def _settings(fix: Fix) -> dict[str, str]:
 def _join(first: Fix, second: Fix) -> Fix:
     """Both overrides, the second wins where both set a key; the effect of the first, and what the second adds to it."""
     added = second.effect.removeprefix(KEEPS).lstrip(", ")
+    if added == GIVES_UP and first.effect.startswith(KEEPS):  # not the overlap that the first one keeps
+        off = (key for key, token in _settings(second).items() if token.endswith(("=false", "=null")))
+        added = f"gives {', '.join(key.rpartition('.')[2] for key in off)} up"
     added = added[1:-1] if added.startswith("(") else added
     news = "" if not added or added in first.effect else f"; {added}"
     return Fix(" ".join((_settings(first) | _settings(second)).values()), first.effect + news)

@@ -70,6 +70,7 @@ def rehearse(plan: Plan, other_versions: Sequence[str] = ()) -> Plan:
         )
     rehearsed = copy.deepcopy(plan)
     replaced, left_out = replace_cuda_only(rehearsed)
+    _gather_experts_after_their_step(rehearsed, replaced, left_out)
     shrunk = _shrink(rehearsed, plan)
     resolution = plan["resolution"]
     if resolution["transformer_config"].get("tp_comm_overlap"):
@@ -84,6 +85,18 @@ def rehearse(plan: Plan, other_versions: Sequence[str] = ()) -> Plan:
         "not_exercised": left_out,
     }
     return rehearsed
+
+
+def _gather_experts_after_their_step(plan: Plan, replaced: list[Change], left_out: list[str]) -> None:
+    """Without this a rehearsal trains wrong at random: gloo copies experts onto themselves while they step (DP029)."""
+    settings = plan["resolution"]["optimizer_config"]
+    name = "overlap_param_gather_with_optimizer_step"
+    if not settings.get(name) or plan["request"]["parallelism"]["expert_model_parallel_size"] == 1:
+        return
+    text = "parameter gather with the optimizer step: gloo would gather experts in the middle of theirs"
+    replaced.append(Change(f"comm_overlap.dp.{name}", True, False, text))
+    left_out.append(text)
+    settings[name] = plan["request"]["comm_overlap"]["dp"][name] = False
 
 
 def replace_cuda_only(plan: Plan) -> tuple[list[Change], list[str]]:

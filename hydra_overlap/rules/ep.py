@@ -566,6 +566,38 @@ class EP023(EpRule):
         return not c[FSDP] or c[STRATEGY] != "optim_grads_params" or at_least(c[CORE], "0.18.0")
 
 
+class EP024(Rule):
+    """With EP = 1 the experts are split over as many ranks as the rest of the model, until megatron-core 0.19."""
+
+    requires = ("PAR002", "PAR012")
+    reads = (EXPERTS, EP, ETP, TP, CORE)
+    shows = (EP, ETP, TP, CORE)
+    why = (
+        "megatron-core puts experts into buffers of their own only for EP > 1. With EP = 1 their gradients are reduced among "
+        "the data-parallel ranks of the other parameters, which are too few or the wrong ones: the run trains wrong without a "
+        "word (loss 5.624 in place of 5.577 in the third step at TP = 2, ETP = 1)."
+    )
+    source = (
+        "megatron-core core_v0.16.1 megatron/core/tensor_parallel/layers.py:829, 886; megatron/core/distributed/"
+        "distributed_data_parallel.py:121; mended in core_v0.19.0 megatron/core/tensor_parallel/layers.py:961"
+    )
+    refused = (f"{EXPERTS}=4", f"{TP}=2", "parallelism.sequence_parallel=true", f"{ETP}=1")
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c[EXPERTS] is not None and c[EP] == 1
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        mended = at_least(c[CORE], "0.19.0")
+        return expert_tensor_parallel_size(c) == c[TP] or mended
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        whole = Fix(f"{ETP}=null", "experts split as the rest")
+        return (whole,) if c[EXPERTS] % 2 else (whole, Fix(f"{EP}=2", "expert parallelism instead"))
+
+
 class EP201(EpRule):
     """Expert-parallel overlap over few ranks of one NVLink domain is worth measuring both ways."""
 
@@ -589,7 +621,7 @@ class EP201(EpRule):
 
 RULES: tuple[type[Rule], ...] = (
     EP001, EP002, EP003, EP004, EP005, EP006, EP007, EP008, EP009, EP010, EP011, EP012, EP013, EP014, EP015, EP016,
-    EP017, EP018, EP019, EP020, EP021, EP022, EP023, EP201,
+    EP017, EP018, EP019, EP020, EP021, EP022, EP023, EP024, EP201,
 )  # fmt: skip
 
 DERIVATIONS: tuple[Derivation, ...] = (

@@ -183,7 +183,7 @@ class PAR006(Rule):
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
         heads = c["model.num_attention_heads"]
-        fewer = Fix(f"{TP}={divisor_below(heads, c[TP])}", "fewer TP ranks")
+        fewer = Fix(f"{TP}={divisor_below(gcd(heads, c[TP]), c[TP])}", "fewer TP ranks")
         return (fewer, *(Fix(f"model.num_attention_heads={n}", ARCHITECTURE) for n in neighbours(heads, c[TP])))
 
 

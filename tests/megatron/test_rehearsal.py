@@ -94,6 +94,21 @@ def test_names_nothing_as_replaced_that_was_not_asked():
     assert replaced(rehearse(plan_of("platform=h100"))) == {}
 
 
+def test_experts_are_not_gathered_while_they_step():
+    experts = ("model.num_moe_experts=4", "model.moe_token_dispatcher_type=alltoall")
+    asked = (
+        "platform=h100", "comm_overlap=pp_interleaved", "parallelism=pp2_vpp2", "parallelism.world_size=4",
+        "comm_overlap.dp.overlap_param_gather_with_optimizer_step=true",
+    )  # fmt: skip
+    key = "comm_overlap.dp.overlap_param_gather_with_optimizer_step"
+    name = key.rpartition(".")[2]
+    dense = rehearse(plan_of(*asked))
+    assert key not in replaced(dense) and dense["resolution"]["optimizer_config"][name] is True
+    sparse = rehearse(plan_of(*asked, *experts, "parallelism.expert_model_parallel_size=2"))
+    assert replaced(sparse)[key] is sparse["resolution"]["optimizer_config"][name] is False
+    assert any("with the optimizer step" in line for line in sparse["rehearsal"]["not_exercised"])
+
+
 def test_refuses_context_parallelism_which_has_no_cpu_path():
     with pytest.raises(LaunchError, match="Context parallelism cannot be rehearsed"):
         rehearse(plan_of("platform=h100", "parallelism.context_parallel_size=2", "parallelism.world_size=2"))

@@ -120,6 +120,21 @@ def test_refuses_shared_expert_overlap_where_no_token_travels() -> None:
     assert refusing(*alone, "parallelism.tensor_model_parallel_size=2", "parallelism.sequence_parallel=true") == []
 
 
+@pytest.mark.parametrize(("layout", "core", "rules"), [
+    ((1, 2, 1), "0.16.1", ["EP024"]), ((1, 2, 1), "0.18.2", ["EP024"]), ((1, 2, 1), "0.19.0", []),
+    ((2, 2, 1), "0.16.1", []), ((1, 2, 2), "0.16.1", []), ((1, 1, 2), "0.16.1", ["EP024"]),
+])  # fmt: skip
+def test_refuses_experts_split_otherwise_whose_gradients_miss_their_ranks(
+    layout: tuple[int, int, int], core: str, rules: list[str]
+) -> None:
+    ep, tp, etp = layout
+    asked = (
+        f"parallelism.expert_model_parallel_size={ep}", f"parallelism.tensor_model_parallel_size={tp}",
+        f"parallelism.expert_tensor_parallel_size={etp}", f"parallelism.sequence_parallel={str(tp > 1).lower()}",
+    )  # fmt: skip
+    assert refusing(*EXPERTS, *asked, f"software.megatron_core={core}") == rules
+
+
 @pytest.mark.parametrize(("core", "strategy", "rules"), [
     ("0.16.1", "optim_grads_params", ["EP023"]), ("0.17.1", "optim_grads_params", ["EP023"]),
     ("0.18.0", "optim_grads_params", []), ("0.16.1", "optim_grads", []),
