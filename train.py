@@ -214,4 +214,4 @@ if __name__ == "__main__":
         local.as_rank(train, plan_of_this_rank)
     else:
         sys.argv += joined.quiet_overrides()
-        app.cli(main)
+        app.cli(main, own_nodes_only=True)

@@ -4,7 +4,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from hydra._internal import utils
 from omegaconf import DictConfig, OmegaConf
 
-from . import mistakes, plan
+from . import compose, mistakes, plan
 from .errors import REFUSED, HydraOverlapError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
@@ -20,15 +20,16 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 SAVED = ("config.yaml", "hydra.yaml", "overrides.yaml")  # what Hydra writes before it calls a job
 
 
-def cli(main: Callable[[], Any]) -> None:
+def cli(main: Callable[[], Any], *, own_nodes_only: bool = False) -> None:
     """Run `main`, decorated with `hydra.main`, as a command.
 
+    own_nodes_only: the app has no nodes but ours, and one more is a mistake, under `--cfg job` as well.
     Whatever a user can cause is printed as what, where, why, fix and source. Exit codes: 0 fine, 1 refused, 2 usage,
     130 interrupted. Anything else is a bug, of ours or of the job, and keeps its traceback; HYDRA_FULL_ERROR=1 shows
     the traceback of a refusal as well.
     """
     try:
-        with _errors_raised():
+        with _errors_raised(), compose.closed() if own_nodes_only else nullcontext():
             main()
         sys.stdout.flush()
     except KeyboardInterrupt:

@@ -42,6 +42,7 @@ PLAN_VARIABLE = "HYDRA_OVERLAP_PLAN"
 # Where sweepers keep the values of a sweep that stands in YAML: Hydra's and Optuna's, Optuna 1.1, Ax, Nevergrad.
 SWEEP_PARAMETERS = ("params", "search_space", "ax_config.params", "parametrization")
 _AS_POINT: ContextVar[list["Answer"] | None] = ContextVar("as_point", default=None)  # see as_point
+_CLOSED: ContextVar[bool] = ContextVar("closed", default=False)  # see closed
 MASTER_NOTE = "This is the config of a sweep before its values are applied; every job of the sweep is judged by itself."
 
 
@@ -118,6 +119,8 @@ def judge(root: DictConfig, *, with_origins: bool = True, plain: Mapping[str, An
     with _refusing(root.hydra):
         with adapter.in_its_words(root):
             shape.check(root)
+        if _CLOSED.get():
+            _require_known_nodes(root)
         reading = read(root, foreign_nodes=True, plain=plain, composing=True)
         known = _origins(root, root.hydra, reading) if with_origins else None
         resolution = _resolved(root, reading, known)
@@ -134,6 +137,16 @@ def as_point() -> Iterator[list[Answer]]:
         yield answers
     finally:
         _AS_POINT.reset(token)
+
+
+@contextmanager
+def closed() -> Iterator[None]:
+    """Compose for an app that has no nodes but ours: any other is refused already here, not only where the job starts."""
+    token = _CLOSED.set(True)
+    try:
+        yield
+    finally:
+        _CLOSED.reset(token)
 
 
 def _require_output(root: DictConfig) -> None:

@@ -21,7 +21,7 @@ from .adapter import BROUGHT, OWN_NODE
 from .errors import REFUSED, USAGE, GatingError
 from .findings import Finding, Fix, Place, render, yaml_value
 from .request import DEFAULTS, TREE, normalise
-from .rules.cfg import CFG001, CFG002, CFG003, CFG008
+from .rules.cfg import CFG001, CFG002, CFG003, CFG007, CFG008
 from .rules.ub import FIELDS, GEMMS, LAYERS
 from .shape import COMMAND_LINE, GROUPS, OUTPUT, lists_of_options, nearest_key
 from .suggest import nearest
@@ -103,12 +103,17 @@ def _composition(error: ConfigCompositionException, arguments: Sequence[str]) ->
     twice = re.match(r"Multiple values for (\S+?)\. To override a value use 'override (\S+): (.*)'", text)
     if twice:
         lists = tuple(lists_of_options(_overrides(arguments)))
-        return Mistake(lists or (_added(twice[1], arguments) or _of_two_owners(twice[1], twice[3], error),))
+        typed = _elsewhere(arguments) or _added(twice[1], arguments)
+        return Mistake(lists or (typed or _of_two_owners(twice[1], twice[3], error),))
     again = re.match(r"(\S+) appears more than once in the final defaults list", text)
     if again:
         group = again[1].partition("/")[0]
         found = _added(group, arguments) or _chosen_for_two_owners(group, arguments)
-        return Mistake((found or _added("comm_overlap", arguments) or _hydra_says(error),))
+        found = found or _elsewhere(arguments) or _added("comm_overlap", arguments)
+        return Mistake((found or _hydra_says(error),))
+    absent = re.match(r"Could not delete from config\. '(.*)' does not exist", text)
+    if absent and absent[1] in DEFAULTS:
+        return Mistake((_nothing_to_delete(absent[1]),))
     in_file = re.match(r"In '(.*?)': (\w+) raised while composing config:\n(.*)", text)
     if in_file:
         return Mistake((_in_option_file(in_file[1], text),))
@@ -125,6 +130,23 @@ def _added(group: str, arguments: Sequence[str]) -> Finding | None:
                 override.get_key_element().lstrip("+"), value, COMMAND_LINE, "The group has an option already.", fix
             )
     return None
+
+
+def _elsewhere(arguments: Sequence[str]) -> Finding | None:
+    """`+comm_overlap@train.comm_overlap=dp`: a second bundle, under another node."""
+    for override in _overrides(arguments):
+        if override.is_add() and override.key_or_group == "comm_overlap" and override.package is not None:
+            value, key = override.value(), override.get_key_element().lstrip("+")
+            fix = Fix(f"comm_overlap={yaml_value(value)}", f"in place of +{key}={yaml_value(value)}")
+            return CFG007.refuse(key, value, COMMAND_LINE, "Rules read comm_overlap at the top of the config alone.", fix)
+    return None
+
+
+def _nothing_to_delete(key: str) -> Finding:
+    """`~comm_overlap.dp.bucket_size`, which no option file says."""
+    why = "No option file says anything of it, so there is nothing to take away."
+    fix = Fix(f"++{key}={yaml_value(DEFAULTS[key])}", "the default, said aloud")
+    return CFG001.refuse(f"~{key}", "", COMMAND_LINE, why, fix)
 
 
 def _of_two_owners(group: str, option: str, error: Exception) -> Finding:

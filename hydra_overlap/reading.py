@@ -14,9 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from . import adapter, facts
 from .errors import GatingError
-from .findings import Finding
+from .findings import Finding, Fix, yaml_value
 from .references import of_the_job
-from .request import LEAVES, NODES
+from .request import DEFAULTS, LEAVES, NODES
 from .rules.cfg import CFG002, CHOICES, MINIMUM
 from .schema import AUTO, Request
 
@@ -123,15 +123,21 @@ def _unreadable(parent: DictConfig, name: str, key: str) -> Iterator[Finding]:
     try:
         node = parent[name]
     except OmegaConfBaseException as error:
-        yield _without_value(key, str(error).splitlines()[0] + ".")
+        yield _without_value(key, str(error).splitlines()[0] + ".", _written(parent, name))
         return
     if isinstance(node, DictConfig):
         for child in map(str, node):
             yield from _unreadable(node, child, f"{key}.{child}")
 
 
-def _without_value(key: str, why: str) -> Finding:
-    return CFG002.refuse(key, "???", "", f"{key} has no value. {why}")
+def _written(parent: Any, name: str) -> Any:
+    """The text of an interpolation."""
+    return parent._get_node(name)._value()
+
+
+def _without_value(key: str, why: str, written: Any = "???") -> Finding:
+    fixes = [Fix(f"{key}={yaml_value(DEFAULTS[key])}", "the default")] if key in DEFAULTS else []
+    return CFG002.refuse(key, written, "", f"{key} has no value. {why}", *fixes)
 
 
 def _known_fields(cfg: DictConfig, name: str, unread: list[str]) -> dict[str, Any]:

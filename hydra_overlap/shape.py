@@ -16,9 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from .errors import GatingError
 from .facts import options
 from .findings import Finding, Fix, yaml_value
-from .request import DEFAULTS, NODES, TREE
+from .request import DEFAULTS, LEAVES, NODES, TREE
 from .resolve import DDP_FIELDS, OPTIMIZER_FIELDS, TRANSFORMER_FIELDS
-from .rules.cfg import CFG001, CFG007, CFG008
+from .rules.cfg import CFG001, CFG002, CFG007, CFG008
 from .schema import Overlap
 from .suggest import nearest
 
@@ -38,6 +38,7 @@ def check(root: DictConfig) -> None:
     overrides = overrides_of(root.hydra)
     findings = [
         *lists_of_options(overrides),
+        *_numbers_for_flags(overrides),
         *_unfound(overrides, root.hydra.runtime.choices),
         *_misplaced_bundles(root, overrides),
         *_written_answers(root, overrides),
@@ -61,6 +62,16 @@ def overrides_of(hydra: DictConfig) -> list[Override]:
 def parsed(line: str) -> Override:
     """One override. Shared: nobody changes it. Raises Hydra's OverrideParseException."""
     return OverridesParser.create().parse_overrides([line])[0]
+
+
+def _numbers_for_flags(overrides: list[Override]) -> Iterator[Finding]:
+    """`comm_overlap.dp.overlap_grad_reduce=2`: omegaconf makes true of every number but 0."""
+    for override in overrides:
+        key, value = override.key_or_group, override.value()
+        leaf = LEAVES.get(key)
+        if leaf is not None and leaf.kind is bool and type(value) is int and value not in (0, 1):
+            fixes = [Fix(f"{key}={yaml_value(flag)}", "") for flag in (True, False)]
+            yield CFG002.refuse(key, value, COMMAND_LINE, f"{key} is {leaf.describe()}.", *fixes)
 
 
 def lists_of_options(overrides: list[Override]) -> Iterator[Finding]:

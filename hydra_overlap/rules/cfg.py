@@ -121,6 +121,7 @@ BELOW: dict[str, float] = {
     "model.hidden_dropout": 1,
     "optimizer.adam_beta1": 1,
     "optimizer.adam_beta2": 1,
+    "training.seed": 2**32,  # numpy's, which shuffles the samples
 }
 """Values that must stay below this one."""
 
@@ -244,7 +245,7 @@ def judge_values(flat: dict[str, Any], origin: Any) -> Iterator[Finding]:
             yield CFG005.refuse(key, value, origin(key), "A finite number.", _default_fix(key))
     for key, limit in BELOW.items():
         if flat[key] >= limit:
-            yield CFG005.refuse(key, flat[key], origin(key), f"Below {limit:g}.", _default_fix(key))
+            yield CFG005.refuse(key, flat[key], origin(key), f"Below {limit:,}.", _default_fix(key))
     for key, least in MINIMUM.items():
         value = flat[key]
         if value is not None and value < least:

@@ -17,6 +17,7 @@ from hydra_overlap.compose import judged
 from tests.compose.commands import (
     APPS,
     JOB,
+    TRAIN,
     Compose,
     Run,
     assert_refused,
@@ -209,6 +210,11 @@ def test_a_key_of_ones_own_behind_a_plus_is_fine(composed: Compose) -> None:
     cfg = composed("+note='third try'", "+tags=[a,b]", "+wandb.project=overlap")
     assert cfg.note == "third try"
     assert cfg.overlap.plan is not None
+
+
+@pytest.mark.parametrize("flags", [("--cfg", "job"), ("--cfg", "job", "--resolve"), ("--help",)])
+def test_train_py_has_no_nodes_but_ours_when_it_only_shows_its_config_either(run: Run, flags: tuple[str, ...]) -> None:
+    assert_refused(run(TRAIN, "+note=3", *flags), "CFG001")
 
 
 @pytest.mark.parametrize("override", ["parallelism=[tp4,tp2]", "comm_overlap/dp=[none,overlap]", "model=[tiny]"])
