@@ -310,8 +310,16 @@ class PP201(Rule):
         return int(2 * (c[PP] - 1) + (c[VPP] - 1) * (c[GROUP] or c[PP]) + bool(c[A2A]))
 
     @classmethod
+    def _waiting(cls, c: Config) -> str:
+        """What the first stage overlaps only after its warm-up; in the plain schedule it alternates, and overlaps nothing."""
+        if not interleaved(c):
+            return "forward and backward alternate"
+        waiting = [what for what, waits in (("p2p", not c[FLUSH]), ("the experts' all-to-alls", c[A2A])) if waits]
+        return f"it overlaps {' and '.join(waiting)}" if waiting else ""
+
+    @classmethod
     def applies(cls, c: Config) -> bool:
-        return c[PP] > 1 and c[GBS] is not None and not (interleaved(c) and c[FLUSH])
+        return c[PP] > 1 and c[GBS] is not None and bool(cls._waiting(c))
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -321,8 +329,7 @@ class PP201(Rule):
     @classmethod
     def why_for(cls, c: Config) -> str:
         steps = f"{num_microbatches(c)} microbatches are {(num_microbatches(c) or 0) * (c[VPP] or 1)} forwards"
-        lost = "p2p is overlapped only after it" if interleaved(c) else "forward and backward alternate only after it"
-        return f"{steps}, the warm-up of the first of {c[PP]} stages takes {cls.warm_up(c)}; {lost}."
+        return f"{steps}, the warm-up of the first of {c[PP]} stages takes {cls.warm_up(c)}; {cls._waiting(c)} only after it."
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
@@ -330,7 +337,8 @@ class PP201(Rule):
         least = cls.warm_up(c) // (c[VPP] or 1) + 1  # microbatches; then up to a whole group
         samples = -(-least // group) * group * c[MBS] * data_parallel_size(c)
         more = Fix(f"{GBS}={samples}", "enough microbatches for a steady state")
-        return (more, Fix(f"{FLUSH}=true", "overlaps p2p in the warm-up as well")) if interleaved(c) else (more,)
+        flush = Fix(f"{FLUSH}=true", "overlaps p2p in the warm-up as well")
+        return (more, flush) if interleaved(c) and not c[A2A] else (more,)
 
 
 class PP202(Rule):
@@ -408,6 +416,7 @@ DERIVATIONS: tuple[Derivation, ...] = (
         ),
         source="Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:453-464",
         records=("pp-p2p-derivation-megatron-lm", "pp-mcore-default-is-inconsistent", "pp-batch-p2p-sync"),
+        limit=lambda c: "one stage sends nothing" if c[BATCH] and c[PP] == 1 else "",
     ),
     Derivation(id="PP103", key=FLUSH, value=lambda c: False, reason="megatron-core's default", source=CONFIG + "334"),
     Derivation(

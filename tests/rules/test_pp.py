@@ -114,6 +114,16 @@ def test_warns_of_a_first_stage_that_never_leaves_the_warm_up(
     assert ("PP201" in remarks(*overrides, f"training.global_batch_size={microbatches}")) is warned
 
 
+def test_warns_of_experts_whose_all_to_alls_the_first_stage_never_overlaps() -> None:
+    experts = (
+        *INTERLEAVED, f"{FLUSH}=true", "model.num_moe_experts=4", "parallelism.expert_model_parallel_size=2",
+        "parallelism.world_size=4", "model.moe_token_dispatcher_type=alltoall", "precision.bf16=true",
+        "software.torch=2.11.0", "comm_overlap.ep.overlap_moe_expert_parallel_comm=true",
+    )  # fmt: skip
+    assert "PP201" in remarks(*experts, "training.global_batch_size=4")
+    assert "PP201" not in remarks(*experts, "training.global_batch_size=8")
+
+
 def test_the_batch_size_it_proposes_is_enough() -> None:
     overrides = (*INTERLEAVED, "training.micro_batch_size=2", "parallelism.world_size=8")
     finding = next(
