@@ -60,7 +60,7 @@ def max_ranks(plan: Plan) -> tuple[int, str]:
     """(most ranks this machine holds, why). launch.max_ranks wins."""
     said = plan["request"]["launch"]["max_ranks"]
     if said is not None:
-        return said, "as launch.max_ranks says"
+        return said, "launch.max_ranks"
     if not rehearses(plan):
         return len(gpu_names()), f"{len(gpu_names())} GPUs, one rank each"
     cores, memory = len(os.sched_getaffinity(0)), _available_gib()
@@ -93,7 +93,7 @@ def require_fit(plan: Plan, ranks_here: int) -> None:
     raise LaunchError(
         f"This machine holds {most} rank{'s' if most > 1 else ''}, the plan needs {ranks_here} here",
         where=[f"parallelism.world_size={world_size(plan)}"],
-        why=why[0].upper() + why[1:] + ".",
+        why=f"{why[0].upper()}{why[1:]}." if " " in why else f"As {why} says.",
         fixes=fixes,
         source="hydra_overlap/launch/machine.py",
     )
