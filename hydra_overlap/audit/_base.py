@@ -1,13 +1,18 @@
 """What a reader of a foreign configuration hands over."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from typing import Any
 
 from ..errors import HydraOverlapError
 from ..export._base import FACTS_MARK
+from ..findings import Finding, Fix, Place
 from ..request import LEAVES
-from ..rules.cfg import CHOICES, LISTS, MINIMUM, VERSIONS
+from ..rules import RULES
+from ..rules.cfg import CFG001, CHOICES, LISTS, MINIMUM, VERSIONS
+from ..suggest import did_you_mean, nearest
 
 # Names of settings that bear on overlap, in Megatron-LM, Bridge and NeMo: named when no rule reads them.
 BEARS_ON_OVERLAP = re.compile(
@@ -16,8 +21,16 @@ BEARS_ON_OVERLAP = re.compile(
 )
 
 
+JUDGED = frozenset(key for rule in RULES for key in rule.reads)
+LIKE = 0.9  # of difflib, from which on an unknown name is taken for a known one misspelt
+
+
 class UnreadableError(HydraOverlapError):
     """Text that is none of the formats, or broken."""
+
+
+class Unknown(str):
+    """The text of a setting whose value is known only where the program runs."""
 
 
 @dataclass(kw_only=True)
@@ -25,8 +38,9 @@ class Intake:
     """What was read. flat: key of the request -> value. said: key -> how the source spells it, for messages.
 
     overlooked: settings that bear on overlap and that no rule reads, with what was said. ignored: how many others were
-    left alone. env: variables the source sets. notes: what the reader assumed. files: names of files it refers to.
-    undecided: key -> the setting as it stands there, where its value is known only when the source runs.
+    left alone. env: variables the source sets. notes: what the reader assumed. undecided: key -> the setting as it stands
+    there, whose value is not known or not usable. findings: what the source's own reader would refuse or pass over.
+    lines: of the command, in a script.
     """
 
     kind: str
@@ -37,15 +51,25 @@ class Intake:
     env: dict[str, str] = field(default_factory=dict)
     undecided: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    lines: tuple[int, ...] = ()
 
     def take(self, key: str, value: Any, said: str) -> bool:
-        """Set one key, if the value is one our field can hold; else it counts as overlooked."""
-        if not legible(key, value):
+        """Set one key, if the value is one our field can hold; else a verdict that hangs on it stays open."""
+        if not isinstance(value, Unknown) and legible(key, value):
+            self.flat[key] = value
+            self.said[key] = said
+            return True
+        if bears(key):
+            self.leave(key, said, "" if isinstance(value, Unknown) else wanted(key))
+        else:
             self.overlook(said)
-            return False
-        self.flat[key] = value
-        self.said[key] = said
-        return True
+        return False
+
+    def leave(self, key: str, said: str, wanted: str = "") -> None:
+        """Leave one key undecided. wanted: what it can be; empty where its value is known only where the program runs."""
+        self.undecided[key] = said
+        self.notes.append(f"not usable: {said}, where {wanted} is needed" if wanted else f"not known: {said}")
 
     def overlook(self, said: str) -> None:
         """A setting that our rules know nothing about."""
@@ -53,6 +77,45 @@ class Intake:
             self.overlooked.append(said)
         else:
             self.ignored += 1
+
+    def unknown(self, name: str, known: Iterable[str], said: str, why: str, source: str) -> None:
+        """A name that the source's own reader does not know either, or that only we do not know."""
+        if not self.misspelt(name, known, said, why, source):
+            self.overlook(said)
+
+    def misspelt(self, name: str, known: Iterable[str], said: str, why: str, source: str) -> bool:
+        """Refuse an unknown name that is nearly a known one. why: what becomes of it there."""
+        match = nearest(name, known)
+        if match is None or not alike(name, match):
+            return False
+        finding = Finding(
+            rule=CFG001.__name__, severity="error", title=CFG001.title(), source=source, where=(Place(said, ""),),
+            why=f"There is no {name}{did_you_mean(name, (match,))}. {why}",
+            fixes=(Fix(said.replace(name, match, 1), "did you mean this?"),),
+        )  # fmt: skip
+        self.findings.append(finding)
+        return True
+
+
+def bears(key: str) -> bool:
+    """Whether a verdict may hang on one key."""
+    return key in JUDGED or key.startswith(("comm_overlap.", "parallelism."))
+
+
+def alike(name: str, known: str) -> bool:
+    """Whether one name is the other misspelt, or a flag cut short; names that differ in digits alone are two names."""
+    if re.sub(r"\d", "", name) == re.sub(r"\d", "", known):
+        return False
+    return (name.startswith("--") and known.startswith(name)) or SequenceMatcher(None, name, known).ratio() >= LIKE
+
+
+def wanted(key: str) -> str:
+    """What our field of that name can hold."""
+    choices = CHOICES.get(key) or LISTS.get(key)
+    if choices:
+        return f"one of {', '.join(choices)}" if key in CHOICES else f"a list of {', '.join(choices)}"
+    least = f", at least {MINIMUM[key]:g}" if key in MINIMUM else ""
+    return LEAVES[key].describe() + least
 
 
 def legible(key: str, value: Any) -> bool:

@@ -1,6 +1,7 @@
 """A Megatron-Bridge YAML or list of overrides -> a request. Fields it does not say are the recipe's: not judged."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -9,8 +10,8 @@ from .. import facts
 from ..export.megatron_bridge import path
 from ..export.megatron_lm import BASES
 from ..request import LEAVES
-from . import shell
-from ._base import Intake
+from . import dictionary, shell, yamls
+from ._base import Intake, Unknown, bears
 
 KIND = "Megatron-Bridge configuration"
 NODES = (
@@ -30,8 +31,12 @@ PLACES |= {
     "dataset.seq_length": "model.seq_length",
     "dataset.sequence_length": "model.seq_length",
 }
-DICTIONARIES = ("comm_overlap.tp_comm_overlap_cfg", "model.tp_comm_overlap_cfg")
+DICTIONARY = "comm_overlap.tp_comm_overlap_cfg"
+DICTIONARIES = (DICTIONARY, "model.tp_comm_overlap_cfg")
+NAMES = frozenset(place.rpartition(".")[2] for place in PLACES)
 GRAPHS = ("model.cuda_graph_impl", "model.cuda_graph_modules", "model.cuda_graph_scope")
+SKIPS = "In a YAML Megatron-Bridge skips an unknown key with a line in the log; on its command line it stops."
+SKIPPED = "Megatron-Bridge v0.6.0 src/megatron/bridge/training/utils/omegaconf_utils.py:180, 470-474"
 RECIPES = {
     "delayed_scaling": ("hybrid", "delayed"),
     "current_scaling": ("hybrid", "tensorwise"),
@@ -41,58 +46,71 @@ RECIPES = {
 """Part of a name in Bridge's table of precision recipes -> fp8, fp8_recipe (training/mixed_precision.py)."""
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe, and unmoved by tags it does not know: their content is taken as it stands."""
+@dataclass(frozen=True)
+class Content:
+    """What a text holds, nested. lines: of the command whose overrides these are, in a script. notes: for the audit."""
+
+    nested: dict[str, Any]
+    lines: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def _untagged(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Any:
-    if isinstance(node, yaml.MappingNode):
-        return loader.construct_mapping(node, deep=True)
-    if isinstance(node, yaml.SequenceNode):
-        return loader.construct_sequence(node, deep=True)
-    return loader.construct_scalar(node) if isinstance(node, yaml.ScalarNode) else None
+def contents(text: str) -> list[Content]:
+    """Of a YAML file, or of overrides (`comm_overlap.tp_comm_overlap=true`): one for each command. Empty if it is neither.
 
-
-_Loader.add_multi_constructor("!", _untagged)
-_Loader.add_multi_constructor("tag:", _untagged)
-
-
-def content(text: str) -> dict[str, Any] | None:
-    """The nested content of a YAML file or of overrides (`comm_overlap.tp_comm_overlap=true`); None if it is neither."""
+    Raises UnreadableError on a YAML without bounds.
+    """
     try:
-        found = yaml.load(text, _Loader)
+        found = yamls.load(text)
     except yaml.YAMLError:
         found = None
     if isinstance(found, dict) and all(isinstance(key, str) and "=" not in key for key in found):
-        return found
+        return [Content(found)]
     return _overrides(text)
 
 
-def _overrides(text: str) -> dict[str, Any] | None:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
+def _overrides(text: str) -> list[Content]:
     try:
-        words = shell.read(text).words
+        script = shell.read(text)
     except ValueError:
-        return None
+        return []
+    found = [(command, nested) for command in script.commands if (nested := _nested(command.words))]
+    programs = [(command, nested) for command, nested in found if any(word.endswith(".py") for word in command.words)]
+    if programs:
+        return [Content(nested, (command.line,), shell.conditions(command)) for command, nested in programs]
+    # One override a line is a list, not a script; `mixed_precision=...` is an assignment to the shell.
+    assigned = [f"{name}={value}" for name, value in script.variables.items() if name in NODES]
+    nested = _nested([*assigned, *(word for command, _ in found for word in command.words)])
+    return [Content(nested)] if nested else []
+
+
+def _nested(words: Iterable[str]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
-    parser = OverridesParser.create()
     for word in words:
-        name = word.lstrip("+").partition("=")[0]
-        if "=" not in word or name.partition(".")[0] not in NODES:
+        name, equals, text = word.lstrip("+").partition("=")
+        if not equals or name.partition(".")[0] not in NODES:
             continue
-        try:
-            override = parser.parse_override(word)
-        except HydraException:
-            continue
-        *parents, last = override.key_or_group.split(".")
+        *parents, last = name.split(".")
         node = nested
         for part in parents:
             child = node.setdefault(part, {})
             node = child if isinstance(child, dict) else {}
-        node[last] = override.value()
-    return nested or None
+        node[last] = _meant(word, text)
+    return nested
+
+
+def _meant(word: str, text: str) -> Any:
+    """The value of an override; the text itself where it is none, or known to a shell alone."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    if "$" in text and "${" not in text:
+        return Unknown(text)
+    try:
+        override = OverridesParser.create().parse_override(word)
+    except HydraException:
+        return text
+    return text if override.is_sweep_override() else override.value()
 
 
 def looks_like(nested: Mapping[str, Any]) -> bool:
@@ -100,10 +118,13 @@ def looks_like(nested: Mapping[str, Any]) -> bool:
     return any(sign in nested for sign in SIGNS) or isinstance(nested.get("model"), dict)
 
 
-def read(nested: Mapping[str, Any]) -> Intake:
-    """nested: what `content` gave."""
-    intake = Intake(kind=KIND)
+def read(content: Content) -> Intake:
+    """One of what `contents` gave."""
+    intake = Intake(kind=KIND, lines=content.lines, notes=list(content.notes))
+    nested = yamls.resolved(content.nested)
     for node, fields in nested.items():
+        if node not in NODES and intake.misspelt(node, NODES, node, SKIPS, SKIPPED):
+            continue
         if node == "mixed_precision" and isinstance(fields, str):
             _precision(intake, fields)
         elif node == "env_vars" and isinstance(fields, Mapping):
@@ -116,11 +137,12 @@ def read(nested: Mapping[str, Any]) -> Intake:
             intake.overlook(f"{node}={fields}")
     _graphs(intake, nested.get("model"))
     _distributed(intake)
+    _experts(intake)
     return intake
 
 
 def _field(intake: Intake, place: str, value: Any) -> None:
-    said = f"{place}={_short(value)}"
+    said = f"{place}={yamls.shown(value)}"
     if place in GRAPHS or place in ("mixed_precision.params_dtype", "mixed_precision.pipeline_dtype"):
         return
     if place in DICTIONARIES:
@@ -128,13 +150,23 @@ def _field(intake: Intake, place: str, value: Any) -> None:
         return
     key = PLACES.get(place)
     if key is None:
-        intake.overlook(said)
+        intake.unknown(place, () if place.rpartition(".")[2] in NAMES else _siblings(place), said, SKIPS, SKIPPED)
     elif value is not None or place in ("comm_overlap.tp_comm_bootstrap_backend",):
-        intake.take(key, float(value) if LEAVES[key].kind is float and isinstance(value, int) else value, said)
+        intake.take(key, _number(value, LEAVES[key].kind), said)
 
 
-def _short(value: Any) -> str:
-    return "{...}" if isinstance(value, dict) else str(value).lower() if isinstance(value, bool) else str(value)
+def _siblings(place: str) -> list[str]:
+    """Places of the same node on which a verdict hangs."""
+    node = f"{place.partition('.')[0]}."
+    judged = [known for known, key in PLACES.items() if bears(key)]
+    return [known for known in (*judged, *DICTIONARIES, *GRAPHS) if known.startswith(node)]
+
+
+def _number(value: Any, kind: type) -> Any:
+    """`1e9` for a whole number, `1` for another."""
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    return float(value) if kind is float and type(value) is int else value
 
 
 def _dictionary(intake: Intake, value: Any, said: str) -> None:
@@ -151,23 +183,14 @@ def _dictionary(intake: Intake, value: Any, said: str) -> None:
         else:
             intake.notes.append(f"{said} is no preset that is known here: the dictionary is not judged.")
     elif isinstance(value, Mapping):
-        layers = {str(gemm): _entry(entry) for gemm, entry in value.items() if gemm != "_target_" and entry is not None}
-        intake.take("userbuffers.layers", layers, said)
-        intake.flat["userbuffers.name"] = "of the configuration"
+        dictionary.take(intake, value, said)
+    elif value is not None:
+        intake.take("userbuffers.layers", value, said)
 
 
 def preset(name: str) -> str:
     """Our option for one of Bridge's presets: userbuffers_bf16_h100_h8192_tp4_mbs1_seqlen8192."""
     return name.removeprefix("userbuffers_").replace("seqlen", "seq")
-
-
-def _entry(entry: Any) -> Any:
-    if not isinstance(entry, Mapping):
-        return entry
-    kind = str(entry.get("_target_", "")).rpartition(".")[2]
-    methods = {"BulkOverlapCfg": "bulk", "PipelineOverlapCfg": "pipeline", "RingExchangeOverlapCfg": "ring_exchange"}
-    made = {"method": methods[kind]} if kind in methods else {}
-    return made | {str(name): value for name, value in entry.items() if name != "_target_"}
 
 
 def _precision(intake: Intake, name: str) -> None:
@@ -193,7 +216,7 @@ def _graphs(intake: Intake, model: Any) -> None:
         return
     how = model.get("cuda_graph_impl")
     scope = model.get("cuda_graph_modules") or model.get("cuda_graph_scope") or []
-    scope = [scope] if isinstance(scope, str) else list(scope)
+    scope = [scope] if isinstance(scope, str) else scope
     if how == "full_iteration":
         scope = ["full_iteration"]
     if how not in (None, "none") and not scope:
@@ -213,8 +236,21 @@ def _distributed(intake: Intake) -> None:
         intake.flat[key] = value
 
 
+def _experts(intake: Intake) -> None:
+    """Expert parallelism with the recipe's experts, whose number is not said."""
+    ranks = intake.flat.get("parallelism.expert_model_parallel_size", 1)
+    if ranks > 1 and "model.num_moe_experts" not in intake.flat:
+        intake.flat["model.num_moe_experts"] = ranks
+        intake.notes.append(
+            "the number of experts is taken to be one that the expert-parallel ranks divide, as the recipe's"
+        )
+
+
 def say(override: str) -> str:
     """An override of ours in Bridge's words; unchanged where it has none."""
+    about_dictionary = dictionary.say(override, f"{DICTIONARY}.", f"{DICTIONARY}=null")
+    if about_dictionary is not None:
+        return about_dictionary
     key, equals, value = override.partition("=")
     place = path(key) if key in LEAVES else None
     return f"{place}{equals}{value}" if place else override

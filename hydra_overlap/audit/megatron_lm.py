@@ -3,6 +3,8 @@
 import argparse
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,12 @@ from typing import Any
 import yaml
 
 from ..export.megatron_lm import TRANSLATED, destination, spell
+from ..export.megatron_lm_parser import VERSION, by_dest, default, parser, rows
 from ..export.megatron_lm_parser import UnreadableError as WrongFlagError
-from ..export.megatron_lm_parser import by_dest, default, parser, rows
 from ..request import LEAVES
 from ..rules.env import CONNECTIONS
-from . import shell
-from ._base import Intake, UnreadableError
+from . import dictionary, shell, yamls
+from ._base import Intake, UnreadableError, bears
 
 KIND = "Megatron-LM command line"
 DICTIONARY = "tp_comm_overlap_cfg"
@@ -23,6 +25,12 @@ LAUNCHER = {
     "gpus": re.compile(r"(?:--nproc[-_]per[-_]node|--ntasks-per-node|--gpus-per-node)(?:=(?:gpu:)?|$)(\d*)"),
     "nodes": re.compile(r"(?:--nnodes|--nodes|-N)(?:=|$)(\d*)"),
 }
+TRAINS = re.compile(r"train|finetun|sft")  # in the name of a script
+STARTS_RANKS = ("torchrun", "torch.distributed.run", "torch.distributed.launch", "deepspeed")
+TOOL = re.compile(r"(^|/)tools/")
+PLAIN = "Megatron-LM reads the file with yaml.safe_load: ${...} means something to OmegaConf, here it stays text."
+STOPS = "Megatron-LM stops at a flag that it does not know; it takes no flag cut short."
+PARSER = f"Megatron-LM {VERSION} megatron/training/arguments.py:87-102 (allow_abbrev=False, parse_args)"
 # Destinations that other flags of the same command decide with.
 HELPERS = (
     "swiglu", "untie_embeddings_and_output_weights", "group_query_attention", "num_query_groups", "ffn_hidden_size",
@@ -33,25 +41,93 @@ HELPERS = (
 )  # fmt: skip
 
 
+@lru_cache(maxsize=1)
+def _known() -> frozenset[str]:
+    """Every flag of Megatron's parser."""
+    return frozenset(flag for row in rows() for flag in row["flags"])
+
+
+@lru_cache(maxsize=1)
+def _judged_flags() -> tuple[str, ...]:
+    """Flags on whose fields a verdict hangs."""
+    dests = {_translated(key) or destination(key) for key in LEAVES if bears(key)} | {DICTIONARY}
+    return tuple(flag for row in rows() if row["dest"] in dests for flag in row["flags"])
+
+
 def looks_like(text: str) -> bool:
     """Whether the text has flags of pretrain_gpt.py in it."""
-    known = {flag for row in rows() for flag in row["flags"]}
-    return any(word.partition("=")[0] in known for word in re.findall(r"--[a-z][\w-]*=?", text))
+    return any(word.partition("=")[0] in _known() for word in re.findall(r"--[a-z][\w-]*=?", text))
 
 
-def read(text: str, folder: Path | None = None) -> Intake:
-    """folder: where files that the command names are looked for; None reads none. Raises UnreadableError."""
+def read(text: str, folder: Path | None = None) -> list[Intake]:
+    """One for each training command. folder: where files they name are looked for; None reads none.
+
+    Raises UnreadableError.
+    """
     try:
         script = shell.read(text)
     except ValueError as error:
         raise UnreadableError(f"This is no shell text: {error}.") from error
-    intake = Intake(kind=KIND)
-    launcher, words = _split(script.words)
-    given, said = _given(words, intake)
-    if not given:
-        raise UnreadableError("No flags of pretrain_gpt.py stand on a command of this text.")
-    intake.env = {name: " ".join(value) for name, value in script.variables.items() if name.isupper()}
-    world = _world(launcher + script.directives, script.variables)
+    chosen, others = _training([_Run.of(command) for command in script.commands])
+    if not chosen:
+        raise UnreadableError("No flags of pretrain_gpt.py stand on a training command of this text.")
+    intakes = [_intake(run, script, folder) for run in chosen]
+    for run in others:
+        what = run.script or (run.launcher[0] if run.launcher else "")
+        why = f"{what} is no training program" if what else "these flags belong to no command"
+        intakes[0].notes.append(f"not judged: line {run.command.line}, {why}")
+    return intakes
+
+
+@dataclass
+class _Run:
+    """A command around its script: what starts it, and its arguments from the first flag of Megatron's parser on."""
+
+    command: shell.Command
+    launcher: list[str]
+    script: str
+    words: list[str]
+
+    @classmethod
+    def of(cls, command: shell.Command) -> "_Run":
+        words = command.words
+        scripts = [i for i, word in enumerate(words) if word.endswith(".py") and not word.startswith("-")]
+        first = next((i for i in scripts if "pretrain" in Path(words[i]).name), scripts[0] if scripts else None)
+        if first is not None:
+            return cls(command, [*command.outer, *words[:first]], words[first], words[first + 1 :])
+        start = next((i for i, word in enumerate(words) if word.partition("=")[0] in _known()), len(words))
+        return cls(command, [*command.outer, *words[:start]], "", words[start:])
+
+    @property
+    def flagged(self) -> bool:
+        return any(word.partition("=")[0] in _known() for word in self.words)
+
+    @property
+    def trains(self) -> bool:
+        started = any(word.rpartition("/")[2] in STARTS_RANKS for word in self.launcher)
+        return not TOOL.search(self.script) and (started or bool(TRAINS.search(Path(self.script).name)))
+
+
+def _training(runs: list[_Run]) -> tuple[list[_Run], list[_Run]]:
+    """(commands that train, other programs with flags of Megatron's). Flags without any program are one command."""
+    runs = [run for run in runs if run.flagged]
+    scripts = [run for run in runs if run.script]
+    chosen = [run for run in scripts if run.trains] or [run for run in scripts if not TOOL.search(run.script)]
+    if scripts:
+        return chosen, [run for run in runs if run not in chosen]
+    bare = [run for run in runs if not run.launcher]
+    if bare:  # one flag a line is a list, not a script
+        bare[0].words = [word for run in bare for word in run.words]
+    return [*bare[:1], *(run for run in runs if run.launcher)], []
+
+
+def _intake(run: _Run, script: shell.Script, folder: Path | None) -> Intake:
+    command = run.command
+    intake = Intake(kind=KIND, lines=(command.line,) if run.launcher or run.script else ())
+    given, said = _given(run.words, intake)
+    intake.env = {name: value for name, value in command.variables.items() if name.isupper()}
+    intake.notes += shell.conditions(command)
+    world = _world(run.launcher + script.directives, command.variables)
     if world is not None:
         intake.take("parallelism.world_size", world, f"{world} ranks started")
     values = {row["dest"]: default(row) for row in rows()} | given
@@ -68,20 +144,6 @@ def read(text: str, folder: Path | None = None) -> Intake:
     return intake
 
 
-def _split(words: list[str]) -> tuple[list[str], list[str]]:
-    """(launcher, arguments of the program): around the last pretrain script, else from the first flag of Megatron's."""
-    scripts = [i for i, word in enumerate(words) if word.endswith(".py") and not word.startswith("-")]
-    pretrain = [i for i in scripts if "pretrain" in words[i]] or scripts
-    if pretrain:
-        start = pretrain[-1]
-        rest = words[start + 1 :]
-        stop = next((i for i, word in enumerate(rest) if set(word) <= shell.PUNCTUATION), len(rest))
-        return words[:start], rest[:stop]
-    known = {flag for row in rows() for flag in row["flags"]}
-    start = next((i for i, word in enumerate(words) if word.partition("=")[0] in known), len(words))
-    return words[:start], words[start:]
-
-
 def _given(words: list[str], intake: Intake) -> tuple[dict[str, Any], dict[str, str]]:
     """Destination -> value and destination -> text, of every flag that Megatron's parser takes."""
     taken = parser(suppress_defaults=True)
@@ -93,12 +155,12 @@ def _given(words: list[str], intake: Intake) -> tuple[dict[str, Any], dict[str, 
             found, unknown = taken.parse_known_args(chunk, argparse.Namespace())
         except WrongFlagError as error:
             intake.notes.append(f"not read: {text} ({error})")
-            if "$" in text:
-                intake.undecided |= dict.fromkeys(_keys_of(chunk[0]), text)
+            intake.undecided |= dict.fromkeys(_keys_of(chunk[0]), text)
             continue
         intake.notes += [f"not known: {word}" for word in unknown if word.startswith("$")]
+        flag = chunk[0].partition("=")[0]
         if not vars(found):
-            intake.overlook(text)
+            intake.unknown(flag, _judged_flags(), text, STOPS, PARSER)
         for dest, value in vars(found).items():
             given[dest] = value
             said[dest] = " ".join(word for word in chunk if word not in unknown)
@@ -106,10 +168,15 @@ def _given(words: list[str], intake: Intake) -> tuple[dict[str, Any], dict[str, 
 
 
 def _keys_of(flag: str) -> list[str]:
-    """The fields a flag sets."""
+    """The fields a flag sets, of those a verdict hangs on."""
     name = flag.partition("=")[0]
     dests = {row["dest"] for row in rows() if name in row["flags"]}
-    return [key for key in LEAVES if destination(key) in dests]
+    return [key for key in LEAVES if bears(key) and (_translated(key) or destination(key)) in dests]
+
+
+def _translated(key: str) -> str | None:
+    """The flag's destination of a field that several flags decide."""
+    return key.rpartition(".")[2] if key in TRANSLATED else None
 
 
 def _chunks(words: list[str]) -> Iterator[list[str]]:
@@ -201,12 +268,20 @@ def _dictionary(intake: Intake, given: Mapping[str, Any], folder: Path | None) -
     if file is None or not file.is_file():
         intake.notes.append(f"--tp-comm-overlap-cfg {name} was not found: the dictionary is not judged.")
         return
-    layers = yaml.safe_load(file.read_text())
-    if intake.take("userbuffers.layers", layers, f"--tp-comm-overlap-cfg {name}"):
+    try:
+        layers = yamls.load(file.read_text(), yaml.SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        what = yamls.describe(error) if isinstance(error, yaml.YAMLError) else str(error)
+        raise UnreadableError(f"{name} is no YAML: {what}.") from error
+    said = f"--tp-comm-overlap-cfg {name}"
+    if isinstance(layers, Mapping):
+        dictionary.take(intake, layers, said, PLAIN)
         intake.flat["userbuffers.name"] = Path(name).stem
+    elif layers is not None:
+        intake.take("userbuffers.layers", layers, said)
 
 
-def _world(words: list[str], variables: Mapping[str, list[str]]) -> int | None:
+def _world(words: list[str], variables: Mapping[str, str]) -> int | None:
     """Ranks: GPUs per node x nodes as the launcher is told; else WORLD_SIZE."""
     found: dict[str, int] = {}
     for name, pattern in LAUNCHER.items():
@@ -217,12 +292,15 @@ def _world(words: list[str], variables: Mapping[str, list[str]]) -> int | None:
                 found[name] = int(number)
     if "gpus" in found:
         return prod(found.values())
-    world = "".join(variables.get("WORLD_SIZE", []))
+    world = variables.get("WORLD_SIZE", "")
     return int(world) if world.isdigit() else None
 
 
 def say(override: str) -> str:
     """An override of ours in Megatron-LM's words; unchanged where it has none."""
+    about_dictionary = dictionary.say(override, "", "without --tp-comm-overlap-cfg")
+    if about_dictionary is not None:
+        return about_dictionary
     key, _, text = override.partition("=")
     value = yaml.safe_load(text) if text else None
     if key == "parallelism.world_size":

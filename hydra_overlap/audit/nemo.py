@@ -1,22 +1,14 @@
-"""A NeMo-Framework-Launcher or MLPerf YAML of a Megatron GPT training -> a request.
+"""A NeMo-Framework-Launcher or MLPerf YAML of a Megatron GPT training -> a request."""
 
-`${oc.env:NAME,default}` becomes its default: the file is judged, not this shell. Other interpolations are followed
-inside the file where they name a node; what they cannot name stays unread.
-"""
-
-import re
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
-from ._base import Intake
-from .megatron_bridge import _entry, preset
+from . import dictionary, yamls
+from ._base import Intake, Unknown, bears
+from .megatron_bridge import preset
 
 KIND = "NeMo configuration"
-ENVIRONMENT = re.compile(r"\$\{oc\.env:\s*\w+\s*(?:,([^{}]*))?\}")
-DECODED = re.compile(r"\$\{oc\.decode:([^{}]*)\}")
-NODE = re.compile(r"\$\{(\.*[\w.]+)\}")
+DICTIONARY = "model.ub_tp_comm_overlap_cfg"
 DISTRIBUTED = ("mcore_distributed_optim", "distributed_fused_adam")
 
 MODEL: dict[str, str] = {
@@ -66,57 +58,56 @@ HANDLED = (
 )  # fmt: skip
 
 
+UNREAD = "NeMo asks its configuration for the names it knows; nobody reads another one."
+SOURCE = "NVIDIA NeMo 000316c8c3 nemo/collections/nlp/models/language_modeling/megatron_base_model.py build_transformer_config"
+WORDS: dict[str, str] = {
+    **{key: f"model.{name}" for name, key in MODEL.items()},
+    **{key: f"model.optim.{name}" for name, key in OPTIM.items()},
+}
+"""Field -> its place in a NeMo YAML."""
+WHOLE: dict[str, str] = {
+    "ddp.use_distributed_optimizer=true": "model.optim.name=mcore_distributed_optim",
+    "optimizer.use_distributed_optimizer=true": "model.optim.name=mcore_distributed_optim",
+    "precision.fp8=null": "model.fp8=false",
+    "precision.bf16=true": "trainer.precision=bf16",
+    "precision.grad_reduce_in_fp32=true": "model.optim.grad_sync_dtype=fp32",
+    "precision.grad_reduce_in_fp32=false": "model.optim.grad_sync_dtype=bf16",
+}
+"""Overrides of fields that a NeMo YAML says in another way."""
+
+
 def looks_like(nested: Mapping[str, Any]) -> bool:
     """Whether this is a NeMo training config: a model with its optimizer inside."""
     model = nested.get("model")
     return isinstance(model, Mapping) and ("optim" in model or any(str(name).startswith("ub_tp") for name in model))
 
 
-def read(nested: Mapping[str, Any]) -> Intake:
-    """nested: the YAML's content."""
+def read(content: Mapping[str, Any]) -> Intake:
+    """content: of the YAML, nested."""
     intake = Intake(kind=KIND)
+    nested = yamls.resolved(content)
     model: Mapping[str, Any] = nested["model"]
     trainer = nested.get("trainer") or {}
-    values = {str(name): _value(value, nested, model) for name, value in model.items()}
-    for name, value in values.items():
-        said = f"model.{name}={value}"
+    for name, value in model.items():
+        said = f"model.{name}={yamls.shown(value)}"
         if name in MODEL:
             if value is not None:
                 intake.take(MODEL[name], value, said)
         elif name not in HANDLED and not isinstance(value, dict):
-            intake.overlook(said)
-    _precision(intake, values, _value(trainer.get("precision"), nested, trainer))
-    _ranks(intake, trainer, nested)
-    optim = values.get("optim")
+            intake.unknown(str(name), _judged(MODEL), said, UNREAD, SOURCE)
+    _precision(intake, model, trainer.get("precision"))
+    _ranks(intake, trainer)
+    optim = model.get("optim")
     if isinstance(optim, Mapping):
-        _optimizer(intake, optim, nested)
-    _norm_and_activation(intake, values)
-    _dictionary(intake, values.get("ub_tp_comm_overlap_cfg"))
+        _optimizer(intake, optim)
+    _norm_and_activation(intake, model)
+    _dictionary(intake, model.get("ub_tp_comm_overlap_cfg"))
     return intake
 
 
-def _value(value: Any, root: Mapping[str, Any], parent: Mapping[str, Any]) -> Any:
-    """A value with its interpolations replaced; None where that is not possible."""
-    for _ in range(8):
-        if not isinstance(value, str) or "${" not in value:
-            return value
-        text = ENVIRONMENT.sub(lambda match: (match[1] or "null").strip(), value)
-        text = DECODED.sub(lambda match: match[1], text)
-        whole = NODE.fullmatch(text)
-        if whole:
-            value = _named(whole[1], root, parent)
-        elif text == value:
-            return None
-        else:
-            value = text if "${" in text else yaml.safe_load(text)
-    return None
-
-
-def _named(name: str, root: Mapping[str, Any], parent: Mapping[str, Any]) -> Any:
-    node: Any = parent if name.startswith(".") else root
-    for part in name.lstrip(".").split("."):
-        node = node.get(part) if isinstance(node, Mapping) else None
-    return node
+def _judged(names: Mapping[str, str]) -> list[str]:
+    """Those on which a verdict hangs."""
+    return [name for name, key in names.items() if bears(key)]
 
 
 def _precision(intake: Intake, model: Mapping[str, Any], of_trainer: Any) -> None:
@@ -126,31 +117,35 @@ def _precision(intake: Intake, model: Mapping[str, Any], of_trainer: Any) -> Non
         intake.take("precision.bf16", True, said)
     elif precision.startswith("16"):
         intake.take("precision.fp16", True, said)
-    if model.get("fp8"):
+    fp8 = model.get("fp8")
+    if isinstance(fp8, str):
+        intake.leave(
+            "precision.fp8", f"model.fp8={yamls.shown(fp8)}", "" if isinstance(fp8, Unknown) else "true or false"
+        )
+    elif fp8:
         intake.take("precision.fp8", "e4m3" if model.get("fp8_e4m3") else "hybrid", "model.fp8=true")
         intake.take("precision.fp8_recipe", "delayed", "model.fp8=true")
 
 
-def _ranks(intake: Intake, trainer: Mapping[str, Any], root: Mapping[str, Any]) -> None:
-    devices, nodes = (_value(trainer.get(name), root, trainer) for name in ("devices", "num_nodes"))
+def _ranks(intake: Intake, trainer: Mapping[str, Any]) -> None:
+    devices, nodes = (trainer.get(name) for name in ("devices", "num_nodes"))
     if isinstance(devices, int) and isinstance(nodes, int) and devices * nodes > 0:
         intake.take("parallelism.world_size", devices * nodes, f"trainer: {devices} devices x {nodes} nodes")
 
 
-def _optimizer(intake: Intake, optim: Mapping[str, Any], root: Mapping[str, Any]) -> None:
-    kind = _value(optim.get("name"), root, optim)
+def _optimizer(intake: Intake, optim: Mapping[str, Any]) -> None:
+    kind = optim.get("name")
     for owner in ("ddp", "optimizer"):
         intake.take(f"{owner}.use_distributed_optimizer", kind in DISTRIBUTED, f"model.optim.name={kind}")
-    for name, raw in optim.items():
-        value = _value(raw, root, optim)
-        said = f"model.optim.{name}={value}"
+    for name, value in optim.items():
+        said = f"model.optim.{name}={yamls.shown(value)}"
         if name in OPTIM:
             if value is not None:
                 intake.take(OPTIM[name], value, said)
         elif name == "grad_sync_dtype":
             intake.take("precision.grad_reduce_in_fp32", value in ("fp32", "float32"), said)
         elif name != "name" and not isinstance(value, (dict, list)):
-            intake.overlook(said)
+            intake.unknown(str(name), _judged(OPTIM), said, UNREAD, SOURCE)
 
 
 def _norm_and_activation(intake: Intake, model: Mapping[str, Any]) -> None:
@@ -167,8 +162,19 @@ def _norm_and_activation(intake: Intake, model: Mapping[str, Any]) -> None:
 
 def _dictionary(intake: Intake, value: Any) -> None:
     if isinstance(value, Mapping):
-        layers = {str(gemm): _entry(entry) for gemm, entry in value.items() if isinstance(entry, Mapping)}
-        intake.take("userbuffers.layers", layers, "model.ub_tp_comm_overlap_cfg")
-        intake.flat["userbuffers.name"] = "of the configuration"
+        dictionary.take(intake, value, DICTIONARY)
     elif isinstance(value, str):
         intake.notes.append(f"ub_tp_comm_overlap_cfg={preset(value)} is another file: the dictionary is not judged.")
+
+
+def say(override: str) -> str:
+    """An override of ours in NeMo's words; unchanged where it has none."""
+    about_dictionary = dictionary.say(override, f"{DICTIONARY}.", f"{DICTIONARY}=null")
+    if about_dictionary is not None:
+        return about_dictionary
+    key, equals, value = override.partition("=")
+    if key == "parallelism.world_size":
+        return "any legal number of ranks" if value == "null" else f"{value} ranks"
+    if key.startswith("env."):
+        return override.removeprefix("env.")
+    return WHOLE.get(override) or (f"{WORDS[key]}{equals}{value}" if key in WORDS else override)

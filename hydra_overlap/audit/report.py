@@ -13,7 +13,7 @@ from ..resolution import Resolution
 from ..resolve import resolve
 from ..rules.cfg import CFG001, CFG003
 from ..rules.env import CONNECTIONS, ENV002
-from ..rules.layout import smallest_world
+from ..rules.layout import data_parallel_size, smallest_world
 from ..suggest import nearest
 from ._base import Intake, UnreadableError, facts_of
 
@@ -30,7 +30,8 @@ ASKED_BY_ENVIRONMENT = {
 class Audit:
     """What `hydra-overlap audit` says of one configuration. resolution: None if a rule refuses.
 
-    undecided: keys that rules read and whose values the source takes from where it runs: nothing was judged.
+    undecided: keys that rules read and whose values the text does not tell, or not in a form that could be used: no rule
+    judged. lines: of the commands in a script that say exactly this.
     """
 
     kind: str
@@ -41,6 +42,7 @@ class Audit:
     notes: tuple[str, ...]
     request: dict[str, Any]
     undecided: tuple[str, ...] = ()
+    lines: tuple[int, ...] = ()
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -54,13 +56,14 @@ class Audit:
 
     @property
     def verdict(self) -> str:
-        """accepted, refused or undecided."""
-        return "undecided" if self.undecided else "refused" if self.errors else "accepted"
+        """refused, undecided or accepted."""
+        return "refused" if self.errors else "undecided" if self.undecided else "accepted"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
         return {
             "kind": self.kind,
+            "lines": list(self.lines),
             "verdict": self.verdict,
             "undecided": list(self.undecided),
             "findings": [finding.to_dict() for finding in self.findings],
@@ -74,43 +77,103 @@ class Audit:
         """The verdict first, then every finding, then what was not judged."""
         count = len(self.errors)
         verdict = self.verdict if not count else "1 rule refuses" if count == 1 else f"{count} rules refuse"
-        blocks = [f"{self.kind}: {verdict}"]
+        verdict += ", the rest is undecided" if count and self.undecided else ""
+        blocks = [f"{self.kind}{self._where()}: {verdict}"]
         blocks += [render(finding) for finding in self.findings]
         if self.undecided:
             say = " ".join(f"{key}=..." for key in self.undecided)
-            blocks.append(f"These are known only where it runs; say them behind the file name: {say}")
+            blocks.append(f"These are not known from the text; say them behind the file name: {say}")
         asides = [f"note: {note}" for note in self.notes]
         asides += [f"no rule reads: {said}" for said in self.overlooked]
         asides += [f"{self.ignored} other settings do not bear on overlap"] if self.ignored else []
         return "\n\n".join([*blocks, *(["\n".join(asides)] if asides else [])])
 
+    def _where(self) -> str:
+        lines = ", ".join(map(str, self.lines))
+        return f", line{'s' if len(self.lines) > 1 else ''} {lines}" if lines else ""
 
-def audit(text: str, overrides: Sequence[str] = (), *, folder: Path | None = None) -> Audit:
+
+@dataclass(frozen=True)
+class Audits:
+    """The audits of a script's training commands, in its order; each was judged by itself."""
+
+    commands: tuple[Audit, ...]
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Of all commands."""
+        return tuple(finding for one in self.commands for finding in one.findings)
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """Findings that refuse one of them."""
+        return tuple(finding for one in self.commands for finding in one.errors)
+
+    @property
+    def exit_code(self) -> int:
+        """1 if one of them has it."""
+        return max(one.exit_code for one in self.commands)
+
+    @property
+    def verdict(self) -> str:
+        """The worst one: refused, undecided, accepted."""
+        return max((one.verdict for one in self.commands), key=("accepted", "undecided", "refused").index)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return {
+            "kind": self.commands[0].kind,
+            "verdict": self.verdict,
+            "commands": [one.to_dict() for one in self.commands],
+        }
+
+    def __str__(self) -> str:
+        """How many there are, then each."""
+        return "\n\n".join([f"{len(self.commands)} training commands: {self.verdict}", *map(str, self.commands)])
+
+
+def audit(text: str, overrides: Sequence[str] = (), *, folder: Path | None = None) -> Audit | Audits:
     """Judge a configuration of another launcher.
 
     text: a Megatron-LM command line or shell script, a Megatron-Bridge YAML or list of overrides, a NeMo-Launcher or
     MLPerf YAML. overrides: what the text does not say (`platform=h100`, `parallelism.world_size=64`); they win. folder:
-    where files it names are looked for. Raises UnreadableError, and GatingError on a wrong override.
+    where files it names are looked for. Several answers for a script with several training commands.
+    Raises UnreadableError, and GatingError on a wrong override.
     """
-    intake, say = _read(text, folder)
-    assumed = _complete(intake, [*_apply([], facts_of(text)), *_apply([], overrides)], say is not None)
-    return judged(intake, say, assumed)
+    found: list[Audit] = []
+    for intake, say in _read(text, folder):
+        assumed = _complete(intake, [*_apply([], facts_of(text)), *_apply([], overrides)])
+        _add(found, judged(intake, say, assumed))
+    return found[0] if len(found) == 1 else Audits(tuple(found))
 
 
-def _read(text: str, folder: Path | None) -> tuple[Intake, Callable[[str], str] | None]:
-    """The intake of whichever format this is, and how a fix is said there."""
-    from . import megatron_bridge, megatron_lm, nemo
+def _add(found: list[Audit], audit: Audit) -> None:
+    """Append it, or its line to the audit that says the same."""
+    for index, other in enumerate(found):
+        if replace(other, lines=(), notes=(), resolution=None) == replace(audit, lines=(), notes=(), resolution=None):
+            notes = (*other.notes, *(note for note in audit.notes if note not in other.notes))
+            found[index] = replace(other, lines=(*other.lines, *audit.lines), notes=notes)
+            return
+    found.append(audit)
 
-    content = megatron_bridge.content(text)
-    if content is not None and nemo.looks_like(content):
-        return nemo.read(content), None
-    if content is not None and megatron_bridge.looks_like(content):
-        return megatron_bridge.read(content), megatron_bridge.say
+
+def _read(text: str, folder: Path | None) -> list[tuple[Intake, Callable[[str], str]]]:
+    """What was read in whichever format this is, and how a fix is said there."""
+    from . import megatron_bridge, megatron_lm, nemo, yamls
+
+    contents = megatron_bridge.contents(text)
+    if contents and nemo.looks_like(contents[0].nested):
+        return [(nemo.read(contents[0].nested), nemo.say)]
+    contents = [content for content in contents if megatron_bridge.looks_like(content.nested)]
+    if contents:
+        return [(megatron_bridge.read(content), megatron_bridge.say) for content in contents]
     if megatron_lm.looks_like(text):
-        return megatron_lm.read(text, folder), megatron_lm.say
+        return [(intake, megatron_lm.say) for intake in megatron_lm.read(text, folder)]
+    broken = "" if text.startswith("#!") else yamls.problem(text)
     raise UnreadableError(
         "This is no configuration that can be read: neither flags of Megatron-LM's pretrain_gpt.py, nor a YAML or a list "
         "of overrides for Megatron-Bridge, nor a NeMo-Launcher YAML."
+        + (f" As YAML it is broken: {broken}." if broken else "")
     )
 
 
@@ -144,7 +207,7 @@ def _flat(prefix: str, node: Any) -> list[tuple[str, Any]]:
     return [pair for name, child in node.items() for pair in _flat(f"{prefix}.{name}", child)]
 
 
-def _complete(intake: Intake, said: list[tuple[str, Any]], translated: bool) -> list[str]:
+def _complete(intake: Intake, said: list[tuple[str, Any]]) -> list[str]:
     """Add what the source does not say: overrides, the reference stack, a number of ranks; -> what was assumed."""
     for key, name in ASKED_BY_ENVIRONMENT.items():
         if intake.env.get(name, "").isdigit():
@@ -161,11 +224,9 @@ def _complete(intake: Intake, said: list[tuple[str, Any]], translated: bool) -> 
         assumed.append("software=reference")
     if intake.flat.get(WORLD) is None:
         flat = {key: intake.flat.get(key, leaf.default) for key, leaf in LEAVES.items()}
-        smallest = smallest_world(flat)
-        per_replica = flat["training.micro_batch_size"] * 2
-        batch = flat["training.global_batch_size"]
-        twice = batch is None or batch % per_replica == 0
-        intake.flat[WORLD] = smallest * 2 if twice else smallest
+        smallest, batch = smallest_world(flat), flat["training.global_batch_size"]
+        samples = flat["training.micro_batch_size"] * data_parallel_size({**flat, WORLD: smallest * 2})
+        intake.flat[WORLD] = smallest * 2 if batch is None or batch % samples == 0 else smallest
         intake.said[WORLD] = "assumed"
         assumed.append(f"{WORLD}={intake.flat[WORLD]}")
     return assumed
@@ -175,17 +236,7 @@ def judged(intake: Intake, say: Callable[[str], str] | None = None, assumed: Seq
     """The verdict on what was read. say: spells an override in the source's words. assumed: overrides nobody said."""
     request = nested(intake.flat)
     undecided = tuple(key for key in intake.undecided if intake.said.get(key) != COMMAND_LINE)
-    if undecided:
-        return Audit(
-            kind=intake.kind, findings=(), resolution=None, overlooked=tuple(intake.overlooked), ignored=intake.ignored,
-            notes=tuple(intake.notes), request=request, undecided=undecided,
-        )  # fmt: skip
-    try:
-        resolution: Resolution | None = resolve(request, origins=intake.said)
-        assert resolution is not None
-        findings = [*resolution.findings, *_environment(intake, resolution)]
-    except GatingError as refusal:
-        resolution, findings = None, list(refusal.findings)
+    resolution, findings = (None, list(intake.findings)) if undecided else _judge(intake, request)
     if say is not None:
         findings = [replace(finding, fixes=tuple(_said(fix, say) for fix in finding.fixes)) for finding in findings]
     notes = [*intake.notes, *([f"assumed: {' '.join(assumed)}; say otherwise behind the file name"] if assumed else [])]
@@ -195,9 +246,19 @@ def judged(intake: Intake, say: Callable[[str], str] | None = None, assumed: Seq
         resolution=None if any(finding.severity == "error" for finding in findings) else resolution,
         overlooked=tuple(intake.overlooked),
         ignored=intake.ignored,
-        notes=tuple(notes),
+        notes=tuple(intake.notes if undecided else notes),
         request=request,
+        undecided=undecided,
+        lines=intake.lines,
     )
+
+
+def _judge(intake: Intake, request: Mapping[str, Any]) -> tuple[Resolution | None, list[Finding]]:
+    try:
+        resolution = resolve(request, origins=intake.said)
+    except GatingError as refusal:
+        return None, [*intake.findings, *refusal.findings]
+    return resolution, [*intake.findings, *resolution.findings, *_environment(intake, resolution)]
 
 
 def _said(fix: Fix, say: Callable[[str], str]) -> Fix:

@@ -113,6 +113,12 @@ def test_what_is_assumed_is_said_and_an_override_replaces_it() -> None:
     assert not any("world_size" in note for note in audit(text, ["parallelism.world_size=4"]).notes)
 
 
+def test_the_number_of_ranks_that_is_assumed_fits_the_batch() -> None:
+    text = "model: {expert_model_parallel_size: 8, num_moe_experts: 8}\ntrain: {micro_batch_size: 2, global_batch_size: 16}"
+    found = audit(text, ["platform=h100"])
+    assert ids(found) == [] and found.request["parallelism"]["world_size"] == 8
+
+
 def test_bridge_overrides_that_bridge_would_switch_off_are_refused() -> None:
     text = "run_recipe.py --recipe x comm_overlap.tp_comm_overlap=true model.tensor_model_parallel_size=1 train.micro_batch_size=1 model.bf16=true"
     found = audit(text, ["platform=h100"])
@@ -194,7 +200,7 @@ def test_the_command_exits_with_1_on_findings_and_tells_programs_the_same(run, t
     file = tmp_path / "train.sh"
     file.write_text(SCRIPT.replace("--sequence-parallel", ""))
     done = run(str(file), "platform=h100")
-    assert done.exit_code == 1 and done.output.startswith("Megatron-LM command line: 1 rule refuses\n\nTP002")
+    assert done.exit_code == 1 and done.output.startswith("Megatron-LM command line, line 13: 1 rule refuses\n\nTP002")
     answer = json.loads(run(str(file), "platform=h100", "--json").output)
     assert answer["verdict"] == "refused" and [f["rule"] for f in answer["findings"] if f["severity"] == "error"] == [
         "TP002"
