@@ -37,8 +37,8 @@ def test_every_command_says_what_it_does(run: Run, command: str) -> None:
 def test_lists_all_of_them(run: Run) -> None:
     code, text = run("presets")
     assert code == 0
-    assert text.splitlines()[-1] == "80 of 80 presets"
-    assert len(text.splitlines()) == 82  # a heading, and each on one line
+    assert text.splitlines()[-1] == "116 of 116 presets"
+    assert len(text.splitlines()) == 118  # a heading, and each on one line
 
 
 def test_lists_those_that_were_tuned_for_a_shape(run: Run) -> None:
