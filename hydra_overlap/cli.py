@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from . import _version
+from . import _version, completion
 
 if TYPE_CHECKING:
     from .presets import Preset
@@ -22,7 +22,7 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.pages)
 def explain(name: str) -> None:
     """Print the page of a rule (TP002), a derivation (TP101) or a field (comm_overlap.dp.bucket_size)."""
     from .explain import UnknownError
@@ -35,7 +35,7 @@ def explain(name: str) -> None:
 
 
 @main.command()
-@click.option("--family", help="Only rules whose id starts with this, such as TP.")
+@click.option("--family", shell_complete=completion.families, help="Only rules whose id starts with this, such as TP.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def rules(family: str | None, as_json: bool) -> None:
     """List the rules: id, severity, what must hold."""
@@ -53,7 +53,7 @@ def rules(family: str | None, as_json: bool) -> None:
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
-@click.argument("overrides", nargs=-1)
+@click.argument("overrides", nargs=-1, shell_complete=completion.overrides)
 @click.option("--json", "as_json", is_flag=True, help="For programs: verdict, findings, ledger, settings, environment.")
 def check(overrides: tuple[str, ...], as_json: bool) -> None:
     """Compose OVERRIDES, as train.py would, and judge them without running anything."""
@@ -77,7 +77,7 @@ def check(overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
-@click.argument("overrides", nargs=-1)
+@click.argument("overrides", nargs=-1, shell_complete=completion.overrides)
 @click.option("--json", "as_json", is_flag=True, help="For programs: verdict, and each thing looked at.")
 def doctor(overrides: tuple[str, ...], as_json: bool) -> None:
     """Say what this machine has, what is missing and what that forbids; with OVERRIDES, compare their environment."""
@@ -102,7 +102,7 @@ def doctor(overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 @main.group(invoke_without_command=True)
-@click.option("--gpu", help="Only those tuned on this GPU, such as h100.")
+@click.option("--gpu", shell_complete=completion.gpus, help="Only those tuned on this GPU, such as h100.")
 @click.option("--tp", type=int, help="Only those for this TP size.")
 @click.option("--cp", type=int, help="Only those for this CP size.")
 @click.option("--hidden", "hidden_size", type=int, help="Only those for this hidden size.")
@@ -127,7 +127,7 @@ def presets(context: click.Context, /, as_json: bool, **wanted: int | str | None
 
 
 @presets.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.presets)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def show(name: str, as_json: bool) -> None:
     """Print a preset: source, memory per rank, and what each of the twelve GEMMs hides."""
@@ -143,8 +143,8 @@ def show(name: str, as_json: bool) -> None:
 
 
 @presets.command()
-@click.argument("name")
-@click.argument("other")
+@click.argument("name", shell_complete=completion.presets)
+@click.argument("other", shell_complete=completion.presets)
 def diff(name: str, other: str) -> None:
     """Print every value in which two presets differ."""
     from .report.ledger import make_console
@@ -158,7 +158,7 @@ def diff(name: str, other: str) -> None:
 
 
 @presets.command(context_settings={"ignore_unknown_options": True})
-@click.argument("overrides", nargs=-1)
+@click.argument("overrides", nargs=-1, shell_complete=completion.overrides)
 @click.option("--count", default=5, show_default=True, help="How many.")
 @click.option("--lora", is_flag=True, help="Those made for LoRA, instead of the others.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
@@ -198,7 +198,7 @@ def _preset(name: str) -> "Preset":
 
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.argument("target", type=click.Choice(["megatron-lm", "megatron-bridge", "te", "env"]))
-@click.argument("overrides", nargs=-1)
+@click.argument("overrides", nargs=-1, shell_complete=completion.overrides)
 @click.option("-o", "--output", type=click.Path(file_okay=False), help="Write the files into this directory.")
 def export(target: str, overrides: tuple[str, ...], output: str | None) -> None:
     """Say the plan of OVERRIDES in another launcher's words: flags, YAML, a dictionary, a shell file."""
@@ -232,8 +232,8 @@ def export(target: str, overrides: tuple[str, ...], output: str | None) -> None:
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
-@click.argument("source", required=False)
-@click.argument("overrides", nargs=-1)
+@click.argument("source", required=False, shell_complete=completion.source)
+@click.argument("overrides", nargs=-1, shell_complete=completion.overrides)
 @click.option("--bridge-recipes", type=click.Path(exists=True, dir_okay=False), help="A file of recorded recipes.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def audit(source: str | None, overrides: tuple[str, ...], bridge_recipes: str | None, as_json: bool) -> None:
@@ -303,7 +303,7 @@ def report(folder: str, metric: str | None, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("node", default="")
+@click.argument("node", default="", shell_complete=completion.nodes)
 def schema(node: str) -> None:
     """Print the JSON Schema of a primary config, or of option files of NODE (model, comm_overlap.tp), for editors."""
     from .json_schema import UnknownNodeError, text
@@ -317,8 +317,10 @@ def schema(node: str) -> None:
 @main.command()
 @click.argument("kind", type=click.Choice(["bundle", "preset"]))
 @click.argument("name")
-@click.option("-C", "--conf", default="conf", help="Your app's configuration directory.", show_default=True)
-@click.option("--from", "start", help="The shipped option to start from.")
+@click.option(
+    "-C", "--conf", default="conf", type=click.Path(), help="Your app's configuration directory.", show_default=True
+)
+@click.option("--from", "start", shell_complete=completion.starts, help="The shipped option to start from.")
 def new(kind: str, name: str, conf: str, start: str | None) -> None:
     """Write a starter option file NAME into your own configuration directory; an existing one is never touched."""
     from pathlib import Path
@@ -326,7 +328,8 @@ def new(kind: str, name: str, conf: str, start: str | None) -> None:
     from .scaffold import ScaffoldError, write
 
     try:
-        click.echo(write(kind, name, Path(conf), start))
+        for path in write(kind, name, Path(conf), start):
+            click.echo(path)
     except ScaffoldError as error:
         raise click.UsageError(str(error)) from None
 

@@ -4,7 +4,7 @@ import inspect
 import textwrap
 from collections.abc import Iterable, Iterator
 
-from .examples import example
+from .examples import decisions, example
 from .fields import descriptions
 from .findings import yaml_value
 from .request import DEFAULTS
@@ -59,7 +59,13 @@ def _rule(rule: type[Rule]) -> Iterator[str]:
 
 def _derivation(derivation: Derivation) -> Iterator[str]:
     yield f"{derivation.id}  decides {derivation.key} where it is null"
-    if isinstance(derivation.reason, str):
+    lines: list[str] = []
+    for decision in decisions(derivation):
+        lines += [f"{yaml_value(decision.value)}: {decision.reason}"]
+        lines += [f"    {' '.join(decision.plan) or 'where nothing is said'}"]
+    if lines:
+        yield from _block("becomes, for example", lines)
+    elif isinstance(derivation.reason, str):  # of no row of the ledger
         yield ""
         yield _wrapped(derivation.reason)
     yield from _block("source", (derivation.source,))

@@ -1,7 +1,7 @@
 """The request as a JSON Schema: what an editor needs to complete and explain our YAML.
 
 Option files hold one node each (`model/llama3_70b.yaml` is a `model`), a primary config holds them all: there is a schema
-for each. Choices and limits are those of the CFG rules.
+for each. Choices and limits are those of the CFG rules; those of a userbuffers entry, those of UB002 to UB004.
 """
 
 import dataclasses
@@ -9,16 +9,19 @@ import json
 import typing
 from typing import Any
 
+from .facts import options
 from .fields import descriptions
 from .request import DEFAULTS
-from .rules.cfg import CHOICES, LISTS, MINIMUM
-from .rules.ub import FIELDS, GEMMS, METHODS
-from .schema import Request
+from .rules.cfg import BELOW, CHOICES, LISTS, MINIMUM, VERSIONS
+from .rules.ub import DGRAD, FIELDS, GEMMS, MAX_SM, REDUCE_SCATTER, legal_methods
+from .schema import AUTO, Request
 
 DIALECT = "http://json-schema.org/draft-07/schema#"  # what yaml-language-server reads
 TYPES: dict[Any, str] = {bool: "boolean", int: "integer", float: "number", str: "string"}
 INTERPOLATION = {"type": "string", "pattern": r"^\$\{.*\}$"}
-
+VERSION = {"type": "string", "pattern": rf"^({AUTO}|v?\d.*)$"}  # CFG004 reads the rest of it
+COUNTED = {"num_sm": {"maximum": MAX_SM}, "cga_size": {}, "num_splits": {}}
+"""Arguments of a userbuffers entry that are at least 1, and what else bounds them; a test holds them against UB003."""
 
 LIST = {"type": "array", "description": "Hydra's defaults list."}
 
@@ -90,13 +93,29 @@ def _leaf(key: str, kind: Any, optional: bool) -> dict[str, Any]:
         value = {"type": TYPES[kind]}
         if key in CHOICES:
             value = {"enum": list(CHOICES[key])}
+        if key == "platform.name":  # rules take the name of any GPU; a mistyped one is read as a GPU of no known kind
+            value = {"enum": list(options("platform"))}
+        if key in VERSIONS:
+            value = dict(VERSION)
         if key in MINIMUM:
             value["minimum"] = MINIMUM[key]
+        if key in BELOW:
+            value["exclusiveMaximum"] = BELOW[key]
     alternatives = [value, *([{"type": "null"}] if optional else []), INTERPOLATION]
     return {"description": descriptions()[key], "default": DEFAULTS[key], "anyOf": alternatives}
 
 
 def _layers() -> dict[str, Any]:
-    entry = {name: {"type": TYPES[kind]} for name, kind in FIELDS.items()} | {"method": {"enum": list(METHODS)}}
-    gemm = {"type": "object", "properties": entry, "additionalProperties": False}
-    return {"type": "object", "properties": dict.fromkeys(GEMMS, gemm), "additionalProperties": False}
+    gemms = {gemm: _entry(gemm) for gemm in GEMMS}
+    return {"type": "object", "properties": gemms, "additionalProperties": False}
+
+
+def _entry(gemm: str) -> dict[str, Any]:
+    """What Transformer Engine can do at one GEMM; null takes the entry out."""
+    arguments: dict[str, dict[str, Any]] = {name: {"type": TYPES[kind]} for name, kind in FIELDS.items()}
+    arguments["method"] = {"enum": list(legal_methods(gemm))}
+    for name, bounds in COUNTED.items():
+        arguments[name] |= {"minimum": 1, **bounds}
+    if gemm not in DGRAD:  # whose method decides
+        arguments["is_reduce_scatter"] = {"const": gemm in REDUCE_SCATTER}
+    return {"type": ["object", "null"], "properties": arguments, "additionalProperties": False}

@@ -9,8 +9,9 @@ from click.testing import CliRunner
 
 from hydra_overlap import environment, probe
 from hydra_overlap.cli import main
-from hydra_overlap.examples import example
+from hydra_overlap.examples import PLANS, decisions, example
 from hydra_overlap.rules import DERIVATIONS, RULES
+from hydra_overlap.rules.tp import LEGAL
 
 
 @pytest.fixture
@@ -48,6 +49,26 @@ def test_explains_every_rule_with_its_fixes_and_source(run, rule):
 def test_explains_every_derivation(run, derivation):
     code, text = run("explain", derivation.id)
     assert code == 0 and derivation.key in text and derivation.source in text
+
+
+def test_a_derivation_says_what_it_becomes_for_which_requests_and_why(run):
+    code, text = run("explain", "TP105")
+    assert code == 0
+    lines = (
+        "becomes, for example",
+        "  false: tp_comm_overlap is off",
+        "      where nothing is said",
+        "  false: megatron-core's default",
+        f"      {' '.join(LEGAL)}",
+        "  true: the userbuffers dictionary names dgrads that are not bulk (UB008)",
+        f"      {' '.join(LEGAL)} userbuffers.layers.qkv_dgrad={{method:pipeline}}",
+    )
+    assert "\n".join(lines) in text
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=" ".join)
+def test_every_plan_that_shows_derivations_has_a_decision_of_its_own(plan):
+    assert plan in {decision.plan for derivation in DERIVATIONS for decision in decisions(derivation)}
 
 
 def test_explains_a_field_with_the_rules_that_read_it(run):

@@ -10,7 +10,9 @@ from click.testing import CliRunner
 from hydra_overlap.cli import main
 from hydra_overlap.fields import descriptions
 from hydra_overlap.json_schema import UnknownNodeError, schema
-from hydra_overlap.request import LEAVES, NODES
+from hydra_overlap.request import DEFAULTS, LEAVES, NODES
+from hydra_overlap.rules.cfg import BELOW, MINIMUM, judge_values
+from hydra_overlap.rules.ub import DGRAD, FIELDS, GEMMS, LAYERS, METHODS, UB002, UB003, UB004, UB009
 
 jsonschema = pytest.importorskip("jsonschema")
 
@@ -56,6 +58,13 @@ def test_every_shipped_option_file_is_valid(group: str) -> None:
         assert errors == [], file.name
 
 
+def test_every_shipped_experiment_is_a_valid_primary_config() -> None:
+    validator = jsonschema.Draft7Validator(schema())
+    for file in (CONF / "config.yaml", *(CONF / "experiment").glob("*.yaml")):
+        errors = [error.message for error in validator.iter_errors(yaml.safe_load(file.read_text()))]
+        assert errors == [], file.name
+
+
 @pytest.mark.parametrize(
     ("node", "text", "good"),
     [
@@ -69,7 +78,15 @@ def test_every_shipped_option_file_is_valid(group: str) -> None:
         ("model", "recompute_modules: [mo]", False),
         ("comm_overlap.tp", "tp_comm_bootstrap_backend: smoke", False),
         ("comm_overlap.dp", "bucket_size: true", False),
-        ("userbuffers", "layers: {qkv_fprop: {method: bulk, num_sm: 4}}", True),
+        ("model", "hidden_dropout: 1.0", False),
+        ("training", "seed: 4294967295", True),
+        ("training", "seed: 4294967296", False),
+        ("platform", "name: h100", True),
+        ("platform", "name: h900", False),
+        ("software", "transformer_engine: 2.11.0", True),
+        ("software", "transformer_engine: auto", True),
+        ("software", "transformer_engine: newest", False),
+        ("userbuffers", "layers: {qkv_dgrad: {method: bulk, num_sm: 4}, qkv_wgrad: null}", True),
         ("userbuffers", "layers: {qkv_fwd: {method: bulk}}", False),
         ("", "my_own_node: 1\ncomm_overlap: {dp: {bucket_size: 1000000}}", True),
         ("", "comm_overlap: {dp: {bucket_sise: 1000000}}", False),
@@ -77,6 +94,33 @@ def test_every_shipped_option_file_is_valid(group: str) -> None:
 )
 def test_it_tells_right_from_wrong(node: str, text: str, good: bool) -> None:
     assert valid(node, text) is good
+
+
+ENTRIES = [
+    *({"method": method} for method in METHODS),
+    *({name: value} for name in FIELDS for value in (-1, 0, 1, 32, 33, 64, True, "bulk")),
+]
+
+
+@pytest.mark.parametrize("gemm", GEMMS)
+def test_an_entry_is_valid_where_the_rules_take_it(gemm: str) -> None:
+    validator = jsonschema.Draft7Validator(schema("userbuffers"))
+    rules = [UB002, UB003, UB004, *([] if gemm in DGRAD else [UB009])]  # at a dgrad two arguments decide together
+    for entry in ENTRIES:
+        layers = {gemm: entry}
+        taken = all(rule.holds({LAYERS: layers}) for rule in rules)
+        assert validator.is_valid({"layers": layers}) is taken, entry
+
+
+@pytest.mark.parametrize("key", [*MINIMUM, *BELOW])
+def test_a_number_is_valid_where_the_rules_take_it(key: str) -> None:
+    node, _, name = key.rpartition(".")
+    validator = jsonschema.Draft7Validator(schema(node))
+    limit = (MINIMUM | BELOW)[key]
+    for value in (limit - 1, limit, limit + 1):
+        flat = {**DEFAULTS, "software.torch": None, key: value}
+        ranged = not [finding for finding in judge_values(flat, lambda _: "") if finding.rule == "CFG005"]
+        assert validator.is_valid({name: value}) is ranged, value
 
 
 def test_the_command_prints_it_and_knows_no_other_nodes() -> None:

@@ -1,14 +1,17 @@
 """`hydra-overlap new`: a starter file that composes as it stands, and never takes the place of another."""
 
+import json
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from hydra_overlap.cli import main
 from hydra_overlap.compose import judged
+from hydra_overlap.json_schema import schema
 
 HOST = "precision: {bf16: true}\n"
 
@@ -31,7 +34,8 @@ def composed(conf: Path, *overrides: str):
 
 def test_a_new_bundle_composes_in_the_app_as_it_stands(conf: Path) -> None:
     done = new("bundle", "mine", "-C", str(conf), "--from", "tp4_h100")
-    assert done.exit_code == 0 and done.output.strip() == str(conf / "comm_overlap" / "mine.yaml")
+    written = [str(conf / "comm_overlap" / name) for name in ("mine.yaml", "schema.json")]
+    assert done.exit_code == 0 and done.output.splitlines() == written
     assert composed(conf, "+comm_overlap=mine").transformer_config["tp_comm_overlap"] is True
 
 
@@ -44,11 +48,37 @@ def test_a_new_preset_is_chosen_by_a_bundle(conf: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["bundle", "preset"])
 def test_a_file_that_is_there_is_not_touched(conf: Path, kind: str) -> None:
-    path = Path(new(kind, "mine", "-C", str(conf)).output.strip())
+    path = Path(new(kind, "mine", "-C", str(conf)).output.splitlines()[0])
     path.write_text("mine")
     done = new(kind, "mine", "-C", str(conf))
     assert done.exit_code == 2 and "it was not touched" in done.output
     assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize(("kind", "node"), [("bundle", "comm_overlap"), ("preset", "userbuffers")])
+def test_the_header_names_a_schema_beside_the_file_that_takes_it(conf: Path, kind: str, node: str) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    file, beside = map(Path, new(kind, "mine", "-C", str(conf)).output.split())
+    description, _, header, *_ = file.read_text().splitlines()
+    assert description.startswith("# mine: ") and header == "# yaml-language-server: $schema=schema.json"
+    assert beside == file.with_name("schema.json") and json.loads(beside.read_text()) == schema(node)
+    assert jsonschema.Draft7Validator(schema(node)).is_valid(yaml.safe_load(file.read_text()))
+    beside.write_text("{}")
+    assert new(kind, "other", "-C", str(conf)).output.strip() == str(file.with_name("other.yaml"))
+    assert beside.read_text() == "{}"
+
+
+def test_a_place_that_cannot_be_written_is_a_usage_error(conf: Path) -> None:
+    (conf / "comm_overlap").write_text("")
+    done = new("bundle", "mine", "-C", str(conf))
+    assert done.exit_code == 2 and "cannot be written" in " ".join(done.output.split())
+
+
+@pytest.mark.parametrize("name", ["null", "Null", "true", "off", "yes", "on", "No", "nan", "inf", "123"])
+def test_a_name_that_is_read_as_another_value_is_refused_with_a_way_out(conf: Path, name: str) -> None:
+    done = new("bundle", name, "-C", str(conf))
+    assert done.exit_code == 2 and f"Say my_{name}." in " ".join(done.output.split())
+    assert new("bundle", f"my_{name}", "-C", str(conf)).exit_code == 0
 
 
 @pytest.mark.parametrize(
