@@ -305,7 +305,7 @@ def _ledger(
             source=SOURCE if decided else "",
         )  # fmt: skip
         rows.append(row)
-    return [*rows, *userbuffers_row(c, bool(effective["tp_comm_overlap"]), origin("userbuffers.name"))]
+    return [*rows, *userbuffers_row(c, bool(effective["tp_comm_overlap"]), origin)]
 
 
 def _finding(

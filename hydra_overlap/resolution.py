@@ -1,12 +1,14 @@
 """The answer to a request: which fields are set on which megatron-core object, in which environment, and why."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from .errors import HydraOverlapError
 from .findings import Finding
+from .schema import AUTO
 
+NO_PRESET = "none"
 PROVIDER_FIELD = (
     "tp_comm_overlap_cfg"  # Megatron-Bridge's model provider has it; megatron-core's TransformerConfig does not
 )
@@ -32,17 +34,28 @@ class LedgerRow:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def userbuffers_row(flat: Mapping[str, Any], on: bool, origin: str) -> Iterator[LedgerRow]:
-    """The row of the userbuffers dictionary: with TP overlap always, without it only where one was asked for.
+def userbuffers_row(flat: Mapping[str, Any], on: bool, origin: Callable[[str], str]) -> Iterator[LedgerRow]:
+    """The row of the userbuffers dictionary: with TP overlap always, without it where one was asked for.
 
-    flat: a complete request. origin: of userbuffers.name; of `userbuffers=auto` it says what was chosen and why.
+    flat: a complete request. origin: key -> origin; of `userbuffers=auto` it says what was chosen and why.
     """
-    if on or flat["userbuffers.layers"]:
-        name = flat["userbuffers.name"] or ("unnamed" if flat["userbuffers.layers"] else "none")
-        yield LedgerRow(
-            field="userbuffers", asked=name, effective=name if on else None, origin=origin,
-            rule="" if on else "UB202", reason="asked" if on else "tp_comm_overlap is off", source=flat["userbuffers.source"],
-        )  # fmt: skip
+    layers, chosen = flat["userbuffers.layers"], origin("userbuffers.name")
+    automatic = chosen.startswith(f"userbuffers={AUTO}")
+    if not (on or layers or automatic):
+        return
+    name = flat["userbuffers.name"] or ("unnamed" if layers else NO_PRESET)
+    effective, rule, reason = name if layers else NO_PRESET, "", "asked"
+    if not on:
+        effective, rule, reason = None, "UB202" if layers else "", "tp_comm_overlap is off"
+    elif not layers and name != NO_PRESET:
+        reason = f"asked; {name} has no entries: Transformer Engine's defaults"
+    elif chosen.endswith(".yaml"):  # else it says so already, or nobody knows
+        changed = [gemm for gemm in layers if origin(f"userbuffers.layers.{gemm}") not in (chosen, "")]
+        chosen += f", but for {', '.join(changed)}" if changed else ""
+    yield LedgerRow(
+        field="userbuffers", asked=AUTO if automatic and not layers else name, effective=effective, origin=chosen, rule=rule,
+        reason=reason, source=flat["userbuffers.source"],
+    )  # fmt: skip
 
 
 class ApplyError(HydraOverlapError):

@@ -217,7 +217,7 @@ def _ledger(complete: _Complete, origin: Origin, environment: Iterable[EnvValue]
     flat = complete.flat
     for key in LEDGER_KEYS:
         yield _row(key, complete, origin)
-    yield from userbuffers_row(flat, flat["comm_overlap.tp.tp_comm_overlap"], origin("userbuffers.name"))
+    yield from userbuffers_row(flat, flat["comm_overlap.tp.tp_comm_overlap"], origin)
     if flat["software.origin"] == "assumed":
         for key in VERSIONS:
             yield LedgerRow(

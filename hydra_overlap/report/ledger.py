@@ -42,7 +42,8 @@ def ledger_table(rows: Iterable[LedgerRow]) -> Table:
             if parent:
                 table.add_row(Text(parent, style="bold cyan"))
         asked = "" if row.asked is None else yaml_value(row.asked)
-        because = f"{row.rule} {row.reason}" if row.rule else row.origin
+        more = row.reason.partition("asked; ")[2]
+        because = f"{row.rule} {row.reason}" if row.rule else f"{row.origin}; {more}" if more else row.origin
         style = "bold green" if row.effective is True else "" if row.effective else "dim"
         table.add_row(
             Text(f"  {name}" if parent else name, style="" if parent else "bold cyan"),

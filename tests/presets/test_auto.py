@@ -104,6 +104,18 @@ def test_the_ledger_says_so_where_auto_finds_nothing() -> None:
     assert "no preset for TP16" in row["origin"]
 
 
+def test_the_ledger_says_what_became_of_a_choice_that_nothing_reads_or_that_was_changed() -> None:
+    row = row_of("userbuffers=auto")
+    assert (row["asked"], row["effective"]) == ("auto", None)
+    assert "nothing to choose" in row["origin"]
+    preset = "userbuffers/bf16_h100_h8192_tp4_mbs1_seq8192.yaml"
+    assert row_of("comm_overlap=tp4_h100")["origin"] == preset
+    changed = row_of("comm_overlap=tp4_h100", "userbuffers.layers.qkv_fprop.num_sm=2")
+    assert changed["origin"] == f"{preset}, but for qkv_fprop"
+    empty = row_of("comm_overlap=tp4_h100", "userbuffers=none", "userbuffers.name=mine")
+    assert (empty["asked"], empty["effective"]) == ("mine", "none")
+
+
 def test_the_composed_config_shows_the_values_and_is_judged_alike_in_the_job() -> None:
     from hydra import compose, initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
