@@ -18,6 +18,7 @@ Judge = Callable[[Flat], tuple[Finding, ...]]  # a flat request as asked -> the 
 
 MAX_JOINED = 6  # fixes joined to one; more would be another plan, not a fix
 SIZES = (WORLD, GBS)  # may be adjusted twice in one fix; another key set twice would take something back
+KERNELS = ("model.gradient_accumulation_fusion", "model.moe_grouped_gemm")
 OPTIONS: dict[str, dict[str, Any]] = {
     "platform=h100": {"platform.name": "h100", "platform.sm": 90, "platform.nvlink_domain_size": 8},
     "platform=b200": {"platform.name": "b200", "platform.sm": 100, "platform.nvlink_domain_size": 8},
@@ -92,8 +93,8 @@ def _proven(finding: Finding, refused: set[str], asked: Flat, judge: Judge) -> t
 
 
 def _model(fix: Fix) -> set[str]:
-    """The keys of the model that a fix sets."""
-    return {key for key in _settings(fix) if key.startswith("model.")}
+    """The keys of the model that a fix sets; which kernels compute it is another matter."""
+    return {key for key in _settings(fix) if key.startswith("model.") and key not in KERNELS}
 
 
 def _joined(fix: Fix, rule: str, refused: set[str], asked: Flat, judge: Judge) -> tuple[Fix, tuple[Finding, ...]]:

@@ -138,7 +138,9 @@ def _elsewhere(arguments: Sequence[str]) -> Finding | None:
         if override.is_add() and override.key_or_group == "comm_overlap" and override.package is not None:
             value, key = override.value(), override.get_key_element().lstrip("+")
             fix = Fix(f"comm_overlap={yaml_value(value)}", f"in place of +{key}={yaml_value(value)}")
-            return CFG007.refuse(key, value, COMMAND_LINE, "Rules read comm_overlap at the top of the config alone.", fix)
+            return CFG007.refuse(
+                key, value, COMMAND_LINE, "Rules read comm_overlap at the top of the config alone.", fix
+            )
     return None
 
 

@@ -556,7 +556,9 @@ class EP023(EpRule):
         "fine_grained_callables.py:448; mended by https://github.com/NVIDIA/Megatron-LM/pull/3797"
     )
     refused = _but(
-        f"{FSDP}=true", f"{STRATEGY}=optim_grads_params", "ddp.use_distributed_optimizer=true",
+        f"{FSDP}=true",
+        f"{STRATEGY}=optim_grads_params",
+        "ddp.use_distributed_optimizer=true",
         "optimizer.use_distributed_optimizer=true",
     )
     fixes = (Fix(f"{STRATEGY}=optim_grads", KEEPS + ", parameters whole on every rank"), OFF)

@@ -202,7 +202,9 @@ def test_refuses_microbatches_of_different_lengths_with_the_allgather_dispatcher
 def test_refuses_query_heads_that_key_heads_do_not_share_evenly() -> None:
     assert refusing("model.num_attention_heads=6", "model.num_query_groups=4") == ["PAR019"]
     assert refusing("model.num_attention_heads=6", "model.num_query_groups=3") == []
-    assert refusing("model.num_attention_heads=6", "model.num_query_groups=4", "model.multi_latent_attention=true") == []
+    assert (
+        refusing("model.num_attention_heads=6", "model.num_query_groups=4", "model.multi_latent_attention=true") == []
+    )
 
 
 def test_refuses_heads_of_an_odd_width_for_rotary_embedding_alone() -> None:
