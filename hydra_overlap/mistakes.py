@@ -22,7 +22,7 @@ from .errors import REFUSED, USAGE, GatingError
 from .findings import Finding, Fix, Place, render, yaml_value
 from .request import DEFAULTS, TREE, normalise
 from .rules.cfg import CFG001, CFG002, CFG003, CFG007, CFG008
-from .rules.ub import FIELDS, GEMMS, LAYERS
+from .rules.ub import FIELDS, LAYERS, meant
 from .shape import COMMAND_LINE, GROUPS, OUTPUT, lists_of_options, nearest_key
 from .suggest import nearest
 
@@ -288,7 +288,7 @@ def _no_such_key(text: str, cause: BaseException | None) -> Finding:
 def _userbuffers_fix(key: str, value: Any) -> tuple[Fix, ...]:
     """`userbuffers.layers.qkv_fprop.num_smm=4`: a preset holds the entries it sets, so that the others are added."""
     gemm, _, name = key.removeprefix(f"{LAYERS}.").partition(".")
-    near = nearest(gemm, GEMMS), nearest(name, FIELDS)
+    near = meant(gemm), nearest(name, FIELDS)
     return (Fix(f"++{LAYERS}.{near[0]}.{near[1]}={yaml_value(value)}", "did you mean this?"),) if all(near) else ()
 
 

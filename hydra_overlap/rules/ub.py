@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 from ..findings import Fix, Place, yaml_value
-from ..suggest import did_you_mean
+from ..suggest import did_you_mean, nearest
 from ._base import Config, Origin, Rule
 from .layout import TP, WORLD, divisor_below
 from .tp import FP8, HIDDEN, LEGAL, MXFP8_BLOCK, NO_FC1, NO_QKV, RECIPE, RS_DGRAD, dgrad_layers, scaled_by_mxfp8
@@ -18,6 +18,7 @@ TE = "Transformer Engine v2.11 transformer_engine/pytorch/module/base.py "
 ALL_GATHER = ("qkv_fprop", "qkv_dgrad", "proj_dgrad", "proj_wgrad", "fc1_fprop", "fc1_dgrad", "fc2_dgrad", "fc2_wgrad")
 REDUCE_SCATTER = ("proj_fprop", "fc2_fprop", "qkv_wgrad", "fc1_wgrad")
 GEMMS = ALL_GATHER + REDUCE_SCATTER
+PASSES = {"fwd": "fprop", "bwd": "dgrad", "bwd_x": "dgrad", "bwd_w": "wgrad"}  # names the passes have elsewhere
 DGRAD = ("qkv_dgrad", "fc1_dgrad")  # bulk all-gather by default; another method turns them into a reduce-scatter
 EXTERNAL = ("proj_wgrad", "fc2_wgrad")
 BULK = ("qkv_dgrad", "qkv_wgrad", "fc1_dgrad", "fc1_wgrad")
@@ -157,6 +158,13 @@ class UB001(Rule):
         return (NONE_FIX, Fix(f"{TP}={tuned} {WORLD}={ranks}", "keeps the overlap and the preset, as many replicas"))
 
 
+def meant(gemm: str) -> str | None:
+    """The GEMM that a name which is none may stand for."""
+    layer, _, part = gemm.partition("_")
+    renamed = f"{layer}_{PASSES.get(part, part)}"
+    return renamed if renamed in GEMMS else nearest(gemm, GEMMS)
+
+
 class UB002(UbRule):
     """A userbuffers entry names one of Transformer Engine's twelve GEMMs."""
 
@@ -169,7 +177,8 @@ class UB002(UbRule):
     def problems(cls, c: Config) -> Iterator[Problem]:
         for gemm in c[LAYERS]:
             if gemm not in GEMMS:
-                yield Problem(gemm, f"There is no GEMM {gemm}{did_you_mean(gemm, GEMMS)}", _delete(gemm))
+                hint = f" (did you mean {meant(gemm)}?)" if meant(gemm) else ""
+                yield Problem(gemm, f"There is no GEMM {gemm}{hint}", _delete(gemm))
 
 
 class UB003(UbRule):

@@ -8,6 +8,7 @@ import pytest
 
 from hydra_overlap import GatingError, Resolution, resolve
 from hydra_overlap.findings import yaml_value
+from hydra_overlap.rules.ub import meant
 from tests.overrides import refusing, remarks, request_of
 
 PRESETS = json.loads((Path(__file__).parent.parent / "reference" / "bridge_userbuffers_presets.json").read_text())[
@@ -70,6 +71,7 @@ def test_a_preset_for_another_tp_size_is_no_matter_while_tp_overlap_is_off() -> 
     ({"qkv_fprop": {}}, []),
     ({"qkv_fwd": {}}, ["UB002"]),
     ({"QKV_fprop": {}}, ["UB002"]),
+    ({"fc2_bwd_x": {}}, ["UB002"]),
     ({"qkv_fwd": {"num_sm": 64}}, ["UB002"]),  # its arguments are not judged: one cause, one message
 ])  # fmt: skip
 def test_refuses_gemms_that_do_not_exist(layers: dict[str, Any], rules: list[str]) -> None:
@@ -254,3 +256,10 @@ def test_names_that_no_override_can_say_are_refused_with_a_fix_that_works(name: 
     with pytest.raises(GatingError) as refusal:
         resolve(request)
     assert refusal.value.findings[0].fixes[-1].override == "userbuffers=none"
+
+
+@pytest.mark.parametrize(("written", "wanted"), [
+    ("qkv_fwd", "qkv_fprop"), ("fc1_bwd_w", "fc1_wgrad"), ("proj_bwd_x", "proj_dgrad"), ("fc2_fpropp", "fc2_fprop"), ("x", None),
+])  # fmt: skip
+def test_a_gemm_under_another_name_is_known_for_what_is_meant(written: str, wanted: str | None) -> None:
+    assert meant(written) == wanted
