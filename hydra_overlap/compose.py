@@ -28,8 +28,8 @@ from omegaconf.errors import InterpolationResolutionError
 from . import adapter, environment, origins, shape
 from .errors import GatingError
 from .findings import Finding, Fix
-from .reading import OPEN, Reading, ours, read
-from .references import hydra_keys
+from .reading import IN_THE_JOBS, OPEN, Reading, ours, read
+from .references import hydra_keys, written
 from .request import NODES
 from .resolution import Resolution
 from .resolve import resolve
@@ -214,12 +214,12 @@ def _require_paths(cfg: DictConfig) -> None:
     findings = []
     for node, names in OPEN.items():
         for name in names if isinstance(cfg.get(node), DictConfig) and ours(cfg, node) else ():
-            written = cfg[node]._get_node(name)._value()
-            for key in hydra_keys(written) if isinstance(written, str) else []:
+            text = written(cfg[node], name)
+            for key in hydra_keys(text) if isinstance(text, str) else []:
                 if OmegaConf.select(hydra, key) is None:
                     why = f"hydra.{key} has no value in this job. Only jobs of a sweep have a number (hydra.job.num)."
-                    fix = Fix(f"{node}.{name}='${{hydra:runtime.output_dir}}/checkpoints'", "in the folder of the job")
-                    findings.append(CFG002.refuse(f"{node}.{name}", written, "", why, fix))
+                    fix = Fix(f"{node}.{name}={IN_THE_JOBS}", "in the folder of the job")
+                    findings.append(CFG002.refuse(f"{node}.{name}", text, "", why, fix))
     if findings:
         raise GatingError(findings)
 

@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .request import LEAVES
-from .resolve import DDP_FIELDS, TRANSFORMER_FIELDS
-from .rules._base import Config
-from .rules.env import BLACKWELL, EP_OVERLAP, HOPPER, NCCL_UB, TP_OVERLAP
+from .resolve import in_effect
+from .rules._base import BLACKWELL, HOPPER, Config
+from .rules.env import EP_OVERLAP, NCCL_UB, TP_OVERLAP
 from .rules.prec import FP8, RECIPE
 from .versions import at_least
 
@@ -187,7 +186,7 @@ def contrary(
     said = [name for name in NAMES if name in environment]
     if not said or request["platform"]["name"] == "cpu":
         return ()
-    return tuple(_contrary(_effective(request, answer), environment, said))
+    return tuple(_contrary(in_effect(request, answer), environment, said))
 
 
 def _contrary(c: Config, environment: Mapping[str, str], said: list[str]) -> Iterable[Contrary]:
@@ -197,16 +196,3 @@ def _contrary(c: Config, environment: Mapping[str, str], said: list[str]) -> Ite
                 yield Contrary(
                     name=name, value=environment[name], undoes=row.undoes, source=row.source, severity=row.severity
                 )
-
-
-def _effective(request: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
-    """The flat request, with the overlap settings that are in effect."""
-    flat: dict[str, Any] = {}
-    for key in LEAVES:
-        node: Any = request
-        for part in key.split("."):
-            node = node[part]
-        flat[key] = node
-    for config, fields in (("transformer_config", TRANSFORMER_FIELDS), ("ddp_config", DDP_FIELDS)):
-        flat |= {key: answer[config][name] for name, key in fields.items() if name in answer[config]}
-    return flat

@@ -18,7 +18,7 @@ Judge = Callable[[Flat], tuple[Finding, ...]]  # a flat request as asked -> the 
 
 MAX_JOINED = 6  # fixes joined to one; more would be another plan, not a fix
 SIZES = (WORLD, GBS)  # may be adjusted twice in one fix; another key set twice would take something back
-KERNELS = ("model.gradient_accumulation_fusion", "model.moe_grouped_gemm")
+KERNELS = ("model.gradient_accumulation_fusion", "model.moe_grouped_gemm")  # of the model's keys, no part of what it is
 OPTIONS: dict[str, dict[str, Any]] = {
     "platform=h100": {"platform.name": "h100", "platform.sm": 90, "platform.nvlink_domain_size": 8},
     "platform=b200": {"platform.name": "b200", "platform.sm": 100, "platform.nvlink_domain_size": 8},

@@ -14,6 +14,7 @@ from . import facts
 from .errors import GatingError
 from .presets_gemms import Gemm, Layers, gemm_map, memory_mib
 from .request import DEFAULTS
+from .resolution import NO_PRESET
 from .resolve import resolve
 from .schema import AUTO
 from .suggest import did_you_mean
@@ -32,7 +33,7 @@ __all__ = [
 ]
 
 DIMENSIONS = ("gpu", "hidden_size", "tp", "cp", "mbs", "seq_length", "precision")
-NO_PRESETS = ("none", AUTO)  # options of the group that hold no values of their own
+NO_PRESETS = (NO_PRESET, AUTO)  # options of the group that hold no values of their own
 GENERATION = {
     "a100": "Ampere", "h100": "Hopper", "h200": "Hopper", "b100": "Blackwell", "b200": "Blackwell", "gb200": "Blackwell",
     "b300": "Blackwell", "gb300": "Blackwell",
@@ -145,7 +146,7 @@ def catalogue() -> tuple[Preset, ...]:
 
 def none() -> dict[str, Any]:
     """The `userbuffers` node of Transformer Engine's defaults."""
-    return {"name": "none", "layers": {}}
+    return {"name": NO_PRESET, "layers": {}}
 
 
 def preset(name: str) -> Preset:

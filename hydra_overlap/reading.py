@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from . import adapter, facts
 from .errors import GatingError
 from .findings import Finding, Fix, yaml_value
-from .references import of_the_job
+from .references import of_the_job, written
 from .request import DEFAULTS, LEAVES, NODES
 from .rules.cfg import CFG002, CHOICES, MINIMUM
 from .schema import AUTO, Request
@@ -23,6 +23,7 @@ from .schema import AUTO, Request
 ALWAYS_OURS = ("comm_overlap", "parallelism", "userbuffers", "platform", "software")
 UNJUDGED = "data"  # no rule reads it; its paths may be known only when the job runs
 OPEN = {"checkpoint": ("save", "load")}  # paths of which rules read only whether there is one
+IN_THE_JOBS = "'${hydra:runtime.output_dir}/checkpoints'"  # such a path in the job's own folder, as it is typed
 _UNKNOWN = object()
 
 
@@ -105,9 +106,9 @@ def plain_node(cfg: DictConfig, name: str, *, composing: bool = False) -> Any:
     try:
         node = cfg[name]
         paths = OPEN.get(name, ()) if composing else ()
-        written = {path: node._get_node(path)._value() for path in paths if of_the_job(node._get_node(path))}
-        if written:
-            return {key: written[key] if key in written else node[key] for key in map(str, node)}
+        kept = {path: written(node, path) for path in paths if of_the_job(node._get_node(path))}
+        if kept:
+            return {key: kept[key] if key in kept else node[key] for key in map(str, node)}
         return OmegaConf.to_container(node, resolve=True, throw_on_missing=True) if OmegaConf.is_config(node) else node
     except OmegaConfBaseException as error:
         if name == UNJUDGED:
@@ -123,21 +124,16 @@ def _unreadable(parent: DictConfig, name: str, key: str) -> Iterator[Finding]:
     try:
         node = parent[name]
     except OmegaConfBaseException as error:
-        yield _without_value(key, str(error).splitlines()[0] + ".", _written(parent, name))
+        yield _without_value(key, str(error).splitlines()[0] + ".", written(parent, name))
         return
     if isinstance(node, DictConfig):
         for child in map(str, node):
             yield from _unreadable(node, child, f"{key}.{child}")
 
 
-def _written(parent: Any, name: str) -> Any:
-    """The text of an interpolation."""
-    return parent._get_node(name)._value()
-
-
-def _without_value(key: str, why: str, written: Any = "???") -> Finding:
+def _without_value(key: str, why: str, text: Any = "???") -> Finding:
     fixes = [Fix(f"{key}={yaml_value(DEFAULTS[key])}", "the default")] if key in DEFAULTS else []
-    return CFG002.refuse(key, written, "", f"{key} has no value. {why}", *fixes)
+    return CFG002.refuse(key, text, "", f"{key} has no value. {why}", *fixes)
 
 
 def _known_fields(cfg: DictConfig, name: str, unread: list[str]) -> dict[str, Any]:

@@ -150,6 +150,19 @@ def _read(
             findings.append(CFG002.refuse(key, value, origin(key), why, *fixes))
 
 
+def flattened(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Every key of the schema with its value in a nested request that was judged; the default where it says nothing."""
+    return {key: _at(request, key, leaf.default) for key, leaf in LEAVES.items()}
+
+
+def _at(node: Any, key: str, default: Any) -> Any:
+    for part in key.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            return default
+        node = node[part]
+    return node
+
+
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     """The opposite of flattening: a plain nested dict with every node of the schema."""
     result: dict[str, Any] = {}

@@ -8,7 +8,7 @@ from . import bridge
 from .errors import GatingError
 from .findings import Finding
 from .fixes import proven
-from .request import DEFAULTS, IGNORED, nested, normalise
+from .request import DEFAULTS, IGNORED, flattened, nested, normalise
 from .resolution import LedgerRow, Resolution, userbuffers_row
 from .rules import DERIVATIONS, RULES, Rule
 from .rules._base import Origin
@@ -115,6 +115,19 @@ class _Complete:
     flat: dict[str, Any]
     reasons: dict[str, str]
     inherited: dict[str, str]
+
+
+def in_effect(request: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
+    """The flat request with every overlap field as it will be set.
+
+    request: the nested request of a resolution or plan. answer: Resolution.to_dict(), or the same in a plan.
+    """
+    flat = flattened(request)
+    for config, fields in (
+        ("transformer_config", TRANSFORMER_FIELDS), ("optimizer_config", OPTIMIZER_FIELDS), ("ddp_config", DDP_FIELDS),
+    ):  # fmt: skip
+        flat |= {key: answer[config][name] for name, key in fields.items() if name in answer[config]}
+    return flat
 
 
 def _complete(request: Mapping[str, Any]) -> _Complete:

@@ -7,9 +7,9 @@ from .. import learning_rate
 from .._version import __version__
 from ..errors import GatingError
 from ..findings import Finding, Fix, Place, render, yaml_value
-from ..request import DEFAULTS, LEAVES, nested
+from ..request import nested
 from ..resolution import Resolution
-from ..resolve import DDP_FIELDS, OPTIMIZER_FIELDS, TRANSFORMER_FIELDS
+from ..resolve import in_effect
 
 Files = dict[str, str]  # file name -> content
 
@@ -49,27 +49,13 @@ def unsayable(key: str, value: Any, why: str, source: str = "", *fixes: Fix) -> 
 
 def effective(resolution: Resolution) -> dict[str, Any]:
     """The flat request with every overlap field as it will be set; base values of ddp and optimizer taken in."""
-    flat = {key: _at(resolution.request, key, DEFAULTS[key]) for key in LEAVES}
-    for names, settings in (
-        (TRANSFORMER_FIELDS, resolution.transformer_config),
-        (OPTIMIZER_FIELDS, resolution.optimizer_config),
-        (DDP_FIELDS, resolution.ddp_config),
-    ):
-        flat |= {key: settings[name] for name, key in names.items() if name in settings}
+    flat = in_effect(resolution.request, resolution.to_dict())
     for key in flat:
         owner, _, name = key.partition(".")
         if owner in ("ddp", "optimizer") and f"comm_overlap.dp.{name}" in flat:
             flat[key] = None
     flat["userbuffers.layers"] = resolution.userbuffers or {}
     return flat
-
-
-def _at(nested: Any, key: str, default: Any) -> Any:
-    for part in key.split("."):
-        if not isinstance(nested, Mapping) or part not in nested:
-            return default
-        nested = nested[part]
-    return nested
 
 
 def common_refusals(flat: Mapping[str, Any]) -> list[Finding]:

@@ -83,20 +83,23 @@ def cache_dir(plan: Plan) -> Path:
     return Path(os.path.expanduser(said)) if said else base / "hydra-overlap" / "data"
 
 
-def require(plan: Plan) -> None:
-    """Raise LaunchError for what `prepare` would find as soon as it looks; nothing is read or written, or imported."""
+def require(plan: Plan) -> list[Path]:
+    """The files of the plan's text, none of mock data; nothing is read or written, or imported.
+
+    Raises LaunchError for what `prepare` would find as soon as it looks.
+    """
     request = plan["request"]
     data = request["data"]
     if data["files"] and data["kind"] != "text":
-        files = f"data.files=[{','.join(data['files'])}]"
+        named = f"data.files=[{','.join(data['files'])}]"
         raise LaunchError(
             "Files are read with kind=text alone",
-            where=[f"data.kind={data['kind']}", files],
+            where=[f"data.kind={data['kind']}", named],
             why="The run would train on something else than these files.",
-            fixes=[(f"data=text '{files}'", "trains on them"), ("data.files=[]", f"trains on {data['kind']}")],
+            fixes=[(f"data=text '{named}'", "trains on them"), ("data.files=[]", f"trains on {data['kind']}")],
         )
     if data["kind"] == "mock":
-        return
+        return []
     if request["model"]["vocab_size"] < VOCABULARY:
         raise LaunchError(
             "The vocabulary holds every byte",
@@ -104,14 +107,14 @@ def require(plan: Plan) -> None:
             why=f"Text is read as bytes: 256 values and one end-of-document token, {VOCABULARY} tokens.",
             fixes=[("model.vocab_size=384", "holds them"), ("data=mock", "made-up tokens")],
         )
-    sources(plan)
-    folder = cache_dir(plan)
+    files, folder = sources(plan), cache_dir(plan)
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise _unwritable(
             plan, f"{folder}: {'no permission to write there' if folder.is_dir() else 'not a directory'}."
         )
+    return files
 
 
 def _unwritable(plan: Plan, why: str) -> LaunchError:
@@ -130,11 +133,11 @@ def prepare(plan: Plan) -> str | None:
     Raises LaunchError for missing text, a text too short for one sample, or a vocabulary too small for bytes. With
     data.held_out a second pair of files lies beside the first.
     """
-    require(plan)
-    request = plan["request"]
-    if request["data"]["kind"] == "mock":
+    files = require(plan)
+    if not files:
         return None
-    files, limit = sources(plan), request["data"]["max_bytes"]
+    request = plan["request"]
+    limit = request["data"]["max_bytes"]
     documents, size = _read(files, limit)
     if size < request["model"]["seq_length"] + 1:
         raise LaunchError(

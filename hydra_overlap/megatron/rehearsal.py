@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import LaunchError
 from ..plan import Plan
+from ..request import flattened
 from ..rules.layout import bucketed_parameters
 
 HIDDEN = 256  # width of the residual stream above which a model is shrunk
@@ -89,14 +90,11 @@ def rehearse(plan: Plan, other_versions: Sequence[str] = ()) -> Plan:
 
 def _gather_experts_after_their_step(plan: Plan, replaced: list[Change], left_out: list[str]) -> None:
     """Without this a rehearsal trains wrong at random: gloo copies experts onto themselves while they step (DP029)."""
-    settings = plan["resolution"]["optimizer_config"]
-    name = "overlap_param_gather_with_optimizer_step"
-    if not settings.get(name) or plan["request"]["parallelism"]["expert_model_parallel_size"] == 1:
-        return
-    text = "parameter gather with the optimizer step: gloo would gather experts in the middle of theirs"
-    replaced.append(Change(f"comm_overlap.dp.{name}", True, False, text))
-    left_out.append(text)
-    settings[name] = plan["request"]["comm_overlap"]["dp"][name] = False
+    if plan["request"]["parallelism"]["expert_model_parallel_size"] > 1:
+        text = "parameter gather with the optimizer step: gloo would gather experts in the middle of theirs"
+        change = _replace(plan, "comm_overlap.dp.overlap_param_gather_with_optimizer_step", False, text)
+        replaced += [change] if change else []
+        left_out += [text] if change else []
 
 
 def replace_cuda_only(plan: Plan) -> tuple[list[Change], list[str]]:
@@ -106,19 +104,9 @@ def replace_cuda_only(plan: Plan) -> tuple[list[Change], list[str]]:
     """
     changes, left_out = [], []
     for key, value, text in _REPLACED:
-        *path, name = key.split(".")
-        node = plan["request"]
-        for part in path:
-            node = node[part]
-        settings = [s for s in _settings(plan) if name in s]
-        planned = [s[name] for s in settings] or [node[name]]
-        if all(item in (value, None) for item in planned):
-            continue
-        changes.append(Change(key, planned[0], value, text))
-        left_out += [text] if text else []
-        node[name] = value
-        for values in settings:
-            values[name] = value
+        change = _replace(plan, key, value, text)
+        changes += [change] if change else []
+        left_out += [text] if change and text else []
     model = plan["request"]["model"]
     if model["num_moe_experts"] is not None and model["moe_token_dispatcher_type"] == "flex":
         text = f"the {model['moe_flex_dispatcher_backend']} dispatcher: tokens travel by all-to-all"
@@ -126,6 +114,22 @@ def replace_cuda_only(plan: Plan) -> tuple[list[Change], list[str]]:
         left_out.append(text)
         model["moe_token_dispatcher_type"], model["moe_flex_dispatcher_backend"] = "alltoall", None
     return changes, left_out
+
+
+def _replace(plan: Plan, key: str, value: Any, text: str) -> Change | None:
+    """Put `value` in the request and in the three dicts of settings, in place; None where nothing else was planned."""
+    *path, name = key.split(".")
+    node = plan["request"]
+    for part in path:
+        node = node[part]
+    settings = [s for s in _settings(plan) if name in s]
+    planned = [s[name] for s in settings] or [node[name]]
+    if all(item in (value, None) for item in planned):
+        return None
+    node[name] = value
+    for values in settings:
+        values[name] = value
+    return Change(key, planned[0], value, text)
 
 
 def _settings(plan: Plan) -> list[dict[str, Any]]:
@@ -174,13 +178,9 @@ def _shrink_buckets(rehearsed: Plan, plan: Plan) -> list[Change]:
     """bucket_size in the proportion its parameters shrank in: they are cut into as many buckets as planned."""
     settings = rehearsed["resolution"]["ddp_config"]
     size = settings.get("bucket_size")
-    planned, here = (bucketed_parameters(_flat(p["request"])) for p in (plan, rehearsed))
+    planned, here = (bucketed_parameters(flattened(p["request"])) for p in (plan, rehearsed))
     if size is None or not planned or not here or here[0] >= planned[0]:
         return []
     settings["bucket_size"] = max(1, size * here[0] // planned[0])
     reason = f"as what it cuts: {planned[0]:,} to {here[0]:,} parameters"
     return [Change("comm_overlap.dp.bucket_size", size, settings["bucket_size"], reason)]
-
-
-def _flat(request: dict[str, Any]) -> dict[str, Any]:
-    return {f"{node}.{name}": value for node in ("model", "parallelism") for name, value in request[node].items()}

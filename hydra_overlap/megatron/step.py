@@ -5,9 +5,9 @@ Source of the order of calls: Megatron-LM core_v0.16.1 megatron/training/trainin
 
 import inspect
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -106,10 +106,15 @@ def _of_this_cp_rank(batch: dict[str, Any]) -> dict[str, Any]:
     from megatron.core import parallel_state
     from megatron.core.utils import get_batch_on_this_cp_rank as split
 
-    if "is_hybrid_cp" not in inspect.signature(split).parameters:
+    if not _asks_how(split):
         return dict(split(batch))
     group = parallel_state.get_context_parallel_group()
     return dict(split({**batch, "cu_seqlens": None}, is_hybrid_cp=False, cp_group=group))
+
+
+@cache  # every microbatch splits
+def _asks_how(split: Callable[..., Any]) -> bool:
+    return "is_hybrid_cp" in inspect.signature(split).parameters
 
 
 def _loss(mask: torch.Tensor, per_token: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

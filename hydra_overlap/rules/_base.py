@@ -17,6 +17,7 @@ Origin = Callable[[str], str]  # key -> where its value came from
 KEEPS = "keeps the overlap"
 GIVES_UP = "gives the overlap up"
 ARCHITECTURE = "another architecture"
+HOPPER, BLACKWELL = 90, 100  # compute capability x 10
 
 
 class Rule:

@@ -13,7 +13,7 @@ ENV202, and in ENV003 where the loser was asked for as well.
 from dataclasses import dataclass, replace
 
 from ..findings import Finding, Fix
-from ._base import Config, Rule
+from ._base import BLACKWELL, HOPPER, Config, Rule
 from .cfg import CfgRule
 from .layout import CP, EP, PP, TP, data_parallel_size, divisor_below
 
@@ -24,7 +24,6 @@ USERBUFFERS = "Transformer Engine v2.12 transformer_engine/pytorch/module/base.p
 CONNECTIONS = "CUDA_DEVICE_MAX_CONNECTIONS"
 CHUNK = "launch.nccl_pp_comm_chunksize"
 MARGIN = "launch.layernorm_sm_margin"
-HOPPER, BLACKWELL = 90, 100  # compute capability x 10
 TP_OVERLAP = "comm_overlap.tp.tp_comm_overlap"
 EP_OVERLAP = "comm_overlap.ep.overlap_moe_expert_parallel_comm"
 FSDP = "ddp.use_megatron_fsdp"

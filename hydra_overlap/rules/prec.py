@@ -2,7 +2,7 @@
 
 from ..findings import Fix
 from ..versions import at_least
-from ._base import Config, Rule
+from ._base import BLACKWELL, Config, Rule
 from .layout import PP
 
 FP8 = "precision.fp8"
@@ -25,7 +25,6 @@ GPUS = {
     "delayed": (89, NEVER, "h100"), "tensorwise": (89, NEVER, "h100"), "blockwise": (90, NEVER, "h100"),
     "mxfp8": (100, 120, "b200"),
 }  # fmt: skip
-BLACKWELL = 100
 OFF = Fix(f"{FP8}=null {RECIPE}=null {PARAM_GATHER}=false", "trains without FP8")
 
 

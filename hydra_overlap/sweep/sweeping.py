@@ -11,6 +11,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from ..reading import IN_THE_JOBS
 from ..report.ledger import make_console
 from ..report.sweep_plan import headline, print_plan
 from ..suggest import nearest
@@ -50,14 +51,12 @@ def sweep(arguments: Sequence[str], *, sweeper: SweeperPlugin) -> Any:
     merged = settings["on_duplicate"] == "merge"
     print_plan(judged, console, whole=grid.whole, merged=merged)
     _require_something(judged, settings["on_invalid"])
-    _require_folders(
-        [verdict for verdict in judged if verdict.identity and not (merged and verdict.same_as is not None)]
-    )
+    if not merged:
+        judged = [dataclasses.replace(verdict, same_as=None) for verdict in judged]
+    _require_folders([verdict for verdict in judged if verdict.identity and verdict.same_as is None])
     if settings["plan_only"]:
         console.print("\nhydra.sweeper.plan_only=true: nothing was started.")
         return None
-    if not merged:
-        judged = [dataclasses.replace(verdict, same_as=None) for verdict in judged]
 
     def launcher_factory(of: DictConfig) -> Launcher:
         return Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task_function, config=of)
@@ -149,7 +148,7 @@ def _require_folders(running: Sequence[Judged]) -> None:
             ],
             why="The second job finds the checkpoints of the first there, and is refused or goes on from them.",
             fixes=[
-                ("checkpoint.save='${hydra:runtime.output_dir}/checkpoints'", "in the folder of each job"),
+                (f"checkpoint.save={IN_THE_JOBS}", "in the folder of each job"),
                 ("checkpoint.save=null", "writes none"),
             ],
         )
