@@ -32,7 +32,7 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 docs: $(VENV)/.dev
-	$(BIN)/python -m hydra_overlap.report.rules_page > docs/rules.md
+	$(BIN)/python -m hydra_overlap.reference.rules_page > docs/rules.md
 	$(BIN)/cog -I . -r README.md docs/audit.md docs/coverage.md
 
 bench: $(VENV)/.dev

@@ -25,20 +25,21 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_overlap import app, batches, compose, shape
-from hydra_overlap import plan as plans
+from hydra_overlap.compose import app, enforce, pitfalls
 from hydra_overlap.launch import (
+    external,
     first_cause,
     folders,
     heartbeat,
-    joined,
     local,
-    machine,
+    preflight,
     requeue,
     slurm,
     stopping,
     tags,
 )
+from hydra_overlap.launch import plan as plans
+from hydra_overlap.megatron import batches
 
 # torch is imported inside the functions: it and CUDA read their environment when they load, and Hydra sets that
 # environment (hydra.job.env_set) just before it calls main.
@@ -46,17 +47,18 @@ from hydra_overlap.launch import (
 
 @hydra.main(version_base=None, config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> dict[str, Any] | None:
-    """Stages 1 to 3: in the one process that composes. -> the record of the run (report/record.py), once it has ended."""
+    """Stages 1 to 3: in the one process that composes. -> the record of the run (run/record.py), once it has ended."""
+    from hydra_overlap.dry_run import show
     from hydra_overlap.megatron import configs, data, rehearsal
-    from hydra_overlap.report import dry_run, loggers
-    from hydra_overlap.report.ledger import make_console, print_ledger
-    from hydra_overlap.report.rehearsal import print_rehearsal
+    from hydra_overlap.resolver.ledger_table import make_console, print_ledger
+    from hydra_overlap.run import loggers
+    from hydra_overlap.run.rehearsal_notice import print_rehearsal
 
     # 1. The plan. Composition judged it already; a config that came another way is judged here, or refused.
-    resolution = compose.judged(cfg)
+    resolution = enforce.judged(cfg)
     plan = plans.make(
         resolution,
-        overrides=shape.task_overrides(HydraConfig.get()),
+        overrides=pitfalls.task_overrides(HydraConfig.get()),
         config=OmegaConf.to_yaml(cfg, resolve=True),
         output_dir=Path(HydraConfig.get().runtime.output_dir),
     )
@@ -65,26 +67,26 @@ def main(cfg: DictConfig) -> dict[str, Any] | None:
 
     # 2. What this machine makes of it: GPUs, or a rehearsal; too small, or the wrong one: refused before anything starts.
     #    Of a job for Slurm its nodes decide; what can be refused without them is.
-    machine.require_trainer()
+    preflight.require_trainer()
     configs.require_model(plan)
     batches.require_batches(plan)
-    if dry_run.asked(plan):  # instead of all that follows: ranks of any world size, in this process
-        dry_run.show(plan, resolution)
+    if show.asked(plan):  # instead of all that follows: ranks of any world size, in this process
+        show.show(plan, resolution)
         return None
-    job = joined.joined()
+    job = external.joined()
     sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
     if job:
-        joined.require_single_run(job, sweeping=sweeping)
-        joined.require_same_size(plan, job)
+        external.require_single_run(job, sweeping=sweeping)
+        external.require_same_size(plan, job)
     queued = slurm.asked(plan, sweeping=sweeping)
     if queued:
         plan = slurm.laid_out(plan)
     else:
-        machine.require_ready(plan, job.local_ranks if job else plans.world_size(plan))
+        preflight.require_ready(plan, job.local_ranks if job else plans.world_size(plan))
         data.require(plan)
     folders.require_checkpoint_folders(plan)
     loggers.require(plan)
-    plan = rehearsal.rehearse(plan, machine.other_versions(plan)) if machine.rehearses(plan) else plan
+    plan = rehearsal.rehearse(plan, preflight.other_versions(plan)) if preflight.rehearses(plan) else plan
     configs.require_built(plan)
 
     # 3. What will happen, before it happens.
@@ -96,16 +98,16 @@ def main(cfg: DictConfig) -> dict[str, Any] | None:
     return slurm.submit(plan, run) if queued else run(plan, job)
 
 
-def run(plan: plans.Plan, job: joined.Joined | None) -> dict[str, Any] | None:
+def run(plan: plans.Plan, job: external.Joined | None) -> dict[str, Any] | None:
     """Stage 4: start the ranks on this machine, or be one of them. Under launch=slurm every task of the job calls it.
 
     -> the record of the run; None where another process keeps it.
     """
     from hydra_overlap.megatron import data
-    from hydra_overlap.report import record
-    from hydra_overlap.report.ledger import make_console
+    from hydra_overlap.resolver.ledger_table import make_console
+    from hydra_overlap.run import record
 
-    environment = machine.rank_environment(plan, job.local_ranks if job else plans.world_size(plan))
+    environment = preflight.rank_environment(plan, job.local_ranks if job else plans.world_size(plan))
     if job is None or job.rank == 0:
         plan["data_prefix"] = data.prepare(plan)
         make_console().print(f"\nstarting {plans.world_size(plan)} ranks")
@@ -115,7 +117,7 @@ def run(plan: plans.Plan, job: joined.Joined | None) -> dict[str, Any] | None:
             local.start(plan, __file__, environment)
         else:
             os.environ.update(environment)
-            joined.export(job, os.environ)
+            external.export(job, os.environ)
             tags.tag(job.rank)
             train(plan)
     return record.read(plan) if job is None or job.rank == 0 else None
@@ -146,8 +148,8 @@ def train(plan: plans.Plan) -> None:
 
 def _train(plan: plans.Plan, rank: int, requests: stopping.Requests) -> None:
     from hydra_overlap.megatron import build, checkpoint, cpu, readback, userbuffers
-    from hydra_overlap.report.ledger import make_console
-    from hydra_overlap.report.run import write_manifest
+    from hydra_overlap.resolver.ledger_table import make_console
+    from hydra_overlap.run.report import write_manifest
 
     cpu.finish()
     plan = build.plan_of_rank_0(plan)
@@ -176,9 +178,9 @@ def _steps(
 ) -> None:
     """Stage 9: steps, checkpoints, validation losses; and the record of a run that ends as planned or as it was asked to."""
     from hydra_overlap.megatron import build, checkpoint, data, evaluate, nonfinite, step
-    from hydra_overlap.report import record
-    from hydra_overlap.report.ledger import make_console
-    from hydra_overlap.report.run import RunReport, SilentReport
+    from hydra_overlap.resolver.ledger_table import make_console
+    from hydra_overlap.run import record
+    from hydra_overlap.run.report import RunReport, SilentReport
 
     training = plan["request"]["training"]
     samples = data.dataset(plan, batches.consumed(training, training["train_iters"]))
@@ -213,5 +215,5 @@ if __name__ == "__main__":
     if plan_of_this_rank:
         local.as_rank(train, plan_of_this_rank)
     else:
-        sys.argv += joined.quiet_overrides()
+        sys.argv += external.quiet_overrides()
         app.cli(main, own_nodes_only=True)

@@ -104,7 +104,7 @@ def resolve_seconds(calls: int = 300) -> list[float]:
     from hydra import compose, initialize_config_module
 
     from hydra_overlap import resolve
-    from hydra_overlap.reading import read
+    from hydra_overlap.compose.extract import read
 
     with initialize_config_module("hydra_overlap.conf", version_base=None):
         request = read(compose("config", ["comm_overlap=tp4_h100"]), foreign_nodes=False).request

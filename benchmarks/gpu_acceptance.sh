@@ -138,7 +138,7 @@ fi
 import json, sys
 from pathlib import Path
 
-from hydra_overlap.report.run import installed_versions
+from hydra_overlap.run.report import installed_versions
 
 rows = [line.split("\t") for line in Path(sys.argv[1]).read_text().splitlines()]
 checks = [{"check": name, "state": state, "detail": detail} for name, state, detail in rows]

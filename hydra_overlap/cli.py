@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from . import _version, completion
+from . import _version
+from .reference import completion
 
 if TYPE_CHECKING:
-    from .presets import Preset
+    from .presets.catalogue import Preset
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -25,8 +26,8 @@ def main() -> None:
 @click.argument("name", shell_complete=completion.pages)
 def explain(name: str) -> None:
     """Print the page of a rule (TP002), a derivation (TP101) or a field (comm_overlap.dp.bucket_size)."""
-    from .explain import UnknownError
-    from .explain import explain as page
+    from .reference.explain import UnknownError
+    from .reference.explain import explain as page
 
     try:
         click.echo(page(name))
@@ -57,9 +58,9 @@ def rules(family: str | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For programs: verdict, findings, ledger, settings, environment.")
 def check(overrides: tuple[str, ...], as_json: bool) -> None:
     """Compose OVERRIDES, as train.py would, and judge them without running anything."""
-    from .checking import check as judge
-    from .report.ledger import make_console, print_ledger
-    from .report.presets import facts_of, summary
+    from .compose.check import check as judge
+    from .presets.tables import facts_of, summary
+    from .resolver.ledger_table import make_console, print_ledger
 
     verdict = judge(overrides)
     if as_json:
@@ -81,9 +82,9 @@ def check(overrides: tuple[str, ...], as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For programs: verdict, and each thing looked at.")
 def doctor(overrides: tuple[str, ...], as_json: bool) -> None:
     """Say what this machine has, what is missing and what that forbids; with OVERRIDES, compare their environment."""
-    from .checking import check as judge
-    from .doctor import WRONG, compare_environment, examine
-    from .report.doctor import print_diagnoses
+    from .compose.check import check as judge
+    from .machine.doctor import WRONG, compare_environment, examine
+    from .machine.doctor_table import print_diagnoses
 
     diagnoses = list(examine())
     if overrides:
@@ -113,9 +114,9 @@ def presets(context: click.Context, /, as_json: bool, **wanted: int | str | None
     """List the userbuffers presets: what each was tuned for, and the rules that refuse it."""
     if context.invoked_subcommand:
         return
-    from . import presets as atlas
-    from .report.ledger import make_console
-    from .report.presets import listing
+    from .presets import catalogue as atlas
+    from .presets.tables import listing
+    from .resolver.ledger_table import make_console
 
     said = {name: value for name, value in wanted.items() if value is not None}
     found = [one for one in atlas.catalogue() if all(one.tuned_for[name] == value for name, value in said.items())]
@@ -131,8 +132,8 @@ def presets(context: click.Context, /, as_json: bool, **wanted: int | str | None
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def show(name: str, as_json: bool) -> None:
     """Print a preset: source, memory per rank, and what each of the twelve GEMMs hides."""
-    from .report.ledger import make_console
-    from .report.presets import gemm_table, heading, plan_map, shown
+    from .presets.tables import gemm_table, heading, plan_map, shown
+    from .resolver.ledger_table import make_console
 
     one = _preset(name)
     if as_json:
@@ -147,8 +148,8 @@ def show(name: str, as_json: bool) -> None:
 @click.argument("other", shell_complete=completion.presets)
 def diff(name: str, other: str) -> None:
     """Print every value in which two presets differ."""
-    from .report.ledger import make_console
-    from .report.presets import differing
+    from .presets.tables import differing
+    from .resolver.ledger_table import make_console
 
     table = differing(_preset(name), _preset(other))
     if table.row_count:
@@ -164,10 +165,10 @@ def diff(name: str, other: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def nearest(overrides: tuple[str, ...], count: int, lora: bool, as_json: bool) -> None:
     """List the presets nearest to the plan that OVERRIDES compose, at its TP size, and what differs."""
-    from . import presets as atlas
-    from .checking import check as judge
-    from .report.ledger import make_console
-    from .report.presets import candidates
+    from .compose.check import check as judge
+    from .presets import catalogue as atlas
+    from .presets.tables import candidates
+    from .resolver.ledger_table import make_console
 
     verdict = judge(overrides)
     if verdict.resolution is None:
@@ -188,7 +189,7 @@ def nearest(overrides: tuple[str, ...], count: int, lora: bool, as_json: bool) -
 
 
 def _preset(name: str) -> "Preset":
-    from . import presets as atlas
+    from .presets import catalogue as atlas
 
     try:
         return atlas.preset(name)
@@ -205,7 +206,7 @@ def export(target: str, overrides: tuple[str, ...], output: str | None) -> None:
     import shlex
     from pathlib import Path
 
-    from .checking import check as judge
+    from .compose.check import check as judge
     from .export import ExportError
     from .export import export as write
 
@@ -285,7 +286,7 @@ def report(folder: str, metric: str | None, as_json: bool) -> None:
     """Write the results and report.html of the sweep in FOLDER anew, from what its jobs left; also while it runs."""
     from pathlib import Path
 
-    from .report.ledger import make_console
+    from .resolver.ledger_table import make_console
     from .sweep import results
 
     try:
@@ -306,7 +307,7 @@ def report(folder: str, metric: str | None, as_json: bool) -> None:
 @click.argument("node", default="", shell_complete=completion.nodes)
 def schema(node: str) -> None:
     """Print the JSON Schema of a primary config, or of option files of NODE (model, comm_overlap.tp), for editors."""
-    from .json_schema import UnknownNodeError, text
+    from .reference.json_schema import UnknownNodeError, text
 
     try:
         click.echo(text(node), nl=False)
@@ -325,7 +326,7 @@ def new(kind: str, name: str, conf: str, start: str | None) -> None:
     """Write a starter option file NAME into your own configuration directory; an existing one is never touched."""
     from pathlib import Path
 
-    from .scaffold import ScaffoldError, write
+    from .reference.scaffold import ScaffoldError, write
 
     try:
         for path in write(kind, name, Path(conf), start):

@@ -13,7 +13,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from hydra_overlap import Finding, GatingError, resolve
-from hydra_overlap.request import DEFAULTS, normalise
+from hydra_overlap.resolver.normalise import DEFAULTS, normalise
 
 CONF = Path(__file__).parent.parent / "conf"
 Request = dict[str, Any]

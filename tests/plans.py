@@ -6,8 +6,8 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 
-from hydra_overlap import compose
-from hydra_overlap import plan as plans
+from hydra_overlap.compose import enforce
+from hydra_overlap.launch import plan as plans
 
 
 def plan_of(*overrides: str, output_dir: Path = Path("nowhere")) -> plans.Plan:
@@ -15,5 +15,5 @@ def plan_of(*overrides: str, output_dir: Path = Path("nowhere")) -> plans.Plan:
     GlobalHydra.instance().clear()
     with initialize_config_module("hydra_overlap.conf", version_base=None):
         cfg = hydra_compose("config", list(overrides))
-        resolution = compose.judged(cfg)
+        resolution = enforce.judged(cfg)
     return plans.make(resolution, overrides=list(overrides), config="", output_dir=output_dir)

@@ -4,7 +4,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from hydra_overlap.request import DEFAULTS, LEAVES
+from hydra_overlap.resolver.normalise import DEFAULTS, LEAVES
 from hydra_overlap.rules.cfg import CHOICES
 from hydra_overlap.rules.ub import FIELDS, GEMMS, METHODS
 

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import HydraOverlapError
 from ..export._base import FACTS_MARK
 from ..findings import Finding, Fix, Place
-from ..request import LEAVES
+from ..resolver.normalise import LEAVES
 from ..rules import RULES
 from ..rules.cfg import CFG001, CHOICES, LISTS, MINIMUM, VERSIONS
 from ..suggest import did_you_mean, nearest

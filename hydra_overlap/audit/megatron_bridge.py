@@ -6,10 +6,10 @@ from typing import Any
 
 import yaml
 
-from .. import facts
 from ..export.megatron_bridge import path
 from ..export.megatron_lm import BASES
-from ..request import LEAVES
+from ..machine import local
+from ..resolver.normalise import LEAVES
 from . import dictionary, shell, yamls
 from ._base import Intake, Unknown, bears
 
@@ -173,8 +173,8 @@ def _dictionary(intake: Intake, value: Any, said: str) -> None:
     """The userbuffers dictionary: in full, or by the name of one of Bridge's presets."""
     if isinstance(value, str):
         name = preset(value)
-        if name in facts.options("userbuffers"):
-            for field, content_ in facts.option("userbuffers", name).items():
+        if name in local.options("userbuffers"):
+            for field, content_ in local.option("userbuffers", name).items():
                 if field == "tuned_for":
                     for part, what in content_.items():
                         intake.take(f"userbuffers.tuned_for.{part}", what, said)

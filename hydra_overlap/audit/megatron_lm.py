@@ -14,7 +14,7 @@ import yaml
 from ..export.megatron_lm import TRANSLATED, destination, spell
 from ..export.megatron_lm_parser import VERSION, by_dest, default, parser, rows
 from ..export.megatron_lm_parser import UnreadableError as WrongFlagError
-from ..request import LEAVES
+from ..resolver.normalise import LEAVES
 from ..rules.env import CONNECTIONS
 from . import dictionary, shell, yamls
 from ._base import Intake, UnreadableError, bears

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import facts
 from ..errors import GatingError
 from ..export.megatron_lm import BASES
 from ..findings import Finding
-from ..request import TREE
-from ..resolve import resolve
+from ..machine import local
+from ..resolver.normalise import TREE
+from ..resolver.resolve import resolve
 from ..rules import RULES
 from .megatron_bridge import preset
 
@@ -88,13 +88,13 @@ def request(recipe: Mapping[str, Any]) -> dict[str, Any]:
             "sequence_parallel": recipe["sp"], "world_size": recipe["gpus"],
         },
         "comm_overlap": overlap,
-        "userbuffers": facts.option("userbuffers", name),
+        "userbuffers": local.option("userbuffers", name),
         "model": _model(recipe),
         "precision": precision,
         "ddp": ddp,
         "optimizer": {"use_distributed_optimizer": distributed},
         "training": {"micro_batch_size": recipe["mbs"], "global_batch_size": recipe["gbs"]},
-        "platform": facts.option("platform", system) if system in facts.options("platform") else {"name": system},
+        "platform": local.option("platform", system) if system in local.options("platform") else {"name": system},
         "software": SOFTWARE,
         "launch": _launch(recipe["env_vars"]),
     }  # fmt: skip

@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .. import facts
 from ..errors import GatingError
 from ..findings import Finding, Fix, Place, render
-from ..request import LEAVES, NODES, nested
-from ..resolution import Resolution
-from ..resolve import resolve
+from ..machine import local
+from ..resolver.normalise import LEAVES, NODES, nested
+from ..resolver.resolution import Resolution
+from ..resolver.resolve import resolve
 from ..rules.cfg import CFG001, CFG003
 from ..rules.env import CONNECTIONS, ENV002
 from ..rules.layout import data_parallel_size, smallest_world
@@ -184,14 +184,14 @@ def _apply(found: list[tuple[str, Any]], overrides: Iterable[str]) -> list[tuple
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key, value = override.key_or_group, override.value()
         group = key.replace(".", "/")
-        known = facts.options(group) if key in NODES or group.startswith("comm_overlap/") else ()
+        known = local.options(group) if key in NODES or group.startswith("comm_overlap/") else ()
         if known and isinstance(value, str):
             if value not in known:
                 match = nearest(value, known)
                 fixes = (Fix(f"{key}={match}", "did you mean this?"),) if match else ()
                 why = f"{group} has no option {value!r}; it has: {', '.join(known)}."
                 raise GatingError([CFG003.refuse(key, value, COMMAND_LINE, why, *fixes)])
-            found += _flat(group.replace("/", "."), facts.option(group, value))
+            found += _flat(group.replace("/", "."), local.option(group, value))
         elif key in LEAVES:
             found.append((key, value))
         else:
@@ -217,7 +217,7 @@ def _complete(intake: Intake, said: list[tuple[str, Any]]) -> list[str]:
         intake.said[key] = COMMAND_LINE
     assumed: list[str] = []
     if "software.torch" not in intake.flat:
-        stack = {f"software.{name}": value for name, value in facts.option("software", facts.REFERENCE_STACK).items()}
+        stack = {f"software.{name}": value for name, value in local.option("software", local.REFERENCE_STACK).items()}
         for key, value in stack.items():
             intake.flat.setdefault(key, value)
         intake.flat["software.origin"] = "assumed"

@@ -7,7 +7,7 @@ the field and the reason (ExportError); nothing is left out.
 from collections.abc import Callable
 from importlib import import_module
 
-from ..resolution import Resolution
+from ..resolver.resolution import Resolution
 from ._base import ExportError, Files
 
 TARGETS = {

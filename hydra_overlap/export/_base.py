@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .. import learning_rate
 from .._version import __version__
 from ..errors import GatingError
 from ..findings import Finding, Fix, Place, render, yaml_value
-from ..request import nested
-from ..resolution import Resolution
-from ..resolve import in_effect
+from ..resolver.normalise import nested
+from ..resolver.resolution import Resolution
+from ..resolver.resolve import in_effect
+from ..rules import lr
 
 Files = dict[str, str]  # file name -> content
 
@@ -70,7 +70,7 @@ def common_refusals(flat: Mapping[str, Any]) -> list[Finding]:
         why = "It is a command run on each node, no setting of a program."
         found.append(unsayable("launch.vboost", True, why, "", fix))
     asked = nested(flat)
-    return [*found, *(problem.finding for problem in learning_rate.problems(asked["optimizer"], asked["training"]))]
+    return [*found, *(problem.finding for problem in lr.problems(asked["optimizer"], asked["training"]))]
 
 
 def header(target: str, command: str, flat: Mapping[str, Any], *notes: str) -> str:

@@ -1,6 +1,6 @@
 """The launch environment of a plan as a shell file: `source env.sh` before the ranks start."""
 
-from ..resolution import Resolution
+from ..resolver.resolution import Resolution
 from ._base import Files, effective, header
 
 NAME = "env.sh"

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from ..findings import Finding, Fix
-from ..request import DEFAULTS, LEAVES
-from ..resolution import Resolution
+from ..resolver.normalise import DEFAULTS, LEAVES
+from ..resolver.resolution import Resolution
 from ._base import UNSAID, ExportError, Files, common_refusals, effective, header, unsayable
 from .env import NAME as ENV_NAME
 from .env import text as environment

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..findings import Finding, Fix, yaml_value
-from ..request import DEFAULTS, LEAVES, nested
-from ..resolution import Resolution
-from ..resolve import resolve
+from ..resolver.normalise import DEFAULTS, LEAVES, nested
+from ..resolver.resolution import Resolution
+from ..resolver.resolve import resolve
 from ..rules.layout import CP, PP, TP, VPP, interleaved
 from ._base import UNSAID, ExportError, Files, common_refusals, effective, header, unsayable
 from .env import NAME as ENV_NAME

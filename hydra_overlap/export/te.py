@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 
-from ..resolution import Resolution
+from ..resolver.resolution import Resolution
 from ._base import ExportError, Files, effective, header, unsayable
 
 NAME = "tp_comm_overlap_cfg.yaml"

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..plan import Plan
-from .joined import Joined
+from .external import Joined
 from .local import RankError
+from .plan import Plan
 from .requeue import RESTARTS
 from .stopping import Stopped
 

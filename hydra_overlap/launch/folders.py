@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from ..errors import LaunchError
-from ..plan import Plan
+from .plan import Plan
 
 PARTIAL = ".partial"
 STATE = "state.json"

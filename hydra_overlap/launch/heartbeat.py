@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import HydraOverlapError
-from ..plan import Plan, world_size
+from .plan import Plan, world_size
 
 FOLDER = "alive"  # under the run's ranks/
 LONGEST_S = 10.0  # between two signs

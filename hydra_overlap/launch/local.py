@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import LaunchError
-from ..plan import Plan, load, save, world_size
 from . import heartbeat, tags
+from .plan import Plan, load, save, world_size
 from .stopping import REQUEUE, Stopped, message
 
 if TYPE_CHECKING:

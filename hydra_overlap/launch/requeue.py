@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import HydraOverlapError
-from ..plan import Plan
 from .folders import complete
+from .plan import Plan
 from .stopping import REQUEUE, Stopped, message
 
 RESTARTS = "SLURM_RESTART_COUNT"  # set by Slurm in a job that was queued again, from 1

@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LaunchError
-from ..facts import installed_software
-from ..plan import Plan, save, world_size
-from . import joined, machine, requeue
+from ..machine.local import installed_software
+from . import external, preflight, requeue
 from .local import RankError
+from .plan import Plan, save, world_size
 from .stopping import Stopped, message
 
 FOLDER = "slurm"  # in the run's output directory: batch script, frozen plan, one log and one result a task
 LATE_S = 5  # that a result may take to show up on this node after its job has ended
 
-Run = Callable[[Plan, joined.Joined | None], Any]
+Run = Callable[[Plan, external.Joined | None], Any]
 
 
 def asked(plan: Plan, *, sweeping: bool) -> bool:
@@ -33,7 +33,7 @@ def asked(plan: Plan, *, sweeping: bool) -> bool:
     launch = plan["request"]["launch"]
     if launch["where"] != "slurm":
         return False
-    job = joined.joined()
+    job = external.joined()
     if job or requeue.submitted():
         raise LaunchError(
             "This process is in a job already",
@@ -135,7 +135,7 @@ def _fitting(ranks: int, tasks: int) -> list[tuple[str, str]]:
 
 def _require_judged_versions(plan: Plan) -> None:
     """The job runs in this very environment: what was judged for other versions would be refused on its nodes."""
-    others = machine.other_versions(plan)
+    others = preflight.other_versions(plan)
     if others:
         here = [f"software.{name}={version or 'null'}" for name, version in installed_software().items()]
         raise LaunchError(
@@ -155,8 +155,8 @@ class Task:
 
     def __call__(self) -> Any:
         """-> what `run` returns on this rank."""
-        job = joined.joined()
-        machine.require_ready(self.plan, job.local_ranks if job else world_size(self.plan))
+        job = external.joined()
+        preflight.require_ready(self.plan, job.local_ranks if job else world_size(self.plan))
         return self.run(requeue.resumed(self.plan), job)
 
 

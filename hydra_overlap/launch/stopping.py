@@ -5,8 +5,8 @@ from types import FrameType
 from typing import Any
 
 from ..errors import HydraOverlapError
-from ..plan import Plan
 from .folders import complete
+from .plan import Plan
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: the job saved what it had and wants to be started again

@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 
-from .. import batches
-from ..plan import Plan
-from . import configs, specs, weights
+from ..launch.plan import Plan
+from . import batches, configs, specs, weights
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ import torch.distributed as dist
 
 from ..errors import HydraOverlapError
 from ..launch.folders import PARTIAL, STATE, complete
-from ..plan import Plan
+from ..launch.plan import Plan
 from .build import Built, parameters_gathered
 
 # Canonical parameters and optimizer states, one tensor each over all ranks: any layout can read them.

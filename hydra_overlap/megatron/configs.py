@@ -7,11 +7,11 @@ that every overlap field has one origin. Fields keep megatron-core's names; the 
 import dataclasses
 from typing import Any
 
-from .. import learning_rate
 from ..errors import HydraOverlapError, LaunchError
 from ..findings import yaml_value
-from ..plan import Plan
-from ..request import DEFAULTS
+from ..launch.plan import Plan
+from ..resolver.normalise import DEFAULTS
+from ..rules import lr
 
 _LAYOUT = (
     "tensor_model_parallel_size",
@@ -70,7 +70,7 @@ def require_model(plan: Plan) -> None:
             why="A plan may leave them open to judge overlap settings alone; a run cannot.",
             fixes=[("model=tiny training=short", "takes the tiny GPT and its batch sizes")],
         )
-    for problem in learning_rate.problems(request["optimizer"], request["training"]):
+    for problem in lr.problems(request["optimizer"], request["training"]):
         raise problem
 
 

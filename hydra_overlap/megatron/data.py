@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from .. import batches
 from ..errors import LaunchError
-from ..plan import Plan
+from ..launch.plan import Plan
+from . import batches
 
 EOD = 256  # end of document, after the 256 byte values
 VOCABULARY = 257  # tokens of the byte tokenizer

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..plan import Plan
+from ..launch.plan import Plan
 from . import data
 from .build import Built, parameters_gathered
 from .step import forward_step, mean_loss

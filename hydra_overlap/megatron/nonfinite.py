@@ -15,9 +15,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ..batches import BAD_STEPS, Batch
 from ..errors import HydraOverlapError
-from ..plan import Plan
+from ..launch.plan import Plan
+from .batches import BAD_STEPS, Batch
 from .build import Built
 
 MOST_NAMES = 5  # parameters named of each rank

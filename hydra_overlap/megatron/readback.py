@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .. import environment
 from ..errors import HydraOverlapError
 from ..findings import yaml_value
-from ..plan import Plan
-from ..resolution import PROVIDER_FIELD
+from ..launch.plan import Plan
+from ..resolver.resolution import PROVIDER_FIELD
+from ..rules import env_conflicts
 from . import userbuffers
 from .build import Built
 
@@ -112,7 +112,7 @@ def _environment(plan: Plan, rank: int) -> list[Difference]:
         for name, value in plan["resolution"]["env"].items()
         if os.environ.get(name) != value
     ]
-    contrary = [] if plan["rehearsal"] else environment.contrary(plan["request"], plan["resolution"], os.environ)
+    contrary = [] if plan["rehearsal"] else env_conflicts.contrary(plan["request"], plan["resolution"], os.environ)
     hurting = [
         Difference(rank, f"environment {one.name}", f"unset (it undoes {one.undoes})", one.value)
         for one in contrary
@@ -154,9 +154,9 @@ def _notes(plan: Plan, buckets: list[list[int]]) -> list[str]:
 
 def describe(found: dict[str, Any], console: "Console") -> None:
     """Two lines on what was compared and found, and known upstream effects."""
-    environment = ", ".join(f"{name}={value}" for name, value in found["env"].items()) or "no variables promised"
+    env_conflicts = ", ".join(f"{name}={value}" for name, value in found["env"].items()) or "no variables promised"
     console.print(
-        f"read back on every rank: {found['fields']} fields, {environment}\n"
+        f"read back on every rank: {found['fields']} fields, {env_conflicts}\n"
         f"built: schedule {found['schedule']}, {found['num_microbatches']} microbatches a step, {found['layers']} layers, "
         f"gradient buckets in the first chunk: {found['buckets'][0][0]}",
         soft_wrap=True,

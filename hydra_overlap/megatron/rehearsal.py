@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import LaunchError
-from ..plan import Plan
-from ..request import flattened
+from ..launch.plan import Plan
+from ..resolver.normalise import flattened
 from ..rules.layout import bucketed_parameters
 
 HIDDEN = 256  # width of the residual stream above which a model is shrunk

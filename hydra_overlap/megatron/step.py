@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from ..batches import Batch
-from ..plan import Plan
+from ..launch.plan import Plan
 from . import nonfinite
+from .batches import Batch
 from .build import Built, num_microbatches
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..errors import HydraOverlapError
-from ..plan import Plan
+from ..launch.plan import Plan
 
 _FLAGS = ("ag_fprop", "rs_fprop", "ag_dgrad", "rs_dgrad")  # Transformer Engine's ub_overlap_*
 _BULK = ("bulk_dgrad", "bulk_wgrad")  # its ub_bulk_*

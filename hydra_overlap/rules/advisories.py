@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..findings import Fix
-from ..versions import at_least
+from ..schema.versions import at_least
 from ._base import GIVES_UP, KEEPS, Config, Rule
 from .layout import EP, PP
 

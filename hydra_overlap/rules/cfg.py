@@ -144,7 +144,7 @@ class CfgRule(Rule):
 class CFG001(CfgRule):
     """Every key exists."""
 
-    source = "hydra_overlap/schema.py"
+    source = "hydra_overlap/schema/nodes.py"
     refused = ("comm_overlap.dp.bucket_sise=4",)
 
     @classmethod
@@ -163,7 +163,7 @@ class CFG001(CfgRule):
 class CFG002(CfgRule):
     """Every value has its field's type."""
 
-    source = "hydra_overlap/schema.py"
+    source = "hydra_overlap/schema/nodes.py"
     refused = ("comm_overlap.dp.bucket_size=true",)
 
 
@@ -193,19 +193,19 @@ class CFG005(CfgRule):
 class CFG006(CfgRule):
     """The rules run on every composition."""
 
-    source = "hydra_overlap/compose.py"
+    source = "hydra_overlap/compose/enforce.py"
 
 
 class CFG007(CfgRule):
     """comm_overlap stands at the top of the config."""
 
-    source = "hydra_overlap/compose.py"
+    source = "hydra_overlap/compose/enforce.py"
 
 
 class CFG008(CfgRule):
     """A group takes one option."""
 
-    source = "hydra_overlap/compose.py"
+    source = "hydra_overlap/compose/enforce.py"
 
 
 RULES: tuple[type[Rule], ...] = (CFG001, CFG002, CFG003, CFG004, CFG005, CFG006, CFG007, CFG008)

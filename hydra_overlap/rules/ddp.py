@@ -4,7 +4,7 @@ Collectives, NCCL user buffers, Megatron FSDP; the overlap flags against each ot
 """
 
 from ..findings import Fix
-from ..versions import at_least
+from ..schema.versions import at_least
 from ._base import ARCHITECTURE, GIVES_UP, KEEPS, Config, Rule
 from .dp import (
     ARGUMENTS,

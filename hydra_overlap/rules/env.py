@@ -67,13 +67,13 @@ class ENV002(CfgRule):
     """hydra.job.env_set does not contradict the plan.
 
     When it applies: to the variables that the plan sets itself, and to those that undo what it asks for
-    (`hydra_overlap/environment.py`): CUDA_LAUNCH_BLOCKING, NVTE_BACKWARD_OVERRIDE, expandable segments beside NCCL user
+    (`hydra_overlap/rules/env_conflicts.py`): CUDA_LAUNCH_BLOCKING, NVTE_BACKWARD_OVERRIDE, expandable segments beside NCCL user
     buffers and others. In the environment that ranks inherit, the latter are reported by `hydra-overlap doctor`, and
     refused by train.py before it starts ranks on GPUs.
     """
 
     why = "The plan needs another value; two places would say different things."
-    source = PLUGIN + "639-664; hydra_overlap/environment.py"
+    source = PLUGIN + "639-664; hydra_overlap/rules/env_conflicts.py"
     records = ("dp-nccl-ub-expandable-segments", "launch-expandable-segments-new-name")
 
     @classmethod

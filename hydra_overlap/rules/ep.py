@@ -1,9 +1,9 @@
 """EP: the MoE all-to-alls of one microbatch under the compute of another, and the weight gradients split off for it."""
 
 from ..findings import Fix
-from ..versions import at_least
+from ..schema.versions import at_least
 from ._base import GIVES_UP, KEEPS, Config, Derivation, Rule
-from .layout import (
+from .layout import (  # fmt: skip
     CP,
     EP,
     ETP,
@@ -17,7 +17,7 @@ from .layout import (
     data_parallel_size,
     expert_tensor_parallel_size,
     num_microbatches,
-)  # fmt: skip
+)
 
 OVERLAP = "comm_overlap.ep.overlap_moe_expert_parallel_comm"
 DELAY = "comm_overlap.ep.delay_wgrad_compute"

@@ -1,7 +1,7 @@
 """PREC: number formats, as far as megatron-core refuses them or an overlap depends on them."""
 
 from ..findings import Fix
-from ..versions import at_least
+from ..schema.versions import at_least
 from ._base import BLACKWELL, Config, Rule
 from .layout import PP
 

@@ -1,7 +1,7 @@
 """TP: tensor-parallel overlap, Transformer Engine's userbuffers."""
 
 from ..findings import Fix
-from ..versions import at_least
+from ..schema.versions import at_least
 from ._base import ARCHITECTURE, GIVES_UP, KEEPS, Config, Derivation, Rule
 from .layout import CP, MBS, SP, TP, WORLD, divisor_below, neighbours
 

@@ -6,7 +6,7 @@ Differences that belong to one overlap stand in that overlap's family (EP007, EP
 from typing import Any
 
 from ..findings import Fix, Place, yaml_value
-from ..versions import at_least
+from ..schema.versions import at_least
 from ._base import KEEPS, Config, Origin, Rule
 
 CORE = "software.megatron_core"

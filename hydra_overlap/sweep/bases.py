@@ -30,11 +30,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, StringNode, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from ..compose import OUTPUT
-from ..reading import ours, plain_node
-from ..references import stands_alone
-from ..request import NODES
-from ..shape import parsed
+from ..compose.enforce import OUTPUT
+from ..compose.extract import ours, plain_node
+from ..compose.interpolations import stands_alone
+from ..compose.pitfalls import parsed
+from ..resolver.normalise import NODES
 
 KEPT_BASES = 32  # configs of distinct group choices held at once; about a megabyte each
 # What the end of a composition writes, for every point anew.

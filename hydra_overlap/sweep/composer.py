@@ -13,8 +13,8 @@ import hydra
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from .. import compose as composition
-from ..compose import OUTPUT, PLAN_VARIABLE
+from ..compose import enforce as composition
+from ..compose.enforce import OUTPUT, PLAN_VARIABLE
 
 if TYPE_CHECKING:
     from .bases import Bases, Prepared

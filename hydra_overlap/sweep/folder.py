@@ -25,8 +25,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from ..compose.pitfalls import task_overrides
 from ..launch.local import PLAN_FILE
-from ..shape import task_overrides
 from . import job
 from .errors import SweepError
 from .judge import Judged

@@ -24,10 +24,10 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ..compose import OUTPUT, Answer
-from ..reading import UNJUDGED, ours
-from ..references import of_the_job, stands_alone
-from ..resolve import DDP_FIELDS, OPTIMIZER_FIELDS
+from ..compose.enforce import OUTPUT, Answer
+from ..compose.extract import UNJUDGED, ours
+from ..compose.interpolations import of_the_job, stands_alone
+from ..resolver.resolve import DDP_FIELDS, OPTIMIZER_FIELDS
 
 # Nodes and fields of our request that the answer replaces, or that change no number of a run; see above.
 REPLACED = ("comm_overlap", "userbuffers", "gating")

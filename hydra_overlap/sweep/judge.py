@@ -10,12 +10,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .. import mistakes
-from ..compose import Answer, refusal_in
+from ..compose import hydra_errors
+from ..compose.enforce import Answer, refusal_in
+from ..compose.extract import ours
+from ..compose.interpolations import of_the_job
 from ..errors import GatingError
 from ..findings import Finding, yaml_value
-from ..reading import ours
-from ..references import of_the_job
 from .composer import Composer
 from .identity import identity
 from .points import Point
@@ -100,7 +100,7 @@ def _refused(point: Point, error: Exception, shared: "_Shared") -> Judged:
         text = str(GatingError(findings))
         rules = tuple(dict.fromkeys(finding.rule for finding in findings))
     else:
-        mistake = mistakes.explain(error, point.overrides)
+        mistake = hydra_errors.explain(error, point.overrides)
         if mistake is None:
             raise error
         findings, text, rules = mistake.findings, str(mistake), ()

@@ -10,8 +10,8 @@ from itertools import groupby
 from typing import Any
 
 from .. import _version
-from ..report.sweep_plan import _short
 from . import job
+from .plan_table import _short
 from .results import BY_DEFAULT, MERGED, NOT_RUN, ORDER, REFUSED, REHEARSED, Effect, Metric, Row, Table, effects
 
 COLUMNS = {"ms a step": "step_ms", "tokens/s": "tokens_per_s", "loss": "loss_final", "GiB": "peak_memory_gib"}

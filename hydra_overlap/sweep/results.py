@@ -398,6 +398,6 @@ def as_csv(table: Table) -> str:
 
 def show(table: Table, console: Console) -> None:
     """Print the terminal table, and where the files are."""
-    from ..report.sweep import print_results
+    from .results_table import print_results
 
     print_results(table, console)

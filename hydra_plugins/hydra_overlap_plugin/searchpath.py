@@ -26,19 +26,19 @@ class HydraOverlapSearchPathPlugin(SearchPathPlugin):
 
 
 def _check(*, _root_: DictConfig) -> list[str]:
-    from hydra_overlap import compose
+    from hydra_overlap.compose import enforce
 
-    return compose.check(_root_)
+    return enforce.check(_root_)
 
 
 def _guard(*, _root_: DictConfig) -> str:
-    from hydra_overlap import compose
+    from hydra_overlap.compose import enforce
 
-    return compose.guard(_root_)
+    return enforce.guard(_root_)
 
 
 def _help(*, _root_: DictConfig) -> str:
-    from hydra_overlap import help as page
+    from hydra_overlap.reference import hydra_help as page
 
     return page.text(_root_.hydra.runtime.choices)
 
@@ -59,7 +59,7 @@ def _store_schemas() -> None:
     store = ConfigStore.instance()
     if SCHEMA_GROUP.partition("/")[0] in store.repo:
         return
-    from hydra_overlap import schema
+    from hydra_overlap.schema import nodes as schema
 
     nodes: dict[str, Any] = {
         "bundle": {

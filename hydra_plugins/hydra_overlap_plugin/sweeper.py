@@ -64,6 +64,6 @@ class OverlapSweeper(Sweeper):
 
     def sweep(self, arguments: List[str]) -> Any:
         """Judge every point, print the plan, run what is left. arguments: task overrides of the command line."""
-        from hydra_overlap.sweep.sweeping import sweep
+        from hydra_overlap.sweep.driver import sweep
 
         return sweep(arguments, sweeper=self)

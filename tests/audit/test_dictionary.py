@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from hydra_overlap import GatingError, facts, presets
+from hydra_overlap import GatingError
 from hydra_overlap.audit import UnreadableError, audit
 from hydra_overlap.findings import yaml_value
-from hydra_overlap.resolve import resolve
+from hydra_overlap.machine import local
+from hydra_overlap.presets import catalogue
+from hydra_overlap.resolver.resolve import resolve
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 PUBLISHED = json.loads((REFERENCE / "userbuffers_presets.json").read_text())["presets"]
@@ -29,7 +31,7 @@ def layers(entry: dict[str, Any]) -> dict[str, Any]:
 
 def shape(option: str) -> list[str]:
     """What it was tuned for, as overrides."""
-    plan = presets.preset(option).plan()
+    plan = catalogue.preset(option).plan()
     keys = {
         "model.hidden_size": plan["model"]["hidden_size"],
         "model.seq_length": plan["model"]["seq_length"],
@@ -45,7 +47,7 @@ def rules(found) -> list[str]:
 
 
 def tp(option: str) -> int:
-    return presets.preset(option).plan()["parallelism"]["tensor_model_parallel_size"]
+    return catalogue.preset(option).plan()["parallelism"]["tensor_model_parallel_size"]
 
 
 def plain(entry: dict[str, Any], folder: Path):
@@ -69,7 +71,7 @@ def nemo(entry: dict[str, Any]):
 def test_a_published_dictionary_is_refused_by_the_rules_that_the_atlas_names(
     entry: dict[str, Any], tmp_path: Path
 ) -> None:
-    atlas = list(presets.preset(entry["options"][0]).refusals())
+    atlas = list(catalogue.preset(entry["options"][0]).refusals())
     in_nemo = rules(nemo(entry))
     assert in_nemo == atlas or (entry["options"][0] in REPAIRED and in_nemo == ["UB003"])
     interpolated = "${" in json.dumps(entry["layers"])
@@ -102,7 +104,7 @@ def test_0_is_no_boolean_in_a_request_of_ours() -> None:
         "parallelism": {"tensor_model_parallel_size": 2, "sequence_parallel": True, "world_size": 2},
         "userbuffers": {"layers": {"qkv_fprop": {"aggregate": 0}}},
         "precision": {"bf16": True},
-        "software": facts.option("software", facts.REFERENCE_STACK),
+        "software": local.option("software", local.REFERENCE_STACK),
     }
     with pytest.raises(GatingError) as error:
         resolve(request)

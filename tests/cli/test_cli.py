@@ -7,10 +7,10 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from hydra_overlap import environment, probe
 from hydra_overlap.cli import main
-from hydra_overlap.examples import PLANS, decisions, example
-from hydra_overlap.rules import DERIVATIONS, RULES
+from hydra_overlap.machine import transformer_engine
+from hydra_overlap.reference.examples import PLANS, decisions, example
+from hydra_overlap.rules import DERIVATIONS, RULES, env_conflicts
 from hydra_overlap.rules.tp import LEGAL
 
 
@@ -139,15 +139,21 @@ def test_check_explains_mistakes_of_the_command_line(run, override, code, text):
 
 
 def test_doctor_says_what_is_missing_and_what_that_forbids(run, monkeypatch):
-    monkeypatch.setattr(probe, "transformer_engine", lambda: probe.Probe(state="absent", detail="not installed"))
+    monkeypatch.setattr(
+        transformer_engine,
+        "transformer_engine",
+        lambda: transformer_engine.Probe(state="absent", detail="not installed"),
+    )
     code, text = run("doctor")
     assert code == 0
     assert "megatron-core" in text and "Transformer Engine" in text and "TP overlap" in text
 
 
 def test_doctor_finds_a_broken_transformer_engine(run, monkeypatch):
-    broken = probe.Probe(state="broken", detail="ImportError: no", installed=("transformer-engine 2.11.0",))
-    monkeypatch.setattr(probe, "transformer_engine", lambda: broken)
+    broken = transformer_engine.Probe(
+        state="broken", detail="ImportError: no", installed=("transformer-engine 2.11.0",)
+    )
+    monkeypatch.setattr(transformer_engine, "transformer_engine", lambda: broken)
     code, text = run("doctor")
     assert code == 1 and "pip uninstall transformer-engine" in " ".join(text.split())
 
@@ -155,8 +161,12 @@ def test_doctor_finds_a_broken_transformer_engine(run, monkeypatch):
 @pytest.fixture
 def without_te(monkeypatch):
     """No Transformer Engine, and none of the variables that a plan or its contraries name."""
-    monkeypatch.setattr(probe, "transformer_engine", lambda: probe.Probe(state="absent", detail="not installed"))
-    for name in ("CUDA_DEVICE_MAX_CONNECTIONS", *environment.NAMES):
+    monkeypatch.setattr(
+        transformer_engine,
+        "transformer_engine",
+        lambda: transformer_engine.Probe(state="absent", detail="not installed"),
+    )
+    for name in ("CUDA_DEVICE_MAX_CONNECTIONS", *env_conflicts.NAMES):
         monkeypatch.delenv(name, raising=False)
 
 

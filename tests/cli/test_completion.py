@@ -7,11 +7,11 @@ import sys
 import pytest
 from click.shell_completion import ShellComplete
 
-from hydra_overlap import help as page
 from hydra_overlap.cli import main
-from hydra_overlap.facts import options
-from hydra_overlap.presets import catalogue
-from hydra_overlap.request import LEAVES
+from hydra_overlap.machine.local import options
+from hydra_overlap.presets.catalogue import catalogue
+from hydra_overlap.reference import hydra_help as page
+from hydra_overlap.resolver.normalise import LEAVES
 from hydra_overlap.rules import DERIVATIONS, RULES
 from hydra_overlap.rules.ub import legal_methods
 from tests.docs.blocks import ROOT

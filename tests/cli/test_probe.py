@@ -4,8 +4,9 @@ import sys
 
 import pytest
 
-from hydra_overlap import LaunchError, probe
-from hydra_overlap.launch import machine
+from hydra_overlap import LaunchError
+from hydra_overlap.launch import preflight
+from hydra_overlap.machine import transformer_engine
 from tests.plans import plan_of
 
 
@@ -28,27 +29,27 @@ def install(tmp_path, monkeypatch):
         (module / "base.py").write_text(base)
         if extension:
             (tmp_path / "transformer_engine_torch.py").write_text(extension)
-        probe.transformer_engine.cache_clear()
+        transformer_engine.transformer_engine.cache_clear()
 
     yield put
-    probe.transformer_engine.cache_clear()
+    transformer_engine.transformer_engine.cache_clear()
 
 
 WHOLE = {"transformer-engine": "2.11.0", "transformer-engine-cu13": "2.11.0", "transformer-engine-torch": "2.11.0"}
-SYMBOLS = "\n".join(f"{name} = None" for name in probe.NEEDED_SYMBOLS)
+SYMBOLS = "\n".join(f"{name} = None" for name in transformer_engine.NEEDED_SYMBOLS)
 BASE = "def initialize_ub(shape, tp_size, use_fp8=False, quantization_modes=None): ..."
 
 
 def test_without_its_distributions_nothing_is_started(monkeypatch):
-    monkeypatch.setattr(probe, "_installed", dict)
-    monkeypatch.setattr(probe.subprocess, "run", None)
-    probe.transformer_engine.cache_clear()
-    assert probe.transformer_engine().state == "absent"
+    monkeypatch.setattr(transformer_engine, "_installed", dict)
+    monkeypatch.setattr(transformer_engine.subprocess, "run", None)
+    transformer_engine.transformer_engine.cache_clear()
+    assert transformer_engine.transformer_engine().state == "absent"
 
 
 def test_a_whole_one_works(install):
     install(WHOLE, extension=SYMBOLS, base=BASE)
-    assert probe.transformer_engine() == probe.Probe(
+    assert transformer_engine.transformer_engine() == transformer_engine.Probe(
         state="works", detail="2.11.0", installed=tuple(f"{name} {version}" for name, version in WHOLE.items())
     )
     assert "transformer_engine" not in sys.modules
@@ -70,22 +71,26 @@ def test_a_whole_one_works(install):
 )
 def test_a_half_installed_one_is_broken_and_says_why(install, installation, detail):
     install(**installation)
-    found = probe.transformer_engine()
+    found = transformer_engine.transformer_engine()
     assert found.state == "broken" and detail in found.detail
 
 
 def test_a_broken_one_stops_a_run_before_its_ranks_fail_on_it(install):
     install({"transformer-engine": "2.11.0"}, init="raise RuntimeError('empty meta package')")
     with pytest.raises(LaunchError, match="does not work") as refusal:
-        machine.require_software(plan_of())
+        preflight.require_software(plan_of())
     assert "pip uninstall transformer-engine" in str(refusal.value)
 
 
 def test_a_gpu_machine_without_one_does_not_start_a_plan_with_tp_overlap(monkeypatch):
-    monkeypatch.setattr(probe, "transformer_engine", lambda: probe.Probe(state="absent", detail="not installed"))
-    monkeypatch.setattr(machine, "gpu_names", lambda: ("NVIDIA H100",) * 8)
+    monkeypatch.setattr(
+        transformer_engine,
+        "transformer_engine",
+        lambda: transformer_engine.Probe(state="absent", detail="not installed"),
+    )
+    monkeypatch.setattr(preflight, "gpu_names", lambda: ("NVIDIA H100",) * 8)
     with pytest.raises(LaunchError, match="this machine has none"):
-        machine.require_software(plan_of("comm_overlap=tp4_h100"))
+        preflight.require_software(plan_of("comm_overlap=tp4_h100"))
     with pytest.raises(LaunchError, match="judged for other versions") as refusal:
-        machine.require_software(plan_of("platform=h100", "software=reference"))
+        preflight.require_software(plan_of("platform=h100", "software=reference"))
     assert "software.torch=2.11.0, here" in str(refusal.value)

@@ -11,7 +11,7 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig
 
 from hydra_overlap import GatingError
-from hydra_overlap.compose import refusal_in
+from hydra_overlap.compose.enforce import refusal_in
 
 ROOT = Path(__file__).parents[2]
 APPS = Path(__file__).parent / "apps"

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from hydra_overlap import facts
+from hydra_overlap.machine import local
 from tests.compose.commands import JOB, TRAIN, Run
 
 
@@ -25,8 +25,8 @@ def _clean_hydra() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is planned for a GPU is planned for another machine, on whichever machine the tests run."""
-    monkeypatch.setattr(facts, "gpu_names", lambda: ())
-    facts.local_platform.cache_clear()
+    monkeypatch.setattr(local, "gpu_names", lambda: ())
+    local.local_platform.cache_clear()
 
 
 @pytest.fixture

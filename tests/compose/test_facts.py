@@ -4,19 +4,19 @@ from importlib import metadata
 
 import pytest
 
-from hydra_overlap import facts
-from hydra_overlap.compose import judged
+from hydra_overlap.compose.enforce import judged
+from hydra_overlap.machine import local
 from tests.compose.commands import Compose
 
 
 @pytest.fixture(autouse=True)
 def _fresh_facts() -> None:
-    facts.local_platform.cache_clear()
-    facts.installed_software.cache_clear()
+    local.local_platform.cache_clear()
+    local.installed_software.cache_clear()
 
 
 def with_gpus(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    monkeypatch.setattr(facts, "gpu_names", lambda: names)
+    monkeypatch.setattr(local, "gpu_names", lambda: names)
 
 
 @pytest.mark.parametrize(
@@ -35,29 +35,29 @@ def test_a_gpu_is_known_by_the_name_nvml_gives_it(
     monkeypatch: pytest.MonkeyPatch, gpu: str, name: str, sm: int
 ) -> None:
     with_gpus(monkeypatch, gpu, gpu)
-    here = facts.local_platform()
+    here = local.local_platform()
     assert (here["name"], here["sm"], here["gpus_per_node"]) == (name, sm, 2)
 
 
 def test_an_unknown_gpu_keeps_its_own_name_and_its_compute_capability(monkeypatch: pytest.MonkeyPatch) -> None:
     with_gpus(monkeypatch, "NVIDIA RTX A6000")
-    monkeypatch.setattr(facts, "_compute_capability", lambda: 86)
-    here = facts.local_platform()
+    monkeypatch.setattr(local, "_compute_capability", lambda: 86)
+    here = local.local_platform()
     assert (here["name"], here["sm"], here["gpus_per_node"]) == ("nvidia_rtx_a6000", 86, 1)
 
 
 def test_a_machine_without_a_driver_is_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     with_gpus(monkeypatch)
-    assert facts.local_platform()["name"] == "cpu"
+    assert local.local_platform()["name"] == "cpu"
 
 
 def test_a_plan_for_this_machine_takes_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     with_gpus(monkeypatch)
     request = {"platform": {"name": "auto"}, "software": {"torch": "auto", "origin": "auto"}}
-    facts.fill(request)
+    local.fill(request)
     assert request["platform"]["name"] == "cpu"
     assert request["software"]["origin"] == "installed"
-    assert request["software"]["torch"] == facts.installed_software()["torch"]
+    assert request["software"]["torch"] == local.installed_software()["torch"]
 
 
 def test_a_plan_for_another_machine_assumes_the_reference_stack_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +66,7 @@ def test_a_plan_for_another_machine_assumes_the_reference_stack_and_says_so(monk
         "platform": {"name": "h100"},
         "software": {"torch": "auto", "transformer_engine": "auto", "origin": "auto"},
     }
-    facts.fill(request)
+    local.fill(request)
     assert request["software"] == {"torch": "2.11.0", "transformer_engine": "2.11.0", "origin": "assumed"}
 
 
@@ -79,7 +79,7 @@ def test_a_pinned_version_stays_beside_assumed_ones(composed: Compose) -> None:
 def test_a_value_said_beside_platform_auto_wins_over_what_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     with_gpus(monkeypatch, "NVIDIA H100 80GB HBM3")
     request = {"platform": {"name": "auto", "gpus_per_node": 4, "sm": None}}
-    facts.fill(request)
+    local.fill(request)
     assert (request["platform"]["gpus_per_node"], request["platform"]["sm"]) == (4, 90)
 
 
@@ -93,10 +93,10 @@ def test_transformer_engine_counts_only_with_its_torch_extension(monkeypatch: py
         return found[name]
 
     monkeypatch.setattr(metadata, "version", version)
-    assert facts.installed_software() == {"torch": "2.11.0", "megatron_core": "0.16.1", "transformer_engine": None}
-    facts.installed_software.cache_clear()
+    assert local.installed_software() == {"torch": "2.11.0", "megatron_core": "0.16.1", "transformer_engine": None}
+    local.installed_software.cache_clear()
     found["transformer-engine-torch"] = "2.11.0"
-    assert facts.installed_software()["transformer_engine"] == "2.11.0"
+    assert local.installed_software()["transformer_engine"] == "2.11.0"
 
 
 def test_facts_filled_in_are_shown_and_do_not_decide_the_fingerprint(
@@ -107,11 +107,11 @@ def test_facts_filled_in_are_shown_and_do_not_decide_the_fingerprint(
     cfg = composed("comm_overlap=dp")
     assert cfg.platform.name == "auto"
     assert cfg.overlap.effective.platform.name == "h100"
-    facts.local_platform.cache_clear()
+    local.local_platform.cache_clear()
     with_gpus(monkeypatch, *["NVIDIA H100 80GB HBM3"] * 4)
     judged(cfg)
 
 
 def test_options_of_a_group_are_listed() -> None:
-    assert facts.options("comm_overlap/tp") == ("default", "none", "userbuffers")
-    assert facts.options("no/such/group") == ()
+    assert local.options("comm_overlap/tp") == ("default", "none", "userbuffers")
+    assert local.options("no/such/group") == ()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hydra_overlap import app
+from hydra_overlap.compose import app
 from tests.compose.commands import JOB, Run
 
 Command = Callable[..., tuple[int, str]]
@@ -159,7 +159,7 @@ def test_a_failure_of_our_own_inside_the_check_is_not_taken_for_a_mistake(
     def fails(*_: object, **__: object) -> None:
         raise KeyError("a bug of ours")
 
-    monkeypatch.setattr("hydra_overlap.compose.resolve", fails)
+    monkeypatch.setattr("hydra_overlap.compose.enforce.resolve", fails)
     code, message = command("comm_overlap=none")
     assert code == 1
     assert "Traceback" in message

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from hydra.errors import ConfigCompositionException
 
-from hydra_overlap import origins
-from hydra_overlap.compose import judged
+from hydra_overlap.compose import origins
+from hydra_overlap.compose.enforce import judged
 from tests.compose.commands import Compose, refusal_of
 
 TP = "comm_overlap.tp.tp_comm_overlap"

@@ -7,7 +7,7 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
 from hydra_overlap import GatingError
-from hydra_overlap.compose import PLAN_VARIABLE, judged, refusal_in
+from hydra_overlap.compose.enforce import PLAN_VARIABLE, judged, refusal_in
 from tests.compose.commands import APPS, JOB, Compose, Run, assert_refused, rules_of, what_the_job_saw
 
 FOREIGN = APPS / "foreign.py"

@@ -13,7 +13,7 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
 from hydra_overlap import GatingError
-from hydra_overlap.compose import judged
+from hydra_overlap.compose.enforce import judged
 from tests.compose.commands import (
     APPS,
     JOB,
@@ -468,7 +468,7 @@ def test_composing_loads_neither_torch_nor_megatron(run: Run, tmp_path: Path) ->
     (tmp_path / "light.py").write_text(
         "import sys\n"
         "from hydra import compose, initialize_config_module\n"
-        "import hydra_overlap, hydra_overlap.app, hydra_overlap.compose\n"
+        "import hydra_overlap, hydra_overlap.compose.app\n"
         "with initialize_config_module('hydra_overlap.conf', version_base=None):\n"
         "    compose('config', ['comm_overlap=tp4_h100'])\n"
         "print(sorted({name.partition('.')[0] for name in sys.modules} & {'torch', 'megatron', 'rich', 'numpy'}))\n"

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hydra_overlap.help import description
+from hydra_overlap.reference.hydra_help import description
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"

@@ -10,7 +10,7 @@ import yaml
 from hydra_overlap import resolve
 from hydra_overlap.export import ExportError, export
 from hydra_overlap.export.megatron_bridge import CLASSES, LAYERS, path
-from hydra_overlap.request import LEAVES
+from hydra_overlap.resolver.normalise import LEAVES
 from tests.overrides import request_of
 from tests.strategies import SCENARIOS, nest
 

@@ -10,7 +10,7 @@ from hydra_overlap.export import ExportError, export
 from hydra_overlap.export._base import UNSAID, effective
 from hydra_overlap.export.megatron_lm import BASES, RENAMED, TRANSLATED, arguments, destination, flags
 from hydra_overlap.export.megatron_lm_parser import by_dest, parser, rows
-from hydra_overlap.request import LEAVES
+from hydra_overlap.resolver.normalise import LEAVES
 from tests.overrides import request_of
 from tests.strategies import SCENARIOS, nest
 

@@ -12,9 +12,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_overlap.adapter import reworded
-from hydra_overlap.compose import judged, refusal_in
-from hydra_overlap.examples import example
+from hydra_overlap.compose.enforce import judged, refusal_in
+from hydra_overlap.compose.key_mapping import reworded
+from hydra_overlap.reference.examples import example
 from hydra_overlap.rules import RULES, Rule
 from hydra_overlap.rules.cfg import CfgRule
 from tests.hosts.conftest import Host

@@ -8,11 +8,11 @@ import yaml
 from click.testing import CliRunner
 
 from hydra_overlap.cli import main
-from hydra_overlap.fields import descriptions
-from hydra_overlap.json_schema import UnknownNodeError, schema
-from hydra_overlap.request import DEFAULTS, LEAVES, NODES
+from hydra_overlap.reference.json_schema import UnknownNodeError, schema
+from hydra_overlap.resolver.normalise import DEFAULTS, LEAVES, NODES
 from hydra_overlap.rules.cfg import BELOW, MINIMUM, judge_values
 from hydra_overlap.rules.ub import DGRAD, FIELDS, GEMMS, LAYERS, METHODS, UB002, UB003, UB004, UB009
+from hydra_overlap.schema.docs import descriptions
 
 jsonschema = pytest.importorskip("jsonschema")
 

@@ -10,8 +10,8 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from hydra_overlap.compose import judged
-from hydra_overlap.mistakes import explain
+from hydra_overlap.compose.enforce import judged
+from hydra_overlap.compose.hydra_errors import explain
 from tests.hosts.conftest import Host
 
 PAGE = (Path(__file__).parents[2] / "docs" / "hosts.md").read_text()

@@ -8,7 +8,7 @@ from hydra import initialize_config_dir, initialize_config_module
 from omegaconf import OmegaConf
 
 from hydra_overlap import GatingError, resolve
-from hydra_overlap.compose import judged
+from hydra_overlap.compose.enforce import judged
 from tests.hosts.conftest import Host
 
 PAGE = (Path(__file__).parents[2] / "docs" / "hosts.md").read_text()

@@ -10,8 +10,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from hydra_overlap.cli import main
-from hydra_overlap.compose import judged
-from hydra_overlap.json_schema import schema
+from hydra_overlap.compose.enforce import judged
+from hydra_overlap.reference.json_schema import schema
 
 HOST = "precision: {bf16: true}\n"
 

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from hydra_overlap import LaunchError, resolve
-from hydra_overlap.environment import NAMES, TABLE, contrary
-from hydra_overlap.launch import machine
+from hydra_overlap.launch import preflight
+from hydra_overlap.rules.env_conflicts import NAMES, TABLE, contrary
 from tests.overrides import request_of
 from tests.plans import plan_of
 
@@ -77,8 +77,8 @@ def test_every_line_of_the_table_has_a_case_and_a_source() -> None:
 @pytest.fixture
 def h100s(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with eight of them."""
-    monkeypatch.setattr(machine, "gpu_names", lambda: ("NVIDIA H100 80GB HBM3",) * 8)
-    monkeypatch.setattr(machine, "local_platform", lambda: {"name": "h100"})
+    monkeypatch.setattr(preflight, "gpu_names", lambda: ("NVIDIA H100 80GB HBM3",) * 8)
+    monkeypatch.setattr(preflight, "local_platform", lambda: {"name": "h100"})
 
 
 BLOCKING = {"CUDA_LAUNCH_BLOCKING": "1", "UB_SKIPMC": "1"}
@@ -88,20 +88,20 @@ BLOCKING = {"CUDA_LAUNCH_BLOCKING": "1", "UB_SKIPMC": "1"}
 def test_ranks_are_not_started_on_gpus_in_an_environment_that_undoes_the_plan() -> None:
     plan = plan_of("comm_overlap=tp4_h100")
     with pytest.raises(LaunchError, match="The environment takes back what the plan asks for") as refusal:
-        machine.require_environment(plan, BLOCKING)
+        preflight.require_environment(plan, BLOCKING)
     assert "env -u CUDA_LAUNCH_BLOCKING python train.py" in str(refusal.value)
     assert "UB_SKIPMC" not in str(refusal.value)  # a note: the overlap holds
-    machine.require_environment(plan, {"UB_SKIPMC": "1"})
+    preflight.require_environment(plan, {"UB_SKIPMC": "1"})
 
 
 @pytest.mark.usefixtures("h100s")
 def test_what_a_machine_must_have_includes_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "require_software", lambda plan: None)
+    monkeypatch.setattr(preflight, "require_software", lambda plan: None)
     monkeypatch.setenv("CUDA_LAUNCH_BLOCKING", "1")
     with pytest.raises(LaunchError, match="environment takes back"):
-        machine.require_ready(plan_of("comm_overlap=tp4_h100"), 4)
+        preflight.require_ready(plan_of("comm_overlap=tp4_h100"), 4)
 
 
 def test_a_rehearsal_starts_in_any_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "gpu_names", lambda: ())
-    machine.require_environment(plan_of("comm_overlap=tp4_h100"), BLOCKING)
+    monkeypatch.setattr(preflight, "gpu_names", lambda: ())
+    preflight.require_environment(plan_of("comm_overlap=tp4_h100"), BLOCKING)

@@ -3,7 +3,7 @@
 import pytest
 
 from hydra_overlap import LaunchError
-from hydra_overlap.launch import joined
+from hydra_overlap.launch import external
 from tests.plans import plan_of
 
 TORCHRUN = {"RANK": "5", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "8"}
@@ -15,14 +15,14 @@ SRUN = {
 
 
 def test_a_lone_process_joins_nothing():
-    assert joined.joined({}) is None
+    assert external.joined({}) is None
 
 
 @pytest.mark.parametrize(
     ("environment", "launcher"), [(TORCHRUN, "torchrun"), (SRUN, "srun")], ids=["torchrun", "srun"]
 )
 def test_finds_its_place_among_started_ranks(environment, launcher):
-    job = joined.joined(environment)
+    job = external.joined(environment)
     assert (job.launcher, job.rank, job.local_rank, job.local_ranks, job.world_size) == (launcher, 5, 1, 4, 8)
 
 
@@ -36,18 +36,18 @@ def test_finds_its_place_among_started_ranks(environment, launcher):
     ids=["salloc", "one task", "batch step"],
 )
 def test_one_process_inside_an_allocation_starts_ranks_itself(environment):
-    assert joined.joined(environment) is None
+    assert external.joined(environment) is None
 
 
 def test_refuses_a_job_of_another_size_with_the_override_that_plans_for_it():
     with pytest.raises(LaunchError, match="torchrun started 8 ranks, the plan is for 4") as refusal:
-        joined.require_same_size(plan_of("comm_overlap=tp4_h100"), joined.joined(TORCHRUN))
+        external.require_same_size(plan_of("comm_overlap=tp4_h100"), external.joined(TORCHRUN))
     assert "parallelism.world_size=8" in str(refusal.value)
 
 
 def test_ranks_of_srun_find_each_other_as_torch_expects():
     environment = dict(SRUN)
-    joined.export(joined.joined(SRUN), environment)
+    external.export(external.joined(SRUN), environment)
     assert environment["RANK"] == "5" and environment["MASTER_ADDR"] == "10.0.0.7"
     assert 20000 <= int(environment["MASTER_PORT"]) < 32000, "below the ports that systems hand out"
 
@@ -55,7 +55,7 @@ def test_ranks_of_srun_find_each_other_as_torch_expects():
 def test_ranks_meet_at_the_first_node_where_its_name_resolves():
     """An srun on a login node names that node's address; rank 0 is not there."""
     environment = {**SRUN, "SLURM_STEP_NODELIST": "localhost,other[1-3]"}
-    joined.export(joined.joined(environment), environment)
+    external.export(external.joined(environment), environment)
     assert environment["MASTER_ADDR"] == "localhost"
 
 
@@ -64,13 +64,13 @@ def test_ranks_meet_at_the_first_node_where_its_name_resolves():
     [("n1", "n1"), ("n[1-2]", "n1"), ("a[03-07,9]-ib,b", "a03-ib"), ("r[2-3]n[5,7],q", "r2n5"), ("x,y[1-2]", "x")],
 )
 def test_reads_the_first_of_slurms_node_names(nodes, first):
-    assert joined.first_node(nodes) == first
+    assert external.first_node(nodes) == first
 
 
 def test_ranks_of_torchrun_keep_its_rendezvous():
     environment = {**TORCHRUN, "MASTER_ADDR": "there", "MASTER_PORT": "1"}
     before = dict(environment)
-    joined.export(joined.joined(TORCHRUN), environment)
+    external.export(external.joined(TORCHRUN), environment)
     assert environment == before
 
 
@@ -79,22 +79,22 @@ def test_ranks_of_torchrun_keep_its_rendezvous():
 )
 def test_half_an_environment_is_refused_with_what_is_there(broken):
     with pytest.raises(LaunchError, match="belong together"):
-        joined.joined(broken)
-    assert joined.quiet_overrides(broken) == ()
+        external.joined(broken)
+    assert external.quiet_overrides(broken) == ()
 
 
 def test_a_sweep_is_not_started_inside_a_job():
     with pytest.raises(LaunchError, match="A sweep is not started under torchrun"):
-        joined.require_single_run(joined.joined(TORCHRUN), sweeping=True)
-    joined.require_single_run(joined.joined(TORCHRUN), sweeping=False)
+        external.require_single_run(external.joined(TORCHRUN), sweeping=True)
+    external.require_single_run(external.joined(TORCHRUN), sweeping=False)
 
 
 def test_a_job_that_hydras_launcher_submitted_is_one_run_of_a_sweep():
-    job = joined.joined({**SRUN, "SUBMITIT_EXECUTOR": "slurm"})
+    job = external.joined({**SRUN, "SUBMITIT_EXECUTOR": "slurm"})
     assert job.launcher == "submitit"
-    joined.require_single_run(job, sweeping=True)
+    external.require_single_run(job, sweeping=True)
 
 
 def test_only_joined_ranks_other_than_0_keep_quiet():
-    assert joined.quiet_overrides(TORCHRUN) == joined.QUIET
-    assert joined.quiet_overrides({**TORCHRUN, "RANK": "0"}) == joined.quiet_overrides({}) == ()
+    assert external.quiet_overrides(TORCHRUN) == external.QUIET
+    assert external.quiet_overrides({**TORCHRUN, "RANK": "0"}) == external.quiet_overrides({}) == ()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hydra_overlap.launch import local, machine
+from hydra_overlap.launch import local, preflight
 from hydra_overlap.megatron import rehearsal
 from tests.plans import plan_of
 
@@ -40,7 +40,7 @@ def ranks(folder: Path, changed: dict[str, str]) -> None:
     assert plan["resolution"]["env"] == PROMISED
     script = folder / "rank.py"
     script.write_text(RANK.format(root=str(Path(__file__).parents[2]), changed=changed))
-    local.start(plan, str(script), machine.rank_environment(plan, 2))
+    local.start(plan, str(script), preflight.rank_environment(plan, 2))
 
 
 @pytest.mark.slow

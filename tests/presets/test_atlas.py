@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from hydra_overlap import facts, presets
-from hydra_overlap.request import normalise
+from hydra_overlap.machine import local
+from hydra_overlap.presets import catalogue
+from hydra_overlap.resolver.normalise import normalise
 from hydra_overlap.rules.ub import UB201
 from tests.overrides import errors_of
 
@@ -19,7 +20,7 @@ PUBLISHED = json.loads((REFERENCE / "userbuffers_presets.json").read_text())["pr
 TE = json.loads((REFERENCE / "userbuffers_te_calls.json").read_text())
 BRIDGE = json.loads((REFERENCE / "bridge_userbuffers_presets.json").read_text())["presets"]
 DOCS = (ROOT / "docs" / "presets.md").read_text()
-NAMES = [one.name for one in presets.catalogue()]
+NAMES = [one.name for one in catalogue.catalogue()]
 PUBLISHED_AS = {name: entry for entry in PUBLISHED for name in entry["options"]}
 
 SWITCHES = ("set_sm_margin", "aggregate", "fp8_buf", "atomic_gemm")  # bool in Transformer Engine, 0 and 1 in YAML files
@@ -49,7 +50,7 @@ def test_every_published_preset_is_an_option_and_every_option_is_published() -> 
     assert len(PUBLISHED) == 76
     assert all(entry["options"] for entry in PUBLISHED)
     assert sorted(PUBLISHED_AS) == NAMES
-    assert sorted(set(facts.options("userbuffers")) - set(NAMES)) == ["auto", "none"]
+    assert sorted(set(local.options("userbuffers")) - set(NAMES)) == ["auto", "none"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -60,13 +61,13 @@ def test_the_values_of_an_option_are_the_published_ones(name: str) -> None:
         for gemm, entry in PUBLISHED_AS[name]["layers"].items()
     }
     assert wanted
-    assert json.dumps(presets.preset(name).layers, sort_keys=True) == json.dumps(wanted, sort_keys=True)
+    assert json.dumps(catalogue.preset(name).layers, sort_keys=True) == json.dumps(wanted, sort_keys=True)
 
 
 def test_the_nineteen_of_megatron_bridge_bear_its_names_and_values() -> None:
     ours = {
         one.source.rpartition(" ")[2]: one.layers
-        for one in presets.catalogue()
+        for one in catalogue.catalogue()
         if one.source.startswith("Megatron-Bridge")
     }
     assert len(ours) == 19
@@ -84,21 +85,21 @@ def test_values_that_cannot_be_read_are_these_and_said_in_their_files() -> None:
     assert found == BROKEN
     for (first, _, _), value in BROKEN.items():
         for name in PUBLISHED_AS[first]["options"]:
-            assert any(value in remark for remark in presets.preset(name).remarks)
+            assert any(value in remark for remark in catalogue.preset(name).remarks)
         assert first in DOCS
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_value_that_upstream_reads_from_the_environment_is_said_to_be_the_default(name: str) -> None:
     variables = PUBLISHED_AS[name].get("env_overrides") or []
-    said = [remark for remark in presets.preset(name).remarks if remark.startswith("environment: ")]
+    said = [remark for remark in catalogue.preset(name).remarks if remark.startswith("environment: ")]
     assert len(said) == bool(variables)
     assert all(variable in said[0] for variable in variables)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_preset_is_tuned_for_what_its_name_says(name: str) -> None:
-    tuned = presets.preset(name).tuned_for
+    tuned = catalogue.preset(name).tuned_for
     said = {
         "gpu": re.search(r"(?:^|_)(a100|h100|b100|b200|gb200)_", name),
         "hidden_size": re.search(r"_h(\d{4,5})_", name),
@@ -111,13 +112,13 @@ def test_a_preset_is_tuned_for_what_its_name_says(name: str) -> None:
     for dimension, found in said.items():
         if found is not None:
             assert str(tuned[dimension]) == found[1], dimension
-    assert set(tuned) == set(presets.DIMENSIONS)
+    assert set(tuned) == set(catalogue.DIMENSIONS)
     assert tuned["gpu"] is not None or name.endswith("vendored")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_preset_says_where_it_is_from_and_whether_it_was_tuned_or_copied(name: str) -> None:
-    one = presets.preset(name)
+    one = catalogue.preset(name)
     kinds = [remark.partition(":")[0] for remark in one.remarks]
     assert kinds.count("tuned") + kinds.count("copied") == 1
     assert kinds.count("transformer-engine") == 1
@@ -133,7 +134,7 @@ def test_a_preset_says_where_it_is_from_and_whether_it_was_tuned_or_copied(name:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_option_names_the_precisions_in_which_transformer_engine_takes_it(name: str) -> None:
-    said = next(remark for remark in presets.preset(name).remarks if remark.startswith("transformer-engine: "))
+    said = next(remark for remark in catalogue.preset(name).remarks if remark.startswith("transformer-engine: "))
     row = TE["presets"][PUBLISHED_AS[name]["name"]]
     assert isinstance(row["FP8"], int)  # in FP8 all of them
     assert ("FP8 alone" in said) == isinstance(row["NONE"], str)
@@ -142,7 +143,7 @@ def test_an_option_names_the_precisions_in_which_transformer_engine_takes_it(nam
 
 
 def refused_by(name: str) -> tuple[str, ...]:
-    return presets.preset(name).refusals()
+    return catalogue.preset(name).refusals()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -154,7 +155,7 @@ def test_a_preset_is_accepted_on_its_own_shape_or_refused_as_documented(name: st
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not refused_by(name)])
 def test_no_other_rule_refuses_the_plan_a_preset_was_tuned_for(name: str) -> None:
-    assert errors_of(presets.preset(name).plan()) == ()
+    assert errors_of(catalogue.preset(name).plan()) == ()
 
 
 # distance
@@ -163,12 +164,12 @@ def test_no_other_rule_refuses_the_plan_a_preset_was_tuned_for(name: str) -> Non
 HERE = {
     "gpu": "h100", "hidden_size": 8192, "tp": 4, "cp": 1, "mbs": 1, "seq_length": 8192, "precision": "bf16",
 }  # fmt: skip
-MATCHING = presets.preset("bf16_h100_h8192_tp4_mbs1_seq8192")
+MATCHING = catalogue.preset("bf16_h100_h8192_tp4_mbs1_seq8192")
 
 
 def test_the_preset_of_a_shape_is_at_no_distance() -> None:
-    assert presets.distance(MATCHING, HERE) == 0
-    assert presets.nearest(HERE)[0].preset == MATCHING
+    assert catalogue.distance(MATCHING, HERE) == 0
+    assert catalogue.nearest(HERE)[0].preset == MATCHING
 
 
 @pytest.mark.parametrize(
@@ -186,35 +187,35 @@ def test_the_preset_of_a_shape_is_at_no_distance() -> None:
 )
 def test_each_dimension_has_its_cost_and_says_both_values(changed: dict[str, Any], cost: float, said: str) -> None:
     here = {**HERE, **changed}
-    assert presets.distance(MATCHING, here) == cost
-    assert list(map(str, presets.differences(MATCHING.tuned_for, here))) == [said]
+    assert catalogue.distance(MATCHING, here) == cost
+    assert list(map(str, catalogue.differences(MATCHING.tuned_for, here))) == [said]
 
 
 def test_a_dimension_that_a_preset_does_not_say_costs_little_and_one_the_plan_does_not_say_nothing() -> None:
     unsaid = {**MATCHING.tuned_for, "precision": None}
-    assert [difference.cost for difference in presets.differences(unsaid, HERE)] == [presets.UNSAID]
-    assert presets.differences(MATCHING.tuned_for, {**HERE, "precision": None, "gpu": None}) == ()
+    assert [difference.cost for difference in catalogue.differences(unsaid, HERE)] == [catalogue.UNSAID]
+    assert catalogue.differences(MATCHING.tuned_for, {**HERE, "precision": None, "gpu": None}) == ()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_differences_are_those_of_the_note_on_a_preset_off_its_shape(name: str) -> None:
     """UB201, where both sides say something; TP is UB001's."""
-    one = presets.preset(name)
+    one = catalogue.preset(name)
     request = {**MATCHING.plan(), "platform": {"name": "h100"}, "userbuffers": one.node()}
-    here = presets.shape_of(request)
+    here = catalogue.shape_of(request)
     found = [
         str(difference)
-        for difference in presets.differences(one.tuned_for, here)
+        for difference in catalogue.differences(one.tuned_for, here)
         if difference.tuned is not None and difference.dimension != "tp"
     ]
     assert found == UB201.differences(normalise(request, lambda key: ""))
 
 
 def test_lora_presets_are_offered_only_for_lora() -> None:
-    assert not any("lora" in candidate.preset.name for candidate in presets.nearest(HERE))
-    assert all("lora" in candidate.preset.name for candidate in presets.nearest(HERE, lora=True))
+    assert not any("lora" in candidate.preset.name for candidate in catalogue.nearest(HERE))
+    assert all("lora" in candidate.preset.name for candidate in catalogue.nearest(HERE, lora=True))
 
 
 def test_an_unknown_preset_names_a_near_one() -> None:
-    with pytest.raises(presets.UnknownPresetError, match="did you mean bf16_h100_h8192_tp4_mbs1_seq8192"):
-        presets.preset("bf16_h100_h8192_tp4_mbs1_seq8129")
+    with pytest.raises(catalogue.UnknownPresetError, match="did you mean bf16_h100_h8192_tp4_mbs1_seq8192"):
+        catalogue.preset("bf16_h100_h8192_tp4_mbs1_seq8129")

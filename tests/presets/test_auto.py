@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from hydra_overlap import presets, resolve
-from hydra_overlap.compose import judged
+from hydra_overlap import resolve
+from hydra_overlap.compose.enforce import judged
+from hydra_overlap.presets import catalogue
 from tests.plans import plan_of
 
-LLAMA = presets.preset("bf16_h100_h8192_tp4_mbs1_seq8192")
+LLAMA = catalogue.preset("bf16_h100_h8192_tp4_mbs1_seq8192")
 
 
 def request(**changes: Any) -> dict[str, Any]:
@@ -22,16 +23,16 @@ def request(**changes: Any) -> dict[str, Any]:
 
 
 def chosen(**changes: Any) -> str:
-    choice = presets.choose(request(**changes))
+    choice = catalogue.choose(request(**changes))
     return "none" if choice.preset is None else choice.preset.name
 
 
 def test_the_preset_of_the_shape_is_taken() -> None:
-    assert presets.choose(request()) == (LLAMA, f"userbuffers=auto: {LLAMA.name}, tuned for this shape")
+    assert catalogue.choose(request()) == (LLAMA, f"userbuffers=auto: {LLAMA.name}, tuned for this shape")
 
 
 def test_else_the_nearest_with_its_distance_and_every_difference() -> None:
-    choice = presets.choose(request(model__hidden_size=5120, model__seq_length=16384))
+    choice = catalogue.choose(request(model__hidden_size=5120, model__seq_length=16384))
     assert choice.preset is not None
     assert choice.preset.tuned_for["tp"] == 4
     assert f"{choice.preset.name}, the nearest, distance 1.7: " in choice.reason
@@ -41,13 +42,13 @@ def test_else_the_nearest_with_its_distance_and_every_difference() -> None:
 @pytest.mark.parametrize("tp", [2, 4, 8])
 @pytest.mark.parametrize("gpu", ["a100", "h200", "gb300"])
 def test_never_one_for_another_tp_size(tp: int, gpu: str) -> None:
-    choice = presets.choose(request(parallelism__tensor_model_parallel_size=tp, platform__name=gpu))
+    choice = catalogue.choose(request(parallelism__tensor_model_parallel_size=tp, platform__name=gpu))
     assert choice.preset is not None
     assert choice.preset.tuned_for["tp"] == tp
 
 
 def test_no_preset_for_the_tp_size_means_transformer_engines_defaults() -> None:
-    choice = presets.choose(request(parallelism__tensor_model_parallel_size=16))
+    choice = catalogue.choose(request(parallelism__tensor_model_parallel_size=16))
     assert choice == (None, "userbuffers=auto: no preset for TP16, so Transformer Engine's defaults")
 
 
@@ -68,10 +69,10 @@ def test_a_preset_that_a_rule_refuses_is_passed_over() -> None:
                 model__hidden_size=12288,
                 model__seq_length=2048,
             )
-            choice = presets.choose(plan)
+            choice = catalogue.choose(plan)
             assert choice.preset is not None
-            assert presets.refusals({**plan, "userbuffers": choice.preset.node()}) == ()
-    passed = presets.nearest(presets.shape_of(request(model__hidden_size=12288, model__seq_length=2048)))
+            assert catalogue.refusals({**plan, "userbuffers": choice.preset.node()}) == ()
+    passed = catalogue.nearest(catalogue.shape_of(request(model__hidden_size=12288, model__seq_length=2048)))
     assert any(candidate.preset.refusals() for candidate in passed)
 
 

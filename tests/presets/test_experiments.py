@@ -11,11 +11,11 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from hydra_overlap import facts
-from hydra_overlap.compose import refusal_in
+from hydra_overlap.compose.enforce import refusal_in
+from hydra_overlap.machine import local
 
 ROOT = Path(__file__).parents[2]
-NAMES = facts.options("experiment")
+NAMES = local.options("experiment")
 BRIDGE = {
     recipe["recipe"]: recipe
     for recipe in json.loads((ROOT / "tests/reference/bridge_recipes.json").read_text())["recipes"]
@@ -58,12 +58,12 @@ ENVIRONMENT: dict[str, tuple[set[str | None], set[str | None]]] = {
 @pytest.fixture(scope="module", autouse=True)
 def _hydra() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(facts, "gpu_names", lambda: ())  # the plans are for other machines
-        facts.local_platform.cache_clear()
+        patch.setattr(local, "gpu_names", lambda: ())  # the plans are for other machines
+        local.local_platform.cache_clear()
         GlobalHydra.instance().clear()
         with initialize_config_module("hydra_overlap.conf", version_base=None):
             yield
-    facts.local_platform.cache_clear()
+    local.local_platform.cache_clear()
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from hydra_overlap import presets
-from hydra_overlap.presets_gemms import FLAGS, MIB, ORDER, communicators, gemm_map, memory_mib
+from hydra_overlap.presets import catalogue
+from hydra_overlap.presets.gemms import FLAGS, MIB, ORDER, communicators, gemm_map, memory_mib
 from hydra_overlap.rules.ub import GEMMS
 
 REFERENCE = Path(__file__).parents[1] / "reference"
@@ -24,7 +24,7 @@ def test_memory_is_what_transformer_engines_own_code_allocates(precision: str) -
     rows = {name: row for name, row in TE["presets"].items() if isinstance(row[MODES[precision]], int)}
     assert len(rows) >= 50
     computed = {
-        name: memory_mib(presets.preset(OPTION[name]).layers, tuple(TE["shape"]), row["tp"], precision) * MIB
+        name: memory_mib(catalogue.preset(OPTION[name]).layers, tuple(TE["shape"]), row["tp"], precision) * MIB
         for name, row in rows.items()
     }
     assert computed == {name: row[MODES[precision]] for name, row in rows.items()}
@@ -34,20 +34,20 @@ def test_memory_is_what_transformer_engines_own_code_allocates(precision: str) -
     ("name", "mib"), [("fp8_h100_h6144_tp2_mbs2_seq2048", 336), ("bf16_b200_h18432_tp8_mbs1_seq4096", 1854)]
 )
 def test_memory_on_the_shape_of_a_preset_is_the_measured_one(name: str, mib: int) -> None:
-    one = presets.preset(name)
-    assert presets.memory_of(one.plan(), one.layers) == mib
+    one = catalogue.preset(name)
+    assert catalogue.memory_of(one.plan(), one.layers) == mib
 
 
 def test_context_parallel_ranks_hold_their_part_of_the_tokens() -> None:
-    one = presets.preset("bf16_h100_h8192_tp4_mbs1_seq8192")
+    one = catalogue.preset("bf16_h100_h8192_tp4_mbs1_seq8192")
     plan = one.plan()
-    whole = presets.memory_of(plan, one.layers)
+    whole = catalogue.memory_of(plan, one.layers)
     plan["parallelism"]["context_parallel_size"] = 2
-    assert whole == 2 * (presets.memory_of(plan, one.layers) or 0)
+    assert whole == 2 * (catalogue.memory_of(plan, one.layers) or 0)
 
 
 def test_memory_is_not_invented_where_the_shape_is_not_said() -> None:
-    assert presets.memory_of({"parallelism": {"tensor_model_parallel_size": 2}}, {}) is None
+    assert catalogue.memory_of({"parallelism": {"tensor_model_parallel_size": 2}}, {}) is None
 
 
 def test_there_are_twelve_communicators_whatever_is_named() -> None:

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from hydra_overlap import GatingError, resolve
-from hydra_overlap.examples import example
-from hydra_overlap.request import DEFAULTS
+from hydra_overlap.reference.examples import example
+from hydra_overlap.resolver.normalise import DEFAULTS
 from hydra_overlap.rules import RULES
 from tests.overrides import CONF, request_of
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hydra_overlap import resolve
-from hydra_overlap.request import DEFAULTS
+from hydra_overlap.resolver.normalise import DEFAULTS
 from hydra_overlap.rules.env import launch_environment
 
 CASES = [

@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, event, given, settings
 from packaging.version import Version
 
 from hydra_overlap import ApplyError, GatingError, Resolution, resolve
-from hydra_overlap.request import nested
-from hydra_overlap.resolve import TRANSFORMER_FIELDS, _complete
+from hydra_overlap.resolver.normalise import nested
+from hydra_overlap.resolver.resolve import TRANSFORMER_FIELDS, _complete
 from hydra_overlap.rules import DERIVATIONS, RULES
 from hydra_overlap.rules.cp import CP003
 from hydra_overlap.rules.ep import EP006, EP013

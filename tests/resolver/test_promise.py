@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, example, given, settings
 from omegaconf import OmegaConf
 
 from hydra_overlap import GatingError, Resolution, resolve
-from hydra_overlap.request import DEFAULTS
-from hydra_overlap.resolve import DDP_FIELDS, OPTIMIZER_FIELDS, TRANSFORMER_FIELDS
+from hydra_overlap.resolver.normalise import DEFAULTS
+from hydra_overlap.resolver.resolve import DDP_FIELDS, OPTIMIZER_FIELDS, TRANSFORMER_FIELDS
 from hydra_overlap.rules import DERIVATIONS, RULES
 from tests.overrides import errors_of, overridden
 from tests.strategies import SCENARIOS, nest, plausible, wild

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from hydra_overlap.fixes import OPTIONS, changed
-from hydra_overlap.request import DEFAULTS
-from hydra_overlap.resolve import _complete, outcomes
+from hydra_overlap.resolver.fixes import OPTIONS, changed
+from hydra_overlap.resolver.normalise import DEFAULTS
+from hydra_overlap.resolver.resolve import _complete, outcomes
 from hydra_overlap.rules import DERIVATIONS, RULES, Rule
 from hydra_overlap.rules._base import Derivation
 from hydra_overlap.rules.cfg import CFG001, CfgRule

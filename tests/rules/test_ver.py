@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from hydra_overlap.megatron import configs
-from hydra_overlap.request import LEAVES
-from hydra_overlap.resolve import DDP_FIELDS, OPTIMIZER_FIELDS, TRANSFORMER_FIELDS
+from hydra_overlap.resolver.normalise import LEAVES
+from hydra_overlap.resolver.resolve import DDP_FIELDS, OPTIMIZER_FIELDS, TRANSFORMER_FIELDS
 from hydra_overlap.rules.ver import SINCE
 from tests.overrides import errors_of, refusing, remarks, request_of
 from tests.rules import core_fields

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from hydra_overlap.facts import installed_software
+from hydra_overlap.machine.local import installed_software
 
 from .cluster import wait
 

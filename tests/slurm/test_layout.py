@@ -3,7 +3,7 @@
 import pytest
 
 from hydra_overlap import LaunchError
-from hydra_overlap.launch import machine, requeue, slurm
+from hydra_overlap.launch import preflight, requeue, slurm
 from tests.plans import plan_of
 
 H100 = ("launch=slurm", "platform=h100", "training.global_batch_size=64")
@@ -77,15 +77,15 @@ def test_refuses_a_plan_judged_for_versions_that_its_job_will_not_have(monkeypat
 def test_the_machine_it_is_submitted_from_does_not_decide_between_gpus_and_a_rehearsal(
     installed, monkeypatch, gpus_here
 ):
-    monkeypatch.setattr(machine, "gpu_names", lambda: gpus_here)
-    assert not machine.rehearses(slurm.laid_out(plan_of(*H100)))
-    assert machine.rehearses(slurm.laid_out(plan_of(*H100, "launch.slurm.gpus_per_node=0")))
+    monkeypatch.setattr(preflight, "gpu_names", lambda: gpus_here)
+    assert not preflight.rehearses(slurm.laid_out(plan_of(*H100)))
+    assert preflight.rehearses(slurm.laid_out(plan_of(*H100, "launch.slurm.gpus_per_node=0")))
 
 
 def test_a_node_without_the_gpus_asked_for_is_refused(installed, monkeypatch):
-    monkeypatch.setattr(machine, "gpu_names", lambda: ())
+    monkeypatch.setattr(preflight, "gpu_names", lambda: ())
     with pytest.raises(LaunchError, match="Slurm gave a node without a GPU"):
-        machine.require_ready(slurm.laid_out(plan_of(*H100)), 1)
+        preflight.require_ready(slurm.laid_out(plan_of(*H100)), 1)
 
 
 def test_the_batch_script_says_what_was_asked_and_nothing_else(installed, tmp_path):

@@ -9,7 +9,7 @@ from hydra import initialize_config_dir, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from hydra_overlap import facts
+from hydra_overlap.machine import local
 from hydra_overlap.sweep.composer import Composer
 
 Sweeps = Callable[..., Composer]
@@ -18,8 +18,8 @@ Sweeps = Callable[..., Composer]
 @pytest.fixture(autouse=True)
 def _elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What is planned for a GPU is planned for another machine, on whichever machine the tests run."""
-    monkeypatch.setattr(facts, "gpu_names", lambda: ())
-    facts.local_platform.cache_clear()
+    monkeypatch.setattr(local, "gpu_names", lambda: ())
+    local.local_platform.cache_clear()
     GlobalHydra.instance().clear()
     yield
     GlobalHydra.instance().clear()

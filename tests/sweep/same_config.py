@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from hydra_overlap.compose import refusal_in
+from hydra_overlap.compose.enforce import refusal_in
 
 Outcome = tuple[str, str, list[str]]
 

@@ -9,7 +9,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
-from hydra_overlap import compose as composition
+from hydra_overlap.compose import enforce as composition
 from hydra_overlap.sweep.composer import Composer
 from tests.compose.commands import APPS
 from tests.sweep.conftest import Sweeps

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from hydra.core.hydra_config import HydraConfig
 
-from hydra_overlap.request import TREE
-from hydra_overlap.resolve import DDP_FIELDS, OPTIMIZER_FIELDS
+from hydra_overlap.resolver.normalise import TREE
+from hydra_overlap.resolver.resolve import DDP_FIELDS, OPTIMIZER_FIELDS
 from hydra_overlap.sweep.composer import Composer
 from hydra_overlap.sweep.identity import LEFT_OUT, identity
 from tests.sweep.conftest import Sweeps, started
@@ -121,7 +121,7 @@ def test_identities_hold_across_processes() -> None:
 
     script = (
         "from tests.sweep.conftest import started\n"
-        "from hydra_overlap import facts\n"
+        "from hydra_overlap.machine import local\n"
         "from hydra_overlap.sweep.identity import identity\n"
         "facts.gpu_names = lambda: ()\n"
         "with started(None, 'config', ()) as c: print(identity(*c.judge(['comm_overlap=tp4_h100'])))"

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from hydra_overlap.report.sweep_plan import print_plan
 from hydra_overlap.sweep import judge
 from hydra_overlap.sweep.judge import Judged, judge_all
+from hydra_overlap.sweep.plan_table import print_plan
 from hydra_overlap.sweep.points import points
 from tests.compose.commands import JOB
 from tests.sweep.conftest import Sweeps, started

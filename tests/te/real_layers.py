@@ -25,8 +25,8 @@ real_package.install(Path(sys.argv[1]), Path(sys.argv[2]))
 
 import torch  # noqa: E402
 
+from hydra_overlap.launch.plan import Plan, world_size  # noqa: E402
 from hydra_overlap.megatron import build, configs, readback, userbuffers  # noqa: E402
-from hydra_overlap.plan import Plan, world_size  # noqa: E402
 from tests.plans import plan_of  # noqa: E402
 
 TINY = (

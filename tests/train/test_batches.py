@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hydra_overlap import LaunchError, batches
+from hydra_overlap import LaunchError
+from hydra_overlap.megatron import batches
 from tests.plans import plan_of
 
 RAMP = "training.rampup_batch_size=[4,4,24]"  # to 16: 4, 8, 12, each for 8 samples

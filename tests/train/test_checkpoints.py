@@ -11,7 +11,7 @@ import time
 import psutil
 import pytest
 
-from hydra_overlap.launch import local, machine, stopping
+from hydra_overlap.launch import local, preflight, stopping
 from hydra_overlap.megatron import checkpoint, rehearsal
 from tests.plans import plan_of
 from tests.train.conftest import ROOT, SMOKE
@@ -165,7 +165,7 @@ def test_a_rank_killed_while_saving_leaves_the_last_complete_checkpoint(tmp_path
         "from hydra_overlap.megatron import cpu\ncpu.install()\n" + KILLED.format(root=str(ROOT), rank=rank)
     )
     with pytest.raises(local.RankError, match=f"Rank {rank} failed first"):
-        local.start(rehearsal.rehearse(plan), str(script), machine.rank_environment(plan, 2))
+        local.start(rehearsal.rehearse(plan), str(script), preflight.rank_environment(plan, 2))
     last = checkpoint.complete(folder)[-1]
     assert json.loads((last / checkpoint.STATE).read_text())["step"] == (2 if rank == "0" else 4)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hydra_overlap import plan as plans
-from hydra_overlap.launch import local, machine
+from hydra_overlap.launch import local, preflight
+from hydra_overlap.launch import plan as plans
 from hydra_overlap.megatron import rehearsal
 from tests.plans import plan_of
 
@@ -149,7 +149,7 @@ local.as_rank(train.train, local.plan_of_this_rank())
 )
 def test_a_promise_that_the_objects_break_stops_the_run_before_the_first_step(tmp_path, change, difference):
     plan = plan_of("training=smoke", "data=mock", output_dir=tmp_path)
-    environment = machine.rank_environment(plan, 2)
+    environment = preflight.rank_environment(plan, 2)
     script = tmp_path / "sabotaged.py"
     script.write_text(SABOTAGE.format(root=str(TRAIN.parent), change=change))
     with pytest.raises(local.RankError) as failure:
@@ -161,6 +161,6 @@ def test_a_promise_that_the_objects_break_stops_the_run_before_the_first_step(tm
 
 def test_a_promised_variable_that_a_rank_lacks_stops_the_run(tmp_path):
     plan = rehearsal.rehearse(plan_of("training=smoke", "data=mock", "platform=h100", output_dir=tmp_path))
-    environment = {**machine.rank_environment(plan, 2), "CUDA_DEVICE_MAX_CONNECTIONS": "2"}
+    environment = {**preflight.rank_environment(plan, 2), "CUDA_DEVICE_MAX_CONNECTIONS": "2"}
     with pytest.raises(local.RankError, match="environment CUDA_DEVICE_MAX_CONNECTIONS is 2, promised 8"):
         local.start(plan, str(TRAIN), environment)

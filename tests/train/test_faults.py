@@ -10,8 +10,8 @@ import time
 import psutil
 import pytest
 
-from hydra_overlap import plan as plans
-from hydra_overlap.launch import folders, local, machine
+from hydra_overlap.launch import folders, local, preflight
+from hydra_overlap.launch import plan as plans
 from hydra_overlap.megatron import rehearsal
 from tests.plans import plan_of
 from tests.train.conftest import ROOT, SMOKE
@@ -110,7 +110,7 @@ def poisoned(tmp_path):
         script = folder / "rank.py"
         script.write_text(POISON.format(root=str(ROOT), change=change.format(call=microbatches * (BAD - 1) + 3)))
         try:
-            local.start(rehearsal.rehearse(plan), str(script), machine.rank_environment(plan, 2))
+            local.start(rehearsal.rehearse(plan), str(script), preflight.rank_environment(plan, 2))
         except local.RankError as error:
             return folder, str(error)
         return folder, None
@@ -214,7 +214,7 @@ def test_a_rank_killed_while_its_checkpoint_is_written_beside_it_leaves_the_one_
     script = tmp_path / "rank.py"
     script.write_text("from hydra_overlap.megatron import cpu\ncpu.install()\n" + CUT_OFF.format(root=str(ROOT)))
     with pytest.raises(local.RankError, match=r"Rank 1 failed first \(signal 9\)"):
-        local.start(rehearsal.rehearse(plan), str(script), machine.rank_environment(plan, 2))
+        local.start(rehearsal.rehearse(plan), str(script), preflight.rank_environment(plan, 2))
     assert [path.name for path in folders.complete(folder)] == ["iter_0000002"]
     left = [process for process in psutil.process_iter(["cmdline"]) if str(script) in (process.info["cmdline"] or [])]
     assert not left

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hydra_overlap.launch import local, machine
+from hydra_overlap.launch import local, preflight
 from hydra_overlap.megatron import rehearsal
 from tests.overrides import refusing
 from tests.plans import plan_of
@@ -158,7 +158,7 @@ def losses_of(tmp_path):
         ranks = plan["request"]["parallelism"]["world_size"]
         script = folder / "rank.py"
         script.write_text(RANK.format(root=str(ROOT), change=change))
-        local.start(rehearsal.rehearse(plan), str(script), machine.rank_environment(plan, ranks))
+        local.start(rehearsal.rehearse(plan), str(script), preflight.rank_environment(plan, ranks))
         return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
     return run

@@ -15,7 +15,7 @@ def main(cfg: DictConfig) -> None:
     if "comm_overlap" not in cfg:
         print("no overlap was asked for")
         return
-    from hydra_overlap.compose import judged
+    from hydra_overlap import judged
 
     resolution = judged(cfg, foreign_nodes=True)  # refuses a config that no composition judged
     for name, value in {**resolution.transformer_config, **resolution.ddp_config}.items():

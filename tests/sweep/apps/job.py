@@ -11,7 +11,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from hydra_overlap import app
+from hydra_overlap.compose import app
 from hydra_overlap.errors import LaunchError
 
 

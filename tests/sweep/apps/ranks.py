@@ -6,7 +6,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from hydra_overlap import app
+from hydra_overlap.compose import app
 
 
 @hydra.main(version_base=None, config_path="pkg://hydra_overlap.conf", config_name="config")

@@ -5,13 +5,13 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from hydra_overlap import app, compose
+from hydra_overlap.compose import app, enforce
 
 
 @hydra.main(version_base=None, config_path="pkg://hydra_overlap.conf", config_name="config")
 def main(cfg: DictConfig) -> dict[str, Any]:
     """One line, and the record of a run."""
-    compose.judged(cfg)
+    enforce.judged(cfg)
     print("TASK RAN", cfg.parallelism.tensor_model_parallel_size)
     return {"step_ms": {"median": 10.0 - cfg.parallelism.tensor_model_parallel_size}}
 

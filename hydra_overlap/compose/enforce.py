@@ -1,0 +1,392 @@
+"""The rules inside Hydra: judged at the end of every composition, whoever composes.
+
+Hydra has no compose hook, but every composition ends by iterating over `hydra.job.env_copy`. `_overlap/enforce.yaml`
+sets it to `${overlap.check:}`, so reading it runs `check` below on the finished config. A second latch,
+`hydra.job.env_set.HYDRA_OVERLAP_PLAN: ${overlap.guard:}`, refuses to start a job whose config `check` never saw, and
+`judged` is what a job calls on the config it was handed. Mechanics and traps:
+docs/decisions/0002-enforcement-at-compose-time.md.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
+
+from ..errors import GatingError
+from ..findings import Finding, Fix
+from ..resolver.normalise import NODES
+from ..resolver.resolution import Resolution
+from ..resolver.resolve import resolve
+from ..rules import env_conflicts
+from ..rules.cfg import CFG001, CFG002, CFG006
+from ..rules.env import ENV002
+from . import key_mapping, origins, pitfalls
+from .extract import IN_THE_JOBS, OPEN, Reading, ours, read
+from .interpolations import hydra_keys, written
+
+OUTPUT = "overlap"
+PLAN_VARIABLE = "HYDRA_OVERLAP_PLAN"
+
+# Where sweepers keep the values of a sweep that stands in YAML: Hydra's and Optuna's, Optuna 1.1, Ax, Nevergrad.
+SWEEP_PARAMETERS = ("params", "search_space", "ax_config.params", "parametrization")
+_AS_POINT: ContextVar[list["Answer"] | None] = ContextVar("as_point", default=None)  # see as_point
+_CLOSED: ContextVar[bool] = ContextVar("closed", default=False)  # see closed
+MASTER_NOTE = "This is the config of a sweep before its values are applied; every job of the sweep is judged by itself."
+
+
+class ComposeRefusal(GatingError, InterpolationResolutionError, ConfigCompositionException):  # type: ignore[misc]
+    """A GatingError that Hydra 1.3 and 1.4 print without a traceback.
+
+    omegaconf re-raises InterpolationResolutionError unwrapped; Hydra tidies ConfigCompositionException. job: the
+    overrides of the refused job, if it is one of a sweep.
+    """
+
+    _initialized = True  # omegaconf: the message is final, do not decorate it
+
+    def __init__(self, findings: tuple[Finding, ...], job: str = "") -> None:
+        GatingError.__init__(self, findings)
+        self.job = job
+
+    def __str__(self) -> str:
+        text = GatingError.__str__(self)
+        return f"{text}\n\nrefused in the job: {self.job}" if self.job else text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ComposeRefusal, (self.findings, self.job)
+
+
+def refusal_in(error: BaseException) -> GatingError | None:
+    """The GatingError that `error` is or was raised from: Hydra 1.3 wraps it in an exception without a text."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, GatingError):
+        cause = cause.__cause__
+    return cause
+
+
+def check(root: DictConfig) -> list[str]:
+    """Judge a finished config, write the answer into it, and give Hydra its list of variables to copy.
+
+    Writes `overlap.*` and `hydra.job.env_set`. Raises ComposeRefusal. Judges nothing in the middle of a merge, in the
+    master config of a sweep (its values are not applied yet) and while the shell completes a line.
+    """
+    if _unfinished(root):
+        return []
+    sink = _AS_POINT.get()
+    if sink is None and _sweep_master(root.hydra):
+        _require_output(root)
+        with _writable(root):
+            root[OUTPUT].notes = [MASTER_NOTE]
+        return []
+    answer = judge(root)
+    if sink is not None:
+        sink.append(answer)
+    with _writable(root):
+        _write(root, answer.resolution, answer.reading)
+        # A plain list from here on: whoever reads it later does not judge again, on a config already answered.
+        root.hydra.job.env_copy = answer.copied
+        root.hydra.job.env_set.update({**answer.resolution.env, PLAN_VARIABLE: root[OUTPUT].plan})
+    return answer.copied
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What `check` writes into a config. copied: variables that Hydra is to copy to the job."""
+
+    resolution: Resolution
+    reading: Reading
+    copied: list[str]
+
+
+def judge(root: DictConfig, *, with_origins: bool = True, plain: Mapping[str, Any] | None = None) -> Answer:
+    """The answer to a finished config; nothing is written. Raises ComposeRefusal.
+
+    with_origins: false leaves out where values came from, which changes words and never the verdict, and takes time.
+    plain: nodes of the request that are known as plain data already (`reading.read`).
+    """
+    _require_output(root)
+    with _refusing(root.hydra):
+        with key_mapping.in_its_words(root):
+            pitfalls.check(root)
+        if _CLOSED.get():
+            _require_known_nodes(root)
+        reading = read(root, foreign_nodes=True, plain=plain, composing=True)
+        known = _origins(root, root.hydra, reading) if with_origins else None
+        resolution = _resolved(root, reading, known)
+        _check_environment(root.hydra, resolution)
+        return Answer(resolution=resolution, reading=reading, copied=_variables_to_copy(root))
+
+
+@contextmanager
+def as_point() -> Iterator[list[Answer]]:
+    """Judge what is composed here as a job of a sweep, however much it looks like the sweep's own config; -> the answers."""
+    answers: list[Answer] = []
+    token = _AS_POINT.set(answers)
+    try:
+        yield answers
+    finally:
+        _AS_POINT.reset(token)
+
+
+@contextmanager
+def closed() -> Iterator[None]:
+    """Compose for an app that has no nodes but ours: any other is refused already here, not only where the job starts."""
+    token = _CLOSED.set(True)
+    try:
+        yield
+    finally:
+        _CLOSED.reset(token)
+
+
+def _require_output(root: DictConfig) -> None:
+    if not isinstance(root.get(OUTPUT), DictConfig):
+        why = "The answer goes into overlap; your config or command line took it away."
+        raise ComposeRefusal((CFG001.refuse(OUTPUT, root.get(OUTPUT), "", why),))
+
+
+def guard(root: DictConfig) -> str:
+    """Refuse a job whose config was never judged; `check` puts the plan's fingerprint in this place."""
+    master = _AS_POINT.get() is None and _sweep_master(root.hydra) and OmegaConf.is_missing(root.hydra.job, "num")
+    if _unfinished(root) or master:
+        return ""  # a job of a sweep has its number; the sweep's own config is never started
+    finding = CFG006.refuse(
+        "hydra.job.env_copy",
+        list(root.hydra.job.env_copy),
+        "",
+        "Nothing was judged. hydra.job.env_copy carries the check; your config or command line replaced it.",
+        Fix("overlap.env_copy=[...]", "copies these variables and keeps the check"),
+    )
+    raise ComposeRefusal((finding,))
+
+
+def judged(cfg: DictConfig, *, foreign_nodes: bool = False) -> Resolution:
+    """The answer to a job's config, derived anew from its request: what a job calls first, and uses alone.
+
+    It closes the ways on which a config reaches a job without a composition that judged it, such as a saved
+    `.hydra/config.yaml` that is run again with an override on top. foreign_nodes: nodes such as `model` may be the
+    app's own, with keys that no rule reads (see `reading`). Raises GatingError if a rule refuses, or (CFG006) if
+    `overlap.plan` is not the fingerprint of this very request and answer: `overlap` was written for another one.
+    """
+    if not OmegaConf.is_config(cfg.get("comm_overlap")):
+        raise GatingError((_never_judged(cfg, "There is no comm_overlap in this config, so no rule ran."),))
+    _require_paths(cfg)
+    reading = read(cfg, foreign_nodes=foreign_nodes)
+    found = OmegaConf.select(cfg, f"{OUTPUT}.plan")
+    resolution = _resolved(cfg, reading, _origins(cfg, _hydra_of(found), reading))
+    if not foreign_nodes:
+        _require_known_nodes(cfg)
+    if found is None:
+        raise GatingError((_never_judged(cfg, "overlap.plan is empty: the rules did not run at composition."),))
+    if found != fingerprint(reading, resolution):
+        why = "What stands in overlap.* was derived from another request, or for a machine of another kind."
+        raise GatingError((_never_judged(cfg, why),))
+    return resolution
+
+
+def _origins(cfg: DictConfig, hydra: DictConfig | None, reading: Reading) -> dict[str, str]:
+    found = origins.of(cfg, hydra)
+    found.update(dict.fromkeys(reading.unread, origins.DEFAULT))
+    found.update(reading.origins)
+    return found
+
+
+def _resolved(cfg: DictConfig, reading: Reading, known: Mapping[str, str] | None) -> Resolution:
+    """The answer to what was read, all its fixes in the words of this config. Raises GatingError."""
+    with key_mapping.in_its_words(cfg):
+        resolution = resolve(reading.request, origins=known)
+    return replace(resolution, findings=key_mapping.reworded(cfg, resolution.findings))
+
+
+def _require_paths(cfg: DictConfig) -> None:
+    """Hydra makes `None` of a `${hydra:...}` without a value, and `/ckpt/None` of a path with one in it."""
+    hydra: Any = HydraConfig.get() if HydraConfig.initialized() else OmegaConf.create()
+    findings = []
+    for node, names in OPEN.items():
+        for name in names if isinstance(cfg.get(node), DictConfig) and ours(cfg, node) else ():
+            text = written(cfg[node], name)
+            for key in hydra_keys(text) if isinstance(text, str) else []:
+                if OmegaConf.select(hydra, key) is None:
+                    why = f"hydra.{key} has no value in this job. Only jobs of a sweep have a number (hydra.job.num)."
+                    fix = Fix(f"{node}.{name}={IN_THE_JOBS}", "in the folder of the job")
+                    findings.append(CFG002.refuse(f"{node}.{name}", text, "", why, fix))
+    if findings:
+        raise GatingError(findings)
+
+
+def _require_known_nodes(cfg: DictConfig) -> None:
+    """In our own app a node that is none of ours is a mistake: nothing reads it."""
+    known = (*NODES, OUTPUT)
+    unknown = [str(name) for name in cfg if name not in (*known, "hydra")]
+    if unknown:
+        raise GatingError([CFG001.unknown(name, cfg[name], "", known) for name in unknown])
+
+
+def fingerprint(reading: Reading, resolution: Resolution) -> str:
+    """Identity of a plan: what was asked and what is set. Facts of the machine count only by what they change.
+
+    Paths may be known only when the job runs: `data`, which no rule reads, is left out, and of checkpoints counts whether
+    there is one.
+    """
+    answer = resolution.to_dict()
+    asked = {name: node for name, node in reading.request.items() if name not in ("platform", "software", "data")}
+    for name, paths in OPEN.items():
+        asked[name] = {key: value is not None if key in paths else value for key, value in asked.get(name, {}).items()}
+    settings = {
+        key: answer[key] for key in ("transformer_config", "optimizer_config", "ddp_config", "userbuffers", "env")
+    }
+    text = json.dumps([asked, settings, reading.unread], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _unfinished(root: DictConfig) -> bool:
+    """Whether root is in the middle of a merge, or of a line the shell completes; `choices` are filled at the end."""
+    return "hydra" not in root or not root.hydra.runtime.choices or _completing()
+
+
+def _completing() -> bool:
+    """Whether Hydra completes a line for the shell. The variable as well: an app may have a flag -sc of its own."""
+    return "COMP_LINE" in os.environ and any(argument in ("-sc", "--shell-completion") for argument in sys.argv)
+
+
+def _sweep_master(hydra: DictConfig) -> bool:
+    """Whether this is the config Hydra composes before it applies a sweep's values."""
+    overrides = pitfalls.overrides_of(hydra)
+    if any(override.is_sweep_override() for override in overrides):
+        return True
+    if hydra.mode != RunMode.MULTIRUN:  # the parameters of a sweep say nothing about a single run
+        return False
+    said = {override.get_key_element().lstrip("+~") for override in overrides}
+    swept = [OmegaConf.select(hydra, f"sweeper.{name}") for name in SWEEP_PARAMETERS]
+    keys = {str(key).lstrip("+~") for node in swept if isinstance(node, DictConfig) for key in node}
+    return not keys.issubset(said) or not _names_a_point(OmegaConf.select(hydra, "sweeper.points"), said)
+
+
+def _names_a_point(points: Any, said: set[str]) -> bool:
+    """Whether `said`, the keys of a job, hold those of one of the sweep's named points; true where there are none."""
+    if not isinstance(points, DictConfig) or not points:
+        return True
+    listed: Any = OmegaConf.to_container(points, resolve=False)
+    keys = ({str(line).partition("=")[0].lstrip("+~") for line in lines or ()} for lines in listed.values())
+    return any(named and named <= said for named in keys)
+
+
+def _check_environment(hydra: DictConfig, resolution: Resolution) -> None:
+    """What the user sets in hydra.job.env_set: variables of the plan, differently, and those that undo what it asks for."""
+    findings = []
+    for name, value in resolution.env.items():
+        if name in hydra.job.env_set and str(hydra.job.env_set[name]) != value:
+            findings.append(ENV002.contradiction(name, str(hydra.job.env_set[name]), value))
+    if resolution.gating == "strict":
+        said = {name: str(hydra.job.env_set[name]) for name in env_conflicts.NAMES if name in hydra.job.env_set}
+        for one in env_conflicts.contrary(resolution.request, resolution.to_dict(), said) if said else ():
+            if one.severity == "error":
+                findings.append(ENV002.undoing(one.name, one.value, one.undoes, one.source))
+    if findings:
+        raise GatingError(findings)
+
+
+def _variables_to_copy(root: DictConfig) -> list[str]:
+    """overlap.env_copy. Hydra would end in a KeyError on a variable that is not set."""
+    names = list(root[OUTPUT].env_copy)
+    absent = [name for name in names if name not in os.environ]
+    if absent:
+        left = ",".join(name for name in names if name in os.environ)
+        why = f"Not set in this environment: {', '.join(absent)}."
+        fix = Fix(f"overlap.env_copy=[{left}]", "copies the others")
+        raise GatingError((CFG001.refuse("overlap.env_copy", names, "", why, fix),))
+    return names
+
+
+def _write(root: DictConfig, resolution: Resolution, reading: Reading) -> None:
+    answer = resolution.to_dict()
+    output = root[OUTPUT]
+    output.effective = {
+        "transformer_config": answer["transformer_config"],
+        "optimizer_config": answer["optimizer_config"],
+        "ddp_config": answer["ddp_config"],
+        "userbuffers": _userbuffers(answer["userbuffers"], reading),
+        "world_size": resolution.request["parallelism"]["world_size"],
+        **reading.filled,
+    }
+    output.env = answer["env"]
+    output.origin = {row.field: f"{row.origin} ({row.rule})" if row.rule else row.origin for row in resolution.ledger}
+    findings = [f"{finding.rule}: {finding.title}. {finding.why}".strip() for finding in resolution.findings]
+    output.notes = findings + [f"{key} is a key of your app's own; no rule reads it." for key in reading.unread]
+    output.plan = fingerprint(reading, resolution)
+
+
+def _userbuffers(effective: Any, reading: Reading) -> Any:
+    """The dictionary Transformer Engine gets; as a reference where it is the preset's, which the config holds already."""
+    asked = {} if reading.origins else reading.request.get("userbuffers") or {}
+    return "${userbuffers.layers}" if effective and effective == asked.get("layers") else effective
+
+
+@contextmanager
+def _writable(root: DictConfig) -> Iterator[None]:
+    """Open the output and hydra.job for writing, whatever flags the host set. Of the whole hydra node it would be slow."""
+    nodes = [root[OUTPUT], root.hydra.job]
+    before = [(node._get_flag("readonly"), node._get_flag("struct")) for node in nodes]
+    for node in nodes:
+        OmegaConf.set_readonly(node, False)
+        OmegaConf.set_struct(node, False)
+    try:
+        yield
+    finally:
+        for node, (readonly, struct) in zip(nodes, before, strict=True):
+            OmegaConf.set_readonly(node, readonly)
+            OmegaConf.set_struct(node, struct)
+
+
+@contextmanager
+def _refusing(hydra: DictConfig) -> Iterator[None]:
+    """Turn a GatingError into the exception Hydra prints without a traceback."""
+    try:
+        yield
+    except GatingError as refusal:
+        job = " ".join(pitfalls.task_overrides(hydra)) if hydra.mode == RunMode.MULTIRUN else ""
+        raise ComposeRefusal(refusal.findings, job) from None
+
+
+def _hydra_of(plan: str | None) -> DictConfig | None:
+    """The hydra node of the job that runs, if that is the job of this plan; a saved config's has no plan of its own."""
+    if not HydraConfig.initialized():
+        return None
+    hydra: Any = HydraConfig.get()
+    return hydra if hydra.job.env_set.get(PLAN_VARIABLE, plan) == plan else None
+
+
+def _never_judged(cfg: DictConfig, why: str) -> Finding:
+    """CFG006 for a job's config, with the way to one that is judged."""
+    again = _overrides_of_saved_run()
+    if again is not None:
+        fix = Fix(" ".join(again) or "(no overrides)", "without --config-path and --config-name: composes it anew")
+    elif not OmegaConf.is_config(cfg.get("comm_overlap")):
+        fix = Fix("+comm_overlap=none", "asks for no overlap, and judges")
+    else:
+        fix = Fix("comm_overlap=OPTION", "composed anew from the option files, your changes as overrides")
+    return CFG006.refuse(f"{OUTPUT}.plan", OmegaConf.select(cfg, f"{OUTPUT}.plan"), "", why, fix)
+
+
+def _overrides_of_saved_run() -> list[str] | None:
+    """The overrides that compose a run anew, if its saved `.hydra/config.yaml` is what runs; else None."""
+    if not HydraConfig.initialized():
+        return None
+    hydra: Any = HydraConfig.get()
+    folders = [source.path for source in hydra.runtime.config_sources if source.provider == "main"]
+    saved = Path(*folders[:1], "overrides.yaml")
+    if not folders or not saved.is_file():
+        return None
+    before: Any = yaml.safe_load(saved.read_text())
+    return [str(line) for line in (before or [])] + pitfalls.task_overrides(hydra)

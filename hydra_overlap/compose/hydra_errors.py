@@ -1,0 +1,424 @@
+"""What Hydra and omegaconf raise on a user's mistake, told as findings: what, where, why, the override that fixes it.
+
+Only what the command line and option files can cause. Whatever `explain` does not know is a bug and keeps its traceback.
+"""
+
+import re
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import yaml
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+
+from ..errors import REFUSED, USAGE, GatingError
+from ..findings import Finding, Fix, Place, render, yaml_value
+from ..machine import local
+from ..resolver.normalise import DEFAULTS, TREE, normalise
+from ..rules.cfg import CFG001, CFG002, CFG003, CFG007, CFG008
+from ..rules.ub import FIELDS, LAYERS, meant
+from ..suggest import nearest
+from .key_mapping import BROUGHT, OWN_NODE
+from .pitfalls import COMMAND_LINE, GROUPS, OUTPUT, lists_of_options, nearest_key
+
+GRAMMAR = "https://hydra.cc/docs/advanced/override_grammar/basic"
+HOSTS = "docs/hosts.md"
+SCHEMAS = "_overlap/schema/"  # configs that type our nodes, merged before any value
+ROOM = ("comm_overlap", *BROUGHT, OUTPUT, "gating")  # top-level nodes of every bundle
+FORM = "An override has the form KEY=VALUE"
+_THEIRS = ("hydra", "omegaconf", "antlr4", "yaml")  # packages whose exceptions a user's words can cause
+_JUDGING = ("hydra_overlap.compose.enforce", "hydra_overlap.resolver.resolve")  # modules that run inside a resolver
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """Findings about a command line or an option file. usage: it could not even be read as a command (exit code 2)."""
+
+    findings: tuple[Finding, ...]
+    usage: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """What a command ends with."""
+        return USAGE if self.usage else REFUSED
+
+    def __str__(self) -> str:
+        what = "This command line cannot be read" if self.usage else "This configuration cannot be composed"
+        return "\n\n".join([f"{what}; nothing was started.", *(render(finding) for finding in self.findings)])
+
+
+def explain(error: Exception, arguments: Sequence[str]) -> Mistake | None:
+    """The mistake behind `error`, raised outside of the job; None if it is none. arguments: the command line."""
+    if isinstance(error, OverrideParseException):
+        return _usage(error.override, FORM, _first_line(error), GRAMMAR)
+    if isinstance(error, (ValueError, ConfigCompositionException)):  # what Hydra makes of an override without a key
+        for override in _overrides(arguments):
+            if not override.key_or_group:
+                return _usage(str(override.input_line), FORM, "No key stands before the value.", GRAMMAR)
+    if isinstance(error, MissingConfigException):
+        return Mistake((_missing(error, arguments),))
+    if isinstance(error, ConfigCompositionException):
+        return _composition(error, arguments)
+    if isinstance(error, yaml.MarkedYAMLError):
+        return Mistake((_not_yaml(error),))
+    if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
+        return Mistake(tuple(_no_option(arguments)) or (_hydra_says(error),))
+    if isinstance(error, ValueError) and _raised_in(error) == "hydra._internal.utils":
+        return _usage("", "Options of the command line go together", str(error))
+    if isinstance(error, OSError):
+        why = f"{error.strerror or error}."
+        return Mistake(
+            (_finding("FILE", "Files and directories can be read and written", why, str(error.filename or "")),)
+        )
+    if _from_bug(error):
+        return None
+    if isinstance(error, (HydraException, OmegaConfBaseException)) or _raised_in(error).partition(".")[0] in _THEIRS:
+        return Mistake((_hydra_says(error),))
+    return None
+
+
+def _composition(error: ConfigCompositionException, arguments: Sequence[str]) -> Mistake | None:
+    """Hydra's own class for most of it: told apart by its texts."""
+    cause, text = error.__cause__, str(error)
+    if cause is not None and _from_bug(cause):
+        return None
+    sweep = re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(.*?)'(?:\n| requires)", text)
+    if sweep:
+        why = "A comma makes a sweep: one run for each value."
+        fixes = (Fix(f"-m {sweep[1]}", "one run after the other"),)
+        return _usage(sweep[1], "A sweep is started with -m", why, GRAMMAR, fixes)
+    of_hydra = re.match(r"Sweeping over Hydra's configuration is not supported : '(.*)'", text)
+    if of_hydra:
+        return _swept_hydra(of_hydra[1])
+    merging = re.match(r"Error merging override (.*)", text)
+    if merging:
+        return Mistake((_wrong_value(merging[1], cause),))
+    if re.match(r"Could not override '(.*?)'\.\n(To append to your config|Did you mean)", text):
+        return Mistake((_no_such_key(text, cause),))
+    twice = re.match(r"Multiple values for (\S+?)\. To override a value use 'override (\S+): (.*)'", text)
+    if twice:
+        lists = tuple(lists_of_options(_overrides(arguments)))
+        typed = _elsewhere(arguments) or _added(twice[1], arguments)
+        return Mistake(lists or (typed or _of_two_owners(twice[1], twice[3], error),))
+    again = re.match(r"(\S+) appears more than once in the final defaults list", text)
+    if again:
+        group = again[1].partition("/")[0]
+        found = _added(group, arguments) or _chosen_for_two_owners(group, arguments)
+        found = found or _elsewhere(arguments) or _added("comm_overlap", arguments)
+        return Mistake((found or _hydra_says(error),))
+    absent = re.match(r"Could not delete from config\. '(.*)' does not exist", text)
+    if absent and absent[1] in DEFAULTS:
+        return Mistake((_nothing_to_delete(absent[1]),))
+    in_file = re.match(r"In '(.*?)': (\w+) raised while composing config:\n(.*)", text)
+    if in_file:
+        return Mistake((_in_option_file(in_file[1], text),))
+    return Mistake((_hydra_says(error),))
+
+
+def _added(group: str, arguments: Sequence[str]) -> Finding | None:
+    """`+comm_overlap=dp` where an option of the group is chosen already."""
+    for override in _overrides(arguments):
+        if override.is_add() and override.key_or_group == group:
+            value = override.value()
+            fix = Fix(f"{group}={yaml_value(value)}", "without the +" if override.package is None else "once")
+            return CFG008.refuse(
+                override.get_key_element().lstrip("+"), value, COMMAND_LINE, "The group has an option already.", fix
+            )
+    return None
+
+
+def _elsewhere(arguments: Sequence[str]) -> Finding | None:
+    """`+comm_overlap@train.comm_overlap=dp`: a second bundle, under another node."""
+    for override in _overrides(arguments):
+        if override.is_add() and override.key_or_group == "comm_overlap" and override.package is not None:
+            value, key = override.value(), override.get_key_element().lstrip("+")
+            fix = Fix(f"comm_overlap={yaml_value(value)}", f"in place of +{key}={yaml_value(value)}")
+            return CFG007.refuse(
+                key, value, COMMAND_LINE, "Rules read comm_overlap at the top of the config alone.", fix
+            )
+    return None
+
+
+def _nothing_to_delete(key: str) -> Finding:
+    """`~comm_overlap.dp.bucket_size`, which no option file says."""
+    why = "No option file says anything of it, so there is nothing to take away."
+    fix = Fix(f"++{key}={yaml_value(DEFAULTS[key])}", "the default, said aloud")
+    return CFG001.refuse(f"~{key}", "", COMMAND_LINE, why, fix)
+
+
+def _of_two_owners(group: str, option: str, error: Exception) -> Finding:
+    """The app's defaults list has a group that a bundle brings as well. option: one of the two that Hydra met."""
+    why = f"The defaults list of your app has the group {group}, and a bundle brings it as well."
+    yours = _option_of_the_app(option, error)
+    fixes = [
+        Fix(f"~{group}={yours}", "takes yours out: the bundle's stands in its node"),
+        Fix(f"~{group}={yours} +{group}@my_{group}={yours}", f"keeps yours beside it, as the node my_{group}"),
+    ]
+    if yours in local.options(group):  # in our words: it can stand in the bundle's place
+        fixes[1:] = [Fix(f"override /{group}: {yours}", "in place of yours, in that list behind the bundle")]
+    return CFG008.refuse(group, yours, "your defaults list", f"{why} More: docs/hosts.md.", *fixes)
+
+
+def _option_of_the_app(option: str, error: Exception) -> str:
+    """Of the two options that Hydra met, the app's; only Hydra's own frame knows the one beside `option`."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        default = frame.f_locals.get("default")
+        if frame.f_code.co_name == "set_known_choice" and default is not None:
+            of_a_bundle = str(default.parent_base_dir).startswith("comm_overlap")
+            return option if of_a_bundle else str(default.get_name())
+    return "OPTION"
+
+
+def _chosen_for_two_owners(group: str, arguments: Sequence[str]) -> Finding | None:
+    """`parallelism=tp8` where the app's defaults list has a parallelism beside that of a bundle: it is chosen for both."""
+    chosen = [o for o in _overrides(arguments) if o.key_or_group == group and not o.is_delete()]
+    if group not in BROUGHT or not chosen:
+        return None
+    why = f"The defaults list of your app has the group {group}, a bundle brings it as well, and this chooses for both."
+    fix = Fix(f"{group}@my_{group}: OPTION", f"in the defaults list, in place of {group}: OPTION; docs/hosts.md")
+    return CFG008.refuse(group, chosen[0].value(), COMMAND_LINE, why, fix)
+
+
+def _swept_hydra(line: str) -> Mistake:
+    """`-m hydra/launcher=basic,joblib`, `-m hydra.launcher.n_jobs=1,2`."""
+    key, _, values = line.partition("=")
+    if "/" in key.partition(".")[0]:
+        why = "There is one launcher and one sweeper for the whole sweep; they are chosen once."
+        first = re.split(r"[,(\[]", values)[0]
+        return _usage(
+            line,
+            "Hydra's own options are the same for all jobs of a sweep",
+            why,
+            "",
+            (Fix(f"{key}={first}", "one of them"),),
+        )
+    why = "Hydra sweeps over its own settings only where they stand in YAML: hydra.sweeper.params. The launcher's may differ."
+    fix = Fix(f"+hydra.sweeper.params={{{key}:'{values}'}}", "the same as in YAML")
+    return _usage(line, "Hydra's own settings are not swept on the command line", why, "", (fix,))
+
+
+def _missing(error: MissingConfigException, arguments: Sequence[str]) -> Finding:
+    """An option, a primary config or a directory that is not there."""
+    missing = error.missing_cfg_file or ""
+    group, _, option = missing.rpartition("/")
+    known = [str(name) for name in error.options or local.options(group)]
+    inside = next((ours for ours in GROUPS if group.endswith(f"/{ours}")), None)
+    if inside and not known:
+        where = group.removesuffix(f"/{inside}")
+        why = f"The config that asks for it stands in {where}, so that Hydra looks for the group there. A + on the command line cannot say otherwise."
+        fix = Fix(f"/{inside}@_global_.{inside.replace('/', '.')}: {option}", "in its defaults list")
+        again = Fix(f"{inside}={option}", "where that list has one already")
+        return CFG003.refuse(group, option, "", why, fix, again)
+    if not group or not known:
+        what = " ".join(str(error).split("\n\n")[0].split())
+        return _finding("FILE", "Every config that is named exists", what, missing)
+    said = any(o.key_or_group == group and option in re.split(r"[,\[\] ]", _text(o)) for o in _overrides(arguments))
+    file = re.match(r"In '(.*?)'", str(error))
+    origin = COMMAND_LINE if said or not file else f"{file[1]}.yaml"
+    why = f"{group} has no option {option!r}; it has: {', '.join(known)}."
+    near = nearest(option, known)
+    others = [Fix(f"{group}={name}", "") for name in known[:3]]
+    fixes = [Fix(f"{group}={near}", "did you mean this?")] if near else others
+    return CFG003.refuse(group, option, origin, why, *fixes)
+
+
+def _no_option(arguments: Sequence[str]) -> Iterator[Finding]:
+    """`comm_overlap=null`, `comm_overlap=3`: a group takes the name of an option."""
+    for override in _overrides(arguments):
+        group, value = override.key_or_group, override.value()
+        if group in GROUPS and not isinstance(value, (str, list, dict)):
+            known = local.options(group)
+            why = f"{group} is a group: it takes the name of one of its options: {', '.join(known)}."
+            fixes = [Fix(f"{group}=none", "switches it off")] if "none" in known else [Fix(f"{group}={known[0]}", "")]
+            shown = _text(override) if override.is_sweep_override() else value
+            yield CFG003.refuse(group, shown, COMMAND_LINE, why, *fixes)
+
+
+def _wrong_value(line: str, cause: BaseException | None) -> Finding:
+    """`comm_overlap.dp.bucket_size=abc`, `comm_overlap.tp=none`, `comm_overlap={a: 1}`."""
+    parsed = _parse(line)
+    full_key = str(getattr(cause, "full_key", "") or "")
+    if parsed is None:
+        return CFG002.refuse(full_key or line, "", COMMAND_LINE, _first_line(cause) + ".")
+    key, value = parsed.key_or_group, parsed.value()
+    group = key.replace(".", "/")
+    if group in GROUPS and not isinstance(value, dict):
+        return _slash(key, group, value)
+    return _as_the_rules_say(key, value) or CFG002.refuse(
+        full_key or key, value, COMMAND_LINE, _first_line(cause) + "."
+    )
+
+
+def _slash(key: str, group: str, value: Any) -> Finding:
+    known = local.options(group)
+    option = value if value in known else nearest(str(value), known)
+    why = f"{key} is a group of settings. Its options, chosen with a slash in place of the dot: {', '.join(known)}."
+    return CFG002.refuse(key, value, COMMAND_LINE, why, Fix(f"{group}={option or known[0]}", "a slash, not a dot"))
+
+
+def _no_such_key(text: str, cause: BaseException | None) -> Finding:
+    """`comm_overlap.dp.bucket_sise=4`, `foo=bar`, `comm_overlap/xx=none`, `comm_overlap@x=none`."""
+    key = text.partition("'")[2].partition("'")[0]
+    line = re.search(r"use \+(.*)", text)
+    parsed = _parse(line[1]) if line else None
+    value = parsed.value() if parsed else None
+    meant = re.search(r"Did you mean to override (?:one of )?(.*?)\?", text)
+    if meant:
+        fixes = [Fix(f"{name}={yaml_value(value)}", "did you mean this?") for name in meant[1].split(", ")]
+        return CFG001.refuse(key, value, COMMAND_LINE, "The defaults list has no such group at that place.", *fixes)
+    if "/" in key.partition(".")[0]:
+        near = nearest(key, GROUPS)
+        fixes = [Fix(f"{near}={yaml_value(value)}", "did you mean this?")] if near else []
+        return CFG001.refuse(key, value, COMMAND_LINE, f"There is no group {key}; groups: {', '.join(GROUPS)}.", *fixes)
+    found = _as_the_rules_say(key, value)
+    if key in DEFAULTS:
+        if found is not None:
+            return replace(found, fixes=tuple(replace(fix, override=f"++{fix.override}") for fix in found.fixes))
+        why = "It is a key of ours that this config has not got yet."
+        return CFG001.refuse(key, value, COMMAND_LINE, why, Fix(f"++{key}={yaml_value(value)}", "adds it"))
+    found = found or CFG001.refuse(key, value, COMMAND_LINE, _first_line(cause) + ".")
+    return replace(found, fixes=_userbuffers_fix(key, value)) if key.startswith(f"{LAYERS}.") else found
+
+
+def _userbuffers_fix(key: str, value: Any) -> tuple[Fix, ...]:
+    """`userbuffers.layers.qkv_fprop.num_smm=4`: a preset holds the entries it sets, so that the others are added."""
+    gemm, _, name = key.removeprefix(f"{LAYERS}.").partition(".")
+    near = meant(gemm), nearest(name, FIELDS)
+    return (Fix(f"++{LAYERS}.{near[0]}.{near[1]}={yaml_value(value)}", "did you mean this?"),) if all(near) else ()
+
+
+def _as_the_rules_say(key: str, value: Any) -> Finding | None:
+    """The finding of `request.normalise` on this one setting: the same words on whatever way a mistake comes in."""
+    if key.partition(".")[0] == OUTPUT:
+        return CFG001.refuse(key, value, COMMAND_LINE, "overlap.* is what the rules answer; nothing is set there.")
+    near = nearest_key(key)
+    if near is not None and near != key:
+        parent = key.rpartition(".")[0]
+        why = f"There is no {key.rpartition('.')[2]} in {parent}. An unknown key would be read by nobody."
+        return CFG001.refuse(key, value, COMMAND_LINE, why, Fix(f"{near}={yaml_value(value)}", "did you mean this?"))
+    node: Any = value
+    for part in reversed(key.split(".")):
+        node = {part: node}
+    try:
+        normalise(node, lambda _: COMMAND_LINE)
+    except GatingError as refusal:
+        found = refusal.findings[0]
+        # Nothing was added yet that ~ could take out.
+        return replace(found, fixes=tuple(fix for fix in found.fixes if not fix.override.startswith("~")))
+    return None
+
+
+def _in_option_file(file: str, text: str) -> Finding:
+    """A mistake in YAML: the file, and the key below it."""
+    key = re.search(r"full_key: (.*)", text)
+    unknown = re.search(r"Key '(.*?)' not in", text)
+    full_key = key[1].strip() if key else ""
+    origin = f"{file}.yaml"
+    if not unknown:
+        return CFG002.refuse(full_key or file, "", origin, text.splitlines()[1] + ".")
+    host = re.search(r"object_type=(.*)", text)
+    if host and file.startswith(SCHEMAS):
+        wanted = ROOM if full_key in ROOM else (full_key,)
+        why = f"It has no room for {full_key}. Give it fields of type Any, None by default: {', '.join(wanted)}."
+        return _finding("HYDRA", "A structured primary config has fields for our nodes", why, host[1], HOSTS)
+    siblings = _siblings(full_key)
+    near = nearest(unknown[1], siblings)
+    hint = f" Did you mean {near}?" if near else ""
+    there = f" There are: {', '.join(siblings)}." if siblings else ""
+    why = f"There is no {unknown[1]} here.{there}{hint}"
+    group, _, option = file.rpartition("/")
+    if option in local.options(group):
+        why += f" This file of your app hides the {option} that a bundle means: give it another name."
+        return CFG001.refuse(full_key, "", origin, why, *_without_file(group, option))
+    if not near and full_key.partition(".")[0] in BROUGHT:
+        why += f" {OWN_NODE.format(full_key.partition('.')[0])}"
+    return CFG001.refuse(full_key or unknown[1], "", origin, why)
+
+
+def _without_file(group: str, option: str) -> Iterator[Fix]:
+    """What a hidden option file of ours says, as overrides; nothing where that is more than a line."""
+    said = {f"{group}.{name}": value for name, value in local.option(group, option).items()}
+    if group == "parallelism":
+        values = [f"{key}={yaml_value(value)}" for key, value in said.items() if value != DEFAULTS[key]]
+        yield Fix(" ".join([f"~{group}={option}", *values]), "what the hidden file says")
+
+
+def _siblings(key: str) -> tuple[str, ...]:
+    tree: Any = TREE
+    for part in key.split(".")[:-1]:
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tuple(tree) if isinstance(tree, dict) else ()
+
+
+def _not_yaml(error: yaml.MarkedYAMLError) -> Finding:
+    mark = error.problem_mark or error.context_mark
+    where = f"{mark.name} line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    return _finding("FILE", "An option file is YAML", f"{error.problem or error}.", where)
+
+
+def _hydra_says(error: BaseException) -> Finding:
+    """A mistake we have no better words for: Hydra's, in the usual form."""
+    cause = error if str(error).strip() else error.__cause__ or error
+    lines = [line.strip() for line in str(cause).strip().splitlines() if line.strip()]
+    lines = lines[: next((i for i, line in enumerate(lines) if line.startswith("Config search path")), len(lines))]
+    title = lines[0].rstrip(".") if lines else type(error).__name__
+    where = str(getattr(cause, "full_key", "") or "")
+    return _finding("HYDRA", title, " ".join(lines[1:]), where, "HYDRA_FULL_ERROR=1 shows the traceback")
+
+
+def _usage(where: str, title: str, why: str, source: str = "", fixes: tuple[Fix, ...] = ()) -> Mistake:
+    return Mistake((_finding("USE", title, why, where, source, fixes),), usage=True)
+
+
+def _finding(
+    short_id: str, title: str, why: str, where: str = "", source: str = "", fixes: tuple[Fix, ...] = ()
+) -> Finding:
+    places = (Place(where, ""),) if where else ()
+    return Finding(rule=short_id, severity="error", title=title, why=why, where=places, fixes=fixes, source=source)
+
+
+def _overrides(arguments: Sequence[str]) -> list[Override]:
+    """The overrides of a command line that parse."""
+    known, _ = get_args_parser().parse_known_args(list(arguments))
+    return [parsed for line in known.overrides if (parsed := _parse(line)) is not None]
+
+
+def _parse(line: str) -> Override | None:
+    try:
+        return OverridesParser.create().parse_override(line)
+    except HydraException:
+        return None
+
+
+def _text(override: Override) -> str:
+    """The value as it was typed."""
+    return str(override.input_line).partition("=")[2]
+
+
+def _first_line(error: BaseException | None) -> str:
+    lines = str(error or "").strip().splitlines()
+    return lines[0].rstrip(".") if lines else "Hydra gave no reason"
+
+
+def _raised_in(error: BaseException) -> str:
+    """Name of the module whose line raised `error`."""
+    tb = error.__traceback__
+    while tb is not None and tb.tb_next is not None:
+        tb = tb.tb_next
+    return str(tb.tb_frame.f_globals.get("__name__", "")) if tb is not None else ""
+
+
+def _from_bug(error: BaseException) -> bool:
+    """Whether our own code failed inside a resolver: omegaconf wraps whatever that raised, as if a user had caused it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        modules = (str(frame.f_globals.get("__name__", "")) for frame, _ in traceback.walk_tb(cause.__traceback__))
+        if cause is not error and any(module in _JUDGING for module in modules):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False

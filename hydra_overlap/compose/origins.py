@@ -1,0 +1,139 @@
+"""Where each value of a composed config came from: command line, option file, or default."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from ..machine import local
+from ..resolver.normalise import DEFAULTS, NODES
+from .pitfalls import COMMAND_LINE, overrides_of
+
+DEFAULT = "default"  # nobody said it: the schema's default
+_ABSENT = object()
+
+
+def of(cfg: DictConfig, hydra: DictConfig | None) -> dict[str, str]:
+    """Origins of the values of `cfg`. hydra: the hydra node it was composed with, if there is one.
+
+    A config that was saved and is run again has no choices of option files; it brings what was recorded with it.
+    """
+    if hydra is not None and any(_node(str(choice)) for choice in hydra.runtime.choices):
+        return _Origins(cfg, hydra)
+    recorded = OmegaConf.select(cfg, "overlap.origin") or {}
+    said = {str(key): str(origin) for key, origin in recorded.items()}
+    if "userbuffers" in said:  # the ledger's row for the whole dictionary
+        said["userbuffers.name"] = said["userbuffers"]
+    if hydra is not None:
+        said.update({key: COMMAND_LINE for key in DEFAULTS if _overridden(key, hydra)})
+    return said
+
+
+class _Origins(dict[str, str]):
+    """key -> origin, worked out when asked for: only a few of the 150 keys are ever printed."""
+
+    def __init__(self, cfg: DictConfig, hydra: DictConfig) -> None:
+        super().__init__()
+        self._cfg, self._hydra = cfg, hydra
+        self._files: dict[str, Any] = {}
+        self._overrides: dict[str, Any] | None = None
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The origin of one key, e.g. `parallelism/tp4.yaml`."""
+        if key not in self:
+            self[key] = self._find(key) or default
+        return self[key]
+
+    def _find(self, key: str) -> str:
+        if self._overrides is None:
+            self._overrides = {o.key_or_group: o for o in overrides_of(self._hydra) if not o.is_delete()}
+        if _said(key, self._overrides):
+            return COMMAND_LINE
+        try:
+            value = OmegaConf.select(self._cfg, key, default=_ABSENT)
+        except Exception:  # an interpolation that fails is refused elsewhere; its origin is not worth an error
+            return ""
+        if value is _ABSENT:
+            return DEFAULT
+        for package, option in _options(self._hydra):
+            inside = key if package == "" else key.removeprefix(f"{package}.")
+            if (package == "" or inside != key) and _lookup(self._content(option), inside) == value:
+                return f"{option}.yaml"
+        if any(said.startswith(f"{key}.") for said in self._overrides):
+            return COMMAND_LINE
+        return DEFAULT if key in DEFAULTS and DEFAULTS[key] == value else "your config"
+
+    def _content(self, option: str) -> Any:
+        """Content of an option file, from wherever Hydra would load it."""
+        if option not in self._files:
+            self._files[option] = _load(option)
+        return self._files[option]
+
+
+def _overridden(key: str, hydra: DictConfig) -> bool:
+    return _said(key, {o.key_or_group: o for o in overrides_of(hydra) if not o.is_delete()})
+
+
+def _said(key: str, overrides: dict[str, Any]) -> bool:
+    """Whether an override sets this key: itself, or as part of a mapping given to one of its parents."""
+    parts = key.split(".")
+    for length in range(len(parts), 0, -1):
+        override = overrides.get(".".join(parts[:length]))
+        if override is None:
+            continue
+        value = override.value()
+        if length == len(parts) or _lookup(value, ".".join(parts[length:])) is not _ABSENT:
+            return length > 1 or len(parts) == 1 or isinstance(value, dict)  # else it chose an option of the group
+    return False
+
+
+def _node(choice: str) -> str:
+    """The node a choice of ours fills: `parallelism@_global_.parallelism` -> parallelism. Empty: not one of ours."""
+    group, _, package = choice.partition("@")
+    node = package.removeprefix("_global_.") or group.replace("/", ".")
+    return node if node.partition(".")[0] in NODES else ""
+
+
+def _options(hydra: DictConfig) -> Iterator[tuple[str, str]]:
+    """(package, group/option) of every chosen option that may hold our values; whoever wins in a merge comes first.
+
+    A bundle's own values win over its sub-options (`_self_` is last). Options of other groups, such as an experiment,
+    come last: they are searched only for what none of ours explains.
+    """
+    ours: list[tuple[str, str]] = []
+    others: list[tuple[str, str]] = []
+    for choice, option in hydra.runtime.choices.items():
+        group = str(choice).partition("@")[0]
+        if not isinstance(option, str) or group.startswith("hydra/"):
+            continue
+        node = _node(str(choice))
+        (ours if node else others).append((node, f"{group}/{option}"))
+    yield from sorted(ours)
+    yield from others
+
+
+def _load(option: str) -> Any:
+    """An option file as Hydra finds it; where no Hydra runs (a worker, a notebook), one of our own."""
+    try:
+        sources = GlobalHydra.instance().config_loader().get_sources()  # type: ignore[no-untyped-call]
+    except Exception:  # an origin is a comfort, not a condition
+        sources = []
+    group, _, name = option.rpartition("/")
+    for source in sources:
+        if source.scheme() == "file":
+            file = Path(source.path, f"{option}.yaml")
+            if file.is_file():
+                return local.parse(file.read_text())
+        elif source.scheme() == "pkg" and source.is_config(option):
+            return OmegaConf.to_container(source.load_config(option).config, resolve=False)
+    return local.option(group, name) if name in local.options(group) else {}
+
+
+def _lookup(content: Any, path: str) -> Any:
+    for name in path.split("."):
+        if not isinstance(content, dict) or name not in content:
+            return _ABSENT
+        content = content[name]
+    return content

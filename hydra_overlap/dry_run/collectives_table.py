@@ -1,0 +1,78 @@
+"""The collectives of a step as a table, by dimension; equal on all ranks of a pipeline stage."""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from rich.table import Table
+from rich.text import Text
+
+from .build import Recorded
+from .collectives import Collective
+
+UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")  # each 1024 of the one before
+
+
+def stage_groups(stages: Sequence[Recorded]) -> list[tuple[Recorded, ...]]:
+    """Neighbouring stages that make the same calls."""
+    return [tuple(same) for _, same in groupby(stages, lambda one: one.collectives)]
+
+
+def collectives_table(stages: Sequence[Recorded]) -> Table:
+    """Calls of a step: of every group of stages that make the same, sizes between the smallest and the largest."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("stage", "dim", "operation", "group"):
+        table.add_column(column, overflow="fold")
+    for column in ("ranks", "calls a step", "each", "all of them"):
+        table.add_column(column, justify="right", overflow="fold")
+    table.add_column("by", overflow="fold")
+    for group in stage_groups(stages):
+        first, last = group[0].stage, group[-1].stage
+        name = str(first) if first == last else f"{first}-{last}"
+        lines = merged(group[0].collectives)
+        for rows in lines:
+            one, times = rows[0], sum(row.times for row in rows)
+            table.add_row(
+                name,
+                Text(one.dimension, "bold"),
+                one.operation,
+                one.group,
+                f"{one.ranks:,}",
+                f"{times:,}",
+                _sizes([row.bytes for row in rows]),
+                _size(sum(row.bytes_per_step for row in rows)),
+                _by(rows),
+            )
+            name = ""
+        if group[-1].stage != stages[-1].stage:
+            table.add_row()
+    return table
+
+
+def merged(rows: Sequence[Collective]) -> list[list[Collective]]:
+    """Rows that differ in size alone, together, in order of the first."""
+    found: dict[tuple[object, ...], list[Collective]] = {}
+    for row in rows:
+        found.setdefault((row.dimension, row.operation, row.group, row.ranks, row.origin), []).append(row)
+    return list(found.values())
+
+
+def _sizes(sizes: Sequence[int]) -> str:
+    low, high = _size(min(sizes)), _size(max(sizes))
+    return low if low == high else f"{low} to {high}"
+
+
+def _size(size: float) -> str:
+    """Bytes, to three digits or four."""
+    for unit in UNITS:
+        if size < 1024 or unit == UNITS[-1]:
+            break
+        size /= 1024
+    return f"{size:,.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+
+
+def _by(rows: Sequence[Collective]) -> str:
+    """Who moves them."""
+    moved, times = sum(row.userbuffers for row in rows), sum(row.times for row in rows)
+    if moved:
+        return "userbuffers" if moved == times else f"userbuffers {moved:,}, NCCL {times - moved:,}"
+    return "NCCL" if rows[0].origin == "recorded" else "NCCL, modelled"

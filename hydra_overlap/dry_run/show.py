@@ -1,0 +1,290 @@
+"""A dry run as tables: what ranks of each pipeline stage hold and send, and their schedule. All numbers are computed."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..errors import LaunchError
+from ..launch import external
+from ..launch.plan import Plan, world_size
+from ..megatron import configs
+from ..resolver.ledger_table import make_console, print_ledger
+from ..resolver.resolution import Resolution
+from . import activations
+from .build import DryRun, asked, run, without_cuda
+from .collectives import MODELLED_KINDS
+from .collectives_table import collectives_table
+from .holdings import Chunk, RankFigures
+from .schedule_page import write_schedule
+from .schedule_text import LEGEND, schedule_text
+from .timeline import Timeline, summary, timeline
+
+__all__ = ["asked", "print_dry_run", "rank_classes", "show", "verdict", "write"]
+
+FILE_NAME = "dry_run.json"
+GIB = 2**30  # bytes
+BUCKETS_SHOWN = 4  # per chunk; the file has all
+
+
+def show(plan: Plan, resolution: Resolution) -> None:
+    """The whole dry run of train.py: the ledger, the ranks built, the tables. Raises LaunchError."""
+    job = external.joined()
+    if job and job.world_size > 1:
+        raise LaunchError(
+            "A dry run is one process",
+            where=["launch.dry_run=true", f"WORLD_SIZE={job.world_size}"],
+            why="Every rank that torchrun or srun started would do the same.",
+            fixes=[
+                ("python train.py launch.dry_run=true", "without the launcher; parallelism.world_size says how many")
+            ],
+            source="hydra_overlap/dry_run/show.py",
+        )
+    console = make_console()
+    print_ledger(resolution, console)
+    started = time.perf_counter()
+    found = run(plan)
+    print_dry_run(plan, found, console, seconds=time.perf_counter() - started)
+
+
+def print_dry_run(plan: Plan, found: DryRun, console: Console, *, seconds: float) -> None:
+    """Print the verdict, the tables, the schedule and what is not in them; write `dry_run.json` and `schedule.html`.
+
+    seconds: what building took, measured by the caller.
+    """
+    figures = found.ranks
+    line = timeline([stage.events for stage in found.stages])
+    classes = rank_classes(figures)
+    title = (
+        f"DRY RUN of {world_size(plan):,} ranks, {len(figures)} of them built: no rank was started, nothing allocated."
+    )
+    console.print()
+    console.print(Text(title, "bold yellow"), soft_wrap=True)
+    text, fits = verdict(plan, figures)
+    console.print(Text(text, "bold green" if fits else "bold red" if fits is False else "bold"), soft_wrap=True)
+    console.print(f"\n{layout(plan, figures[0])}", soft_wrap=True)
+    console.print("\nmemory of a rank, GiB of 2^30 bytes (computed)")
+    console.print(_memory(classes))
+    console.print("\nmodel chunks and DDP buckets of a rank, sizes in parameters with padding (computed)")
+    console.print(_chunks(classes))
+    console.print("\ncollectives of a step of one rank (recorded from megatron-core's code)")
+    console.print(collectives_table(found.stages))
+    console.print(f"\npipeline schedule: {summary(line)} (computed)", soft_wrap=True)
+    console.print(schedule_text(line, console.width), no_wrap=True, overflow="crop")
+    console.print(Text(LEGEND, "dim"))
+    picture = write_schedule(plan, line, layout(plan, figures[0]))
+    console.print("\nhow this was computed, and what is left out:")
+    for remark in remarks(plan):
+        console.print(Text(f"  - {remark}"), soft_wrap=True)
+    path = write(plan, found, line)
+    console.print(f"\n{seconds:.1f} s to build, {peak_gib():.2f} GiB of this process at its peak (measured); every number in {path}; the schedule as a picture in {picture}", soft_wrap=True)  # fmt: skip
+
+
+def rank_classes(figures: Sequence[RankFigures]) -> list[tuple[RankFigures, ...]]:
+    """Built ranks that hold the same, but for which elements of the optimizer's shards are padding; by stage."""
+
+    def key(one: RankFigures) -> tuple[object, ...]:
+        return (one.stage, dataclasses.replace(one, rank=0, optimizer_bytes=0))
+
+    ordered = sorted(figures, key=lambda one: (one.stage, one.rank))
+    return [tuple(group) for _, group in groupby(ordered, key)]
+
+
+def verdict(plan: Plan, figures: Sequence[RankFigures]) -> tuple[str, bool | None]:
+    """(one line, whether the fullest rank fits the platform's memory; None if that is not said)."""
+    fullest = max(figures, key=lambda one: one.total_bytes)
+    memory = plan["request"]["platform"]["memory_gib"]
+    need = f"rank {fullest.rank} (stage {fullest.stage}) holds the most, {fullest.total_bytes / GIB:.1f} GiB"
+    if memory is None:
+        return f"{need} (computed); platform.memory_gib is not said", None
+    fits = fullest.total_bytes <= memory * GIB
+    share = fullest.total_bytes / (memory * GIB)
+    return f"{'fits' if fits else 'does not fit'}: {need} of {memory:g} GiB, {share:.0%} (computed)", fits
+
+
+def layout(plan: Plan, one: RankFigures) -> str:
+    """The layout, batches and vocabulary in one line."""
+    ranks, model, training = (plan["request"][node] for node in ("parallelism", "model", "training"))
+    parts = [f"TP{ranks['tensor_model_parallel_size']}", f"CP{ranks['context_parallel_size']}"]
+    parts += [f"PP{ranks['pipeline_model_parallel_size']}"]
+    parts += [f"VPP{len(one.chunks)}"] if len(one.chunks) > 1 else []
+    parts += [f"EP{ranks['expert_model_parallel_size']}"] if model["num_moe_experts"] else []
+    return (
+        f"{' '.join(parts)} DP{one.data_parallel_size}; {one.num_microbatches} microbatches of "
+        f"{training['micro_batch_size']} x {model['seq_length']:,} tokens; vocabulary {model['vocab_size']:,}, padded "
+        f"{configs.padded_vocab_size(plan):,} (computed)"
+    )
+
+
+def _memory(classes: Sequence[tuple[RankFigures, ...]]) -> Table:
+    columns = (
+        "stage",
+        "ranks built",
+        "parameters",
+        "weights",
+        "gradients",
+        "optimizer",
+        "userbuffers",
+        "activations",
+        "sum",
+    )
+    table = _table(*columns)
+    for ranks in classes:
+        one = max(ranks, key=lambda rank: rank.optimizer_bytes)
+        parts = (
+            one.weights_bytes,
+            one.gradients_bytes,
+            one.optimizer_bytes,
+            one.userbuffers_bytes,
+            one.activations_bytes,
+        )
+        table.add_row(
+            str(one.stage),
+            _ranks(ranks),
+            f"{one.parameters:,}",
+            *(f"{size / GIB:.2f}" for size in parts),
+            Text(f"{one.total_bytes / GIB:.2f}", "bold"),
+        )
+    return table
+
+
+def _chunks(classes: Sequence[tuple[RankFigures, ...]]) -> Table:
+    """Chunks of a stage that have as many layers and the same buckets share a line."""
+    table = _table("stage", "chunk", "layers", "in flight", "buckets", "each")
+    for ranks in classes:
+        one = ranks[0]
+        numbered = list(enumerate(zip(one.chunks, one.in_flight, strict=True)))
+        for (_, in_flight), same in groupby(numbered, lambda item: (_shape(item[1][0]), item[1][1])):
+            members = list(same)
+            first, last, chunk = members[0][0], members[-1][0], members[0][1][0]
+            table.add_row(
+                str(one.stage),
+                str(first) if first == last else f"{first}-{last}",
+                "; ".join(_layers(member[1][0]) for member in members),
+                f"{in_flight:,}",
+                str(len(chunk.buckets)),
+                _sizes(chunk.buckets),
+            )
+    return table
+
+
+def _shape(chunk: Chunk) -> tuple[object, ...]:
+    return (len(chunk.layers), chunk.embedding, chunk.output, chunk.buckets)
+
+
+def _layers(chunk: Chunk) -> str:
+    """`embedding 1-2`, `31 output`."""
+    layers = list(chunk.layers)
+    numbers = [] if not layers else [str(layers[0]) if len(layers) == 1 else f"{layers[0]}-{layers[-1]}"]
+    return (
+        " ".join((["embedding"] if chunk.embedding else []) + numbers + (["output"] if chunk.output else [])) or "none"
+    )
+
+
+def _sizes(buckets: Sequence[int]) -> str:
+    """Sizes in the order of backward, equal neighbours counted together, the first of them if there are many."""
+    runs = [(size, len(list(same))) for size, same in groupby(buckets)]
+    shown = [f"{size:,}" if count == 1 else f"{count} x {size:,}" for size, count in runs[:BUCKETS_SHOWN]]
+    return ", ".join(shown + ([f"... {runs[-1][0]:,}"] if len(runs) > BUCKETS_SHOWN else []))
+
+
+def _ranks(ranks: Sequence[RankFigures]) -> str:
+    return ", ".join(str(rank.rank) for rank in ranks)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        words = column in ("ranks built", "layers", "each", "chunk")
+        table.add_column(column, justify="left" if words else "right", overflow="fold")
+    return table
+
+
+def remarks(plan: Plan) -> list[str]:
+    """How the numbers came about and what they leave out, for this plan."""
+    request = plan["request"]
+    _, replaced = without_cuda(plan)
+    attention = "with" if activations.keeps_scores(request) else "without"
+    lines = [
+        "parameters, buckets, optimizer shards, microbatches: from megatron-core's own objects on the meta device",
+        "layers: megatron-core's own; Transformer Engine's hold the same parameters, norms at another place in the order "
+        "of buckets",
+        f"activations: an estimate, {attention} attention's S x S matrices, at the point of a step where most "
+        f"layers have microbatches in flight; {activations.SOURCE}",
+        "optimizer: fp32 main parameters and fp32 states, as after the first step",
+        "collectives: what megatron-core hands to process groups in a step under way, without values; bytes as nccl-tests "
+        "count them, the whole tensor; groups of one rank are left out",
+        "schedule: megatron-core's order of works; a forward takes 1 unit, a backward 2, communication none",
+        "left out: CUDA context, NCCL's buffers, workspaces, temporaries of a step, fragmentation of the allocator",
+    ]
+    if plan["resolution"]["transformer_config"].get("tp_comm_overlap"):
+        lines.append(
+            "userbuffers: move what layers gather and scatter over TP inside Transformer Engine's GEMMs, in place of NCCL; "
+            "embedding, output layer and loss stay with NCCL"
+        )
+    if request["parallelism"]["context_parallel_size"] > 1:
+        kind = request["model"]["cp_comm_type"]
+        lines.append(
+            "CP: the calls of Transformer Engine's attention are modelled from its source"
+            if kind in MODELLED_KINDS
+            else f"CP: the calls of cp_comm_type={kind} are not listed"
+        )
+    modules = set(request["model"]["recompute_modules"] or ()) - {"core_attn"}
+    if request["model"]["recompute_granularity"] == "selective" and modules:
+        lines.append(f"activations: recomputing {', '.join(sorted(modules))} is not subtracted")
+    if request["model"]["mtp_num_layers"]:
+        lines.append("activations: multi-token-prediction layers are not counted; their parameters are")
+    if request["model"]["num_moe_experts"]:
+        lines.append(
+            "activations: experts are taken to get equally many tokens; the paper has none, its way of counting does"
+        )
+        lines.append("EP: all-to-alls carry what they would if every expert got equally many tokens")
+    if request["precision"]["fp8"]:
+        lines.append(
+            "FP8: weights and activations are counted in 16 bits; copies in FP8, or parameters kept in it, are not"
+        )
+    return lines + [f"built without {line}" for line in replaced]
+
+
+def peak_gib() -> float:
+    """Resident memory of this process at its peak, GiB (measured)."""
+    import resource
+    import sys
+
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes; getrusage(2)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
+
+
+def write(plan: Plan, found: DryRun, line: Timeline) -> Path:
+    """Every number of every built rank, tagged, as JSON in the run's output directory; -> the file."""
+    path = Path(plan["output_dir"], FILE_NAME)
+    ranks = [
+        {**dataclasses.asdict(one), "parameters": one.parameters, "total_bytes": one.total_bytes} for one in found.ranks
+    ]
+    stages = [
+        {
+            "stage": one.stage,
+            "rank": one.rank,
+            "collectives": [{**vars(row), "bytes_per_step": row.bytes_per_step} for row in one.collectives],
+        }
+        for one in found.stages
+    ]
+    content = {
+        "origin": "computed",
+        "overrides": plan["overrides"],
+        "world_size": world_size(plan),
+        "memory_gib": plan["request"]["platform"]["memory_gib"],
+        "padded_vocab_size": configs.padded_vocab_size(plan),
+        "remarks": remarks(plan),
+        "schedule": {"units": line.length, "ideal_units": line.ideal, "bubble": line.bubble, "chunks": line.chunks},
+        "ranks": ranks,
+        "stages": stages,
+    }
+    path.write_text(json.dumps(content, indent=1))
+    return path

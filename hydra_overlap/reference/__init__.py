@@ -1,0 +1,1 @@
+"""Pages that people read and files that they start from: rules, fields, completion, schemas, scaffolds."""

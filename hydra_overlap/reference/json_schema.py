@@ -1,0 +1,121 @@
+"""The request as a JSON Schema: what an editor needs to complete and explain our YAML.
+
+Option files hold one node each (`model/llama3_70b.yaml` is a `model`), a primary config holds them all: there is a schema
+for each. Choices and limits are those of the CFG rules; those of a userbuffers entry, those of UB002 to UB004.
+"""
+
+import dataclasses
+import json
+import typing
+from typing import Any
+
+from ..machine.local import options
+from ..resolver.normalise import DEFAULTS
+from ..rules.cfg import BELOW, CHOICES, LISTS, MINIMUM, VERSIONS
+from ..rules.ub import DGRAD, FIELDS, GEMMS, MAX_SM, REDUCE_SCATTER, legal_methods
+from ..schema.docs import descriptions
+from ..schema.nodes import AUTO, Request
+
+DIALECT = "http://json-schema.org/draft-07/schema#"  # what yaml-language-server reads
+TYPES: dict[Any, str] = {bool: "boolean", int: "integer", float: "number", str: "string"}
+INTERPOLATION = {"type": "string", "pattern": r"^\$\{.*\}$"}
+VERSION = {"type": "string", "pattern": rf"^({AUTO}|v?\d.*)$"}  # CFG004 reads the rest of it
+COUNTED = {"num_sm": {"maximum": MAX_SM}, "cga_size": {}, "num_splits": {}}
+"""Arguments of a userbuffers entry that are at least 1, and what else bounds them; a test holds them against UB003."""
+
+LIST = {"type": "array", "description": "Hydra's defaults list."}
+
+
+class UnknownNodeError(LookupError):
+    """There is no such node."""
+
+
+def schema(node: str = "") -> dict[str, Any]:
+    """The schema of a primary config, or of an option file of one node: `model`, `comm_overlap`, `comm_overlap.tp`.
+
+    Raises UnknownNodeError.
+    """
+    made = _object(Request, "")
+    for part in node.split(".") if node else ():
+        made = made.get("properties", {}).get(part, {})
+    if "properties" not in made:
+        raise UnknownNodeError(node)
+    what = f"options of {node}" if node else "primary config; other keys are the app's own, or Hydra's"
+    closed = {"additionalProperties": False} if node else {}
+    return {
+        "$schema": DIALECT,
+        "title": f"hydra-overlap: {what}",
+        "type": "object",
+        "properties": {"defaults": LIST, **made["properties"]},
+        **closed,
+    }
+
+
+def text(node: str = "") -> str:
+    """The schema as JSON, the same text each time."""
+    return json.dumps(schema(node), indent=1) + "\n"
+
+
+def _object(node: Any, prefix: str) -> dict[str, Any]:
+    hints = typing.get_type_hints(node)
+    properties = {}
+    for field in dataclasses.fields(node):
+        key = f"{prefix}{field.name}"
+        inner, optional = _unwrapped(hints[field.name])
+        if dataclasses.is_dataclass(inner):
+            made = _object(inner, f"{key}.")
+            properties[field.name] = made | {"type": ["object", "null"]} if optional else made
+        else:
+            properties[field.name] = _leaf(key, inner, optional)
+    described = (node.__doc__ or "").strip()
+    return {"type": "object", "description": described, "properties": properties, "additionalProperties": False}
+
+
+def _unwrapped(annotation: Any) -> tuple[Any, bool]:
+    arguments = typing.get_args(annotation)
+    if type(None) in arguments:
+        return next(argument for argument in arguments if argument is not type(None)), True
+    return annotation, False
+
+
+def _leaf(key: str, kind: Any, optional: bool) -> dict[str, Any]:
+    """One field: its type or an interpolation, its choices and limits, what it means."""
+    if key == "userbuffers.layers":
+        value: dict[str, Any] = _layers()
+    elif typing.get_origin(kind) in (list, dict):
+        listed = typing.get_origin(kind) is list
+        value = {"type": "object"}
+        if listed:
+            value = {"type": "array", "items": {"type": TYPES[typing.get_args(kind)[0]]}}
+        if key in LISTS:
+            value["items"] = {"enum": list(LISTS[key])}
+    else:
+        value = {"type": TYPES[kind]}
+        if key in CHOICES:
+            value = {"enum": list(CHOICES[key])}
+        if key == "platform.name":  # rules take the name of any GPU; a mistyped one is read as a GPU of no known kind
+            value = {"enum": list(options("platform"))}
+        if key in VERSIONS:
+            value = dict(VERSION)
+        if key in MINIMUM:
+            value["minimum"] = MINIMUM[key]
+        if key in BELOW:
+            value["exclusiveMaximum"] = BELOW[key]
+    alternatives = [value, *([{"type": "null"}] if optional else []), INTERPOLATION]
+    return {"description": descriptions()[key], "default": DEFAULTS[key], "anyOf": alternatives}
+
+
+def _layers() -> dict[str, Any]:
+    gemms = {gemm: _entry(gemm) for gemm in GEMMS}
+    return {"type": "object", "properties": gemms, "additionalProperties": False}
+
+
+def _entry(gemm: str) -> dict[str, Any]:
+    """What Transformer Engine can do at one GEMM; null takes the entry out."""
+    arguments: dict[str, dict[str, Any]] = {name: {"type": TYPES[kind]} for name, kind in FIELDS.items()}
+    arguments["method"] = {"enum": list(legal_methods(gemm))}
+    for name, bounds in COUNTED.items():
+        arguments[name] |= {"minimum": 1, **bounds}
+    if gemm not in DGRAD:  # whose method decides
+        arguments["is_reduce_scatter"] = {"const": gemm in REDUCE_SCATTER}
+    return {"type": ["object", "null"], "properties": arguments, "additionalProperties": False}

@@ -1,0 +1,262 @@
+"""`resolve`: the only place that decides. Pure: no torch, megatron, GPU, clock, log or environment."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import GatingError
+from ..findings import Finding
+from ..rules import DERIVATIONS, RULES, Rule
+from ..rules._base import Origin
+from ..rules.cfg import CFG002, VERSIONS, CfgRule
+from ..rules.dp import BASES
+from ..rules.env import EnvValue, launch_environment
+from ..rules.layout import WORLD
+from . import bridge
+from .fixes import proven
+from .normalise import DEFAULTS, IGNORED, flattened, nested, normalise
+from .resolution import LedgerRow, Resolution, userbuffers_row
+
+# Which overlap fields are set on which megatron-core object, and the request key each comes from.
+TRANSFORMER_FIELDS: dict[str, str] = {
+    **{
+        name: f"comm_overlap.tp.{name}"
+        for name in (
+            "tp_comm_overlap", "tp_comm_bootstrap_backend", "tp_comm_overlap_ag", "tp_comm_overlap_rs",
+            "tp_comm_overlap_rs_dgrad", "tp_comm_bulk_dgrad", "tp_comm_bulk_wgrad", "tp_comm_overlap_disable_qkv",
+            "tp_comm_overlap_disable_fc1",
+        )
+    },
+    **{
+        name: f"comm_overlap.pp.{name}"
+        for name in (
+            "overlap_p2p_comm", "batch_p2p_comm", "overlap_p2p_comm_warmup_flush", "defer_embedding_wgrad_compute",
+            "wgrad_deferral_limit",
+        )
+    },
+    "overlap_moe_expert_parallel_comm": "comm_overlap.ep.overlap_moe_expert_parallel_comm",
+    "delay_wgrad_compute": "comm_overlap.ep.delay_wgrad_compute",
+}  # fmt: skip
+OPTIMIZER_FIELDS: dict[str, str] = {
+    "overlap_param_gather": "comm_overlap.dp.overlap_param_gather",
+    "overlap_param_gather_with_optimizer_step": "comm_overlap.dp.overlap_param_gather_with_optimizer_step",
+}
+DDP_FIELDS: dict[str, str] = {
+    "overlap_grad_reduce": "comm_overlap.dp.overlap_grad_reduce",
+    "overlap_param_gather": "comm_overlap.dp.overlap_param_gather",
+    "align_param_gather": "comm_overlap.dp.align_param_gather",
+    "bucket_size": "comm_overlap.dp.bucket_size",
+    "delay_wgrad_compute": "comm_overlap.ep.delay_wgrad_compute",
+}
+LEDGER_KEYS = (
+    *TRANSFORMER_FIELDS.values(),
+    *(k for k in DDP_FIELDS.values() if ".dp." in k),
+    OPTIMIZER_FIELDS["overlap_param_gather_with_optimizer_step"],
+)
+
+_DERIVED = {derivation.key: derivation for derivation in DERIVATIONS}
+
+
+def resolve(cfg: Any, *, origins: Mapping[str, str] | None = None) -> Resolution:
+    """Judge a request and answer it.
+
+    cfg: a DictConfig, or a plain nested mapping with the nodes of `schema.Request`; absent nodes and fields mean their
+    defaults. A config that was judged at its composition is read as it was there: an app's own nodes, `overlap.reads`, and
+    the facts that `auto` stands for. origins: flat key -> where its value came from, for the ledger and for messages.
+    Raises GatingError with every rule that refuses, in rule order.
+    """
+    known = {} if origins is None else origins  # not `or`: compose hands over a lazy mapping that starts empty
+
+    def origin(key: str) -> str:
+        return known.get(key, "")
+
+    flat = normalise(_plain(cfg), origin)
+    if flat["gating"] == "bridge":
+        return bridge.resolve(flat, origin)
+    return _resolve_strict(flat, known)
+
+
+def _plain(cfg: Any) -> Any:
+    """A DictConfig becomes a plain dict, interpolations resolved; anything else stays what it is."""
+    if isinstance(cfg, dict):
+        return cfg
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    if not isinstance(cfg, DictConfig):
+        return cfg
+    plain: dict[Any, Any] = {}
+    key: Any = ""
+    try:
+        if OmegaConf.select(cfg, "overlap.plan") is not None:  # a composition judged it
+            from ..compose.extract import read
+
+            return read(cfg, foreign_nodes=True).request
+        for key in cfg:
+            if key not in IGNORED:  # their interpolations are not ours to resolve
+                value = cfg[key]
+                config = OmegaConf.is_config(value)
+                plain[key] = OmegaConf.to_container(value, resolve=True, throw_on_missing=True) if config else value
+    except (OmegaConfBaseException, TypeError) as error:
+        where = str(getattr(error, "full_key", None) or key)
+        raise GatingError([CFG002.refuse(where, None, "", f"It cannot be read: {error}")]) from error
+    return plain
+
+
+@dataclass(frozen=True)
+class _Complete:
+    """A request with every null decided.
+
+    asked: with the base values of ddp and optimizer taken in. flat: with derived values. reasons: of what was derived.
+    inherited: key -> the base it came from.
+    """
+
+    asked: dict[str, Any]
+    flat: dict[str, Any]
+    reasons: dict[str, str]
+    inherited: dict[str, str]
+
+
+def in_effect(request: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
+    """The flat request with every overlap field as it will be set.
+
+    request: the nested request of a resolution or plan. answer: Resolution.to_dict(), or the same in a plan.
+    """
+    flat = flattened(request)
+    for config, fields in (
+        ("transformer_config", TRANSFORMER_FIELDS), ("optimizer_config", OPTIMIZER_FIELDS), ("ddp_config", DDP_FIELDS),
+    ):  # fmt: skip
+        flat |= {key: answer[config][name] for name, key in fields.items() if name in answer[config]}
+    return flat
+
+
+def _complete(request: Mapping[str, Any]) -> _Complete:
+    asked = dict(request)
+    inherited = _take_bases(asked)
+    flat, reasons = dict(asked), {}
+    for derivation in DERIVATIONS:
+        if flat[derivation.key] is None:
+            flat[derivation.key] = derivation.value(flat)
+            reasons[derivation.key] = derivation.explain(flat)
+    return _Complete(asked, flat, reasons, inherited)
+
+
+def _errors(request: Mapping[str, Any]) -> tuple[Finding, ...]:
+    """What refuses a flat request."""
+    findings = judge(_complete(request).flat, lambda key: "")
+    return tuple(finding for finding in findings if finding.severity == "error")
+
+
+def _resolve_strict(request: dict[str, Any], origins: Mapping[str, str]) -> Resolution:
+    complete = _complete(request)
+    flat = complete.flat
+
+    def origin(key: str) -> str:
+        if key in complete.reasons:
+            return f"derived by {_DERIVED[key].id}"
+        if key in complete.inherited:
+            return complete.inherited[key]
+        return origins.get(key, "default" if key in DEFAULTS and flat[key] == DEFAULTS[key] else "")
+
+    findings = judge(flat, origin)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        raise GatingError(proven(errors, request, _errors))
+
+    environment = launch_environment(flat)
+    answered = nested(request)
+    answered["parallelism"]["world_size"] = flat[WORLD]
+    on = flat["comm_overlap.tp.tp_comm_overlap"]
+    return Resolution(
+        gating="strict",
+        transformer_config={name: flat[key] for name, key in TRANSFORMER_FIELDS.items()},
+        optimizer_config={name: flat[key] for name, key in OPTIMIZER_FIELDS.items()},
+        ddp_config={name: flat[key] for name, key in DDP_FIELDS.items()},
+        userbuffers=({gemm: dict(entry) for gemm, entry in flat["userbuffers.layers"].items()} or None) if on else None,
+        env={value.name: value.value for value in environment},
+        ledger=tuple(_ledger(complete, origin, environment)),
+        findings=tuple(findings),
+        request=answered,
+    )
+
+
+def _take_bases(flat: dict[str, Any]) -> dict[str, str]:
+    """A base value of ddp or optimizer is an ask where comm_overlap.dp says nothing. -> key: the base it came from."""
+    taken: dict[str, str] = {}
+    for key, bases in BASES.items():
+        for base in bases:
+            if flat[key] is None and flat[base] is not None:
+                flat[key] = flat[base]
+                taken[key] = base
+    return taken
+
+
+def _judging_order() -> tuple[type[Rule], ...]:
+    """Rules such that each comes after those it requires, otherwise in their order."""
+    order: list[type[Rule]] = []
+    waiting = [rule for rule in RULES if not issubclass(rule, CfgRule)]
+    while waiting:
+        done = {rule.__name__ for rule in order}
+        order.append(next(rule for rule in waiting if done.issuperset(rule.requires)))
+        waiting.remove(order[-1])
+    return tuple(order)
+
+
+_ORDER = _judging_order()
+
+
+def outcomes(flat: Mapping[str, Any]) -> dict[str, str]:
+    """Rule id -> holds, refused, not applicable or not evaluated (a rule it requires refused)."""
+    verdicts: dict[str, str] = {}
+    for rule in _ORDER:
+        if any(verdicts[need] in ("refused", "not evaluated") for need in rule.requires):
+            verdict = "not evaluated"
+        elif not rule.applies(flat):
+            verdict = "not applicable"
+        else:
+            verdict = "holds" if rule.holds(flat) else "refused"
+        verdicts[rule.__name__] = verdict
+    return verdicts
+
+
+def judge(flat: Mapping[str, Any], origin: Origin) -> list[Finding]:
+    """Findings of all rules on a complete request, in rule order."""
+    verdicts = outcomes(flat)
+    return [rule.finding(flat, origin) for rule in RULES if verdicts.get(rule.__name__) == "refused"]
+
+
+def _ledger(complete: _Complete, origin: Origin, environment: Iterable[EnvValue]) -> Iterator[LedgerRow]:
+    """One row per overlap field, then the userbuffers dictionary, assumed versions and the environment."""
+    flat = complete.flat
+    for key in LEDGER_KEYS:
+        yield _row(key, complete, origin)
+    yield from userbuffers_row(flat, flat["comm_overlap.tp.tp_comm_overlap"], origin)
+    if flat["software.origin"] == "assumed":
+        for key in VERSIONS:
+            yield LedgerRow(
+                field=key, asked=flat[key], effective=flat[key], origin="assumed", rule="",
+                reason="the reference stack, for a machine that is not this one; checked where the run starts", source="",
+            )  # fmt: skip
+    for value in environment:
+        yield LedgerRow(
+            field=f"env.{value.name}", asked=None, effective=value.value, origin="derived", rule=value.rule,
+            reason=value.reason, source=value.source,
+        )  # fmt: skip
+
+
+def _said(where: str, limit: str) -> str:
+    return "not said: the default" if where == "default" else f"asked; {limit}" if limit else "asked"
+
+
+def _row(key: str, complete: _Complete, origin: Origin) -> LedgerRow:
+    derived, limit = key in complete.reasons, _DERIVED[key].limit(complete.flat) if key in _DERIVED else ""
+    where = "derived" if derived else origin(key)
+    return LedgerRow(
+        field=key,
+        asked=complete.asked[key],
+        effective=complete.flat[key],
+        origin=where,
+        rule=_DERIVED[key].id if derived else "",
+        reason=complete.reasons.get(key) or _said(where, limit),
+        source=_DERIVED[key].source if derived else "",
+    )

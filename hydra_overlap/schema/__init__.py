@@ -1,0 +1,1 @@
+"""What can be asked: every node and field, typed and described; pure declarations."""
