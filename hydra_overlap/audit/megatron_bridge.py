@@ -1,11 +1,13 @@
 """A Megatron-Bridge YAML or list of overrides -> a request. Fields it does not say are the recipe's: not judged."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
+from .. import dotted
 from ..export.megatron_bridge import path
 from ..export.megatron_lm import BASES
 from ..machine import local
@@ -90,12 +92,8 @@ def _nested(words: Iterable[str]) -> dict[str, Any]:
         name, equals, text = word.lstrip("+").partition("=")
         if not equals or name.partition(".")[0] not in NODES:
             continue
-        *parents, last = name.split(".")
-        node = nested
-        for part in parents:
-            child = node.setdefault(part, {})
-            node = child if isinstance(child, dict) else {}
-        node[last] = _meant(word, text)
+        with suppress(TypeError):  # below a value: `mixed_precision=NAME mixed_precision.bf16=true`
+            dotted.put(nested, name, _meant(word, text))
     return nested
 
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .. import dotted
 from ..errors import GatingError
 from ..findings import Finding, Fix, Place, render
 from ..machine import local
-from ..resolver.normalise import LEAVES, NODES, nested
+from ..resolver.normalise import LEAVES, NODES
 from ..resolver.resolution import Resolution
 from ..resolver.resolve import resolve
 from ..rules.cfg import CFG001, CFG003
@@ -191,7 +192,7 @@ def _apply(found: list[tuple[str, Any]], overrides: Iterable[str]) -> list[tuple
                 fixes = (Fix(f"{key}={match}", "did you mean this?"),) if match else ()
                 why = f"{group} has no option {value!r}; it has: {', '.join(known)}."
                 raise GatingError([CFG003.refuse(key, value, COMMAND_LINE, why, *fixes)])
-            found += _flat(group.replace("/", "."), local.option(group, value))
+            found += dotted.flatten(local.option(group, value), group.replace("/", "."), whole=LEAVES).items()
         elif key in LEAVES:
             found.append((key, value))
         else:
@@ -199,12 +200,6 @@ def _apply(found: list[tuple[str, Any]], overrides: Iterable[str]) -> list[tuple
             siblings = tuple(leaf.rpartition(".")[2] for leaf in LEAVES if leaf.rpartition(".")[0] == parent)
             raise GatingError([CFG001.unknown(key, value, COMMAND_LINE, siblings or NODES)])
     return found
-
-
-def _flat(prefix: str, node: Any) -> list[tuple[str, Any]]:
-    if prefix in LEAVES or not isinstance(node, Mapping):
-        return [(prefix, node)]
-    return [pair for name, child in node.items() for pair in _flat(f"{prefix}.{name}", child)]
 
 
 def _complete(intake: Intake, said: list[tuple[str, Any]]) -> list[str]:
@@ -234,7 +229,7 @@ def _complete(intake: Intake, said: list[tuple[str, Any]]) -> list[str]:
 
 def judged(intake: Intake, say: Callable[[str], str] | None = None, assumed: Sequence[str] = ()) -> Audit:
     """The verdict on what was read. say: spells an override in the source's words. assumed: overrides nobody said."""
-    request = nested(intake.flat)
+    request = dotted.nested(intake.flat)
     undecided = tuple(key for key in intake.undecided if intake.said.get(key) != COMMAND_LINE)
     resolution, findings = (None, list(intake.findings)) if undecided else _judge(intake, request)
     if say is not None:

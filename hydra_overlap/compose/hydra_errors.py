@@ -16,6 +16,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
+from .. import dotted
 from ..errors import REFUSED, USAGE, GatingError
 from ..findings import Finding, Fix, Place, render, yaml_value
 from ..machine import local
@@ -301,11 +302,8 @@ def _as_the_rules_say(key: str, value: Any) -> Finding | None:
         parent = key.rpartition(".")[0]
         why = f"There is no {key.rpartition('.')[2]} in {parent}. An unknown key would be read by nobody."
         return CFG001.refuse(key, value, COMMAND_LINE, why, Fix(f"{near}={yaml_value(value)}", "did you mean this?"))
-    node: Any = value
-    for part in reversed(key.split(".")):
-        node = {part: node}
     try:
-        normalise(node, lambda _: COMMAND_LINE)
+        normalise(dotted.nested({key: value}), lambda _: COMMAND_LINE)
     except GatingError as refusal:
         found = refusal.findings[0]
         # Nothing was added yet that ~ could take out.
@@ -349,9 +347,7 @@ def _without_file(group: str, option: str) -> Iterator[Fix]:
 
 
 def _siblings(key: str) -> tuple[str, ...]:
-    tree: Any = TREE
-    for part in key.split(".")[:-1]:
-        tree = tree.get(part) if isinstance(tree, dict) else None
+    tree = dotted.get(TREE, key.rpartition(".")[0])
     return tuple(tree) if isinstance(tree, dict) else ()
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from .. import dotted
+
 VOLATILE = ("hydra", "now")  # resolvers whose answer is the job's or the moment's
 _REFERENCE = re.compile(r"\$\{\s*(\.*)([^{}:\s]+)\s*(:?)")
 _HYDRA = re.compile(r"\$\{\s*hydra:\s*([^{}\s]+)\s*\}")
@@ -69,7 +71,7 @@ def _find(node: Any, dots: int, name: str) -> Any:
     start = node._get_root() if dots == 0 else node._get_parent()
     for _ in range(dots - 1):
         start = start._get_parent() if start is not None else None
-    for part in name.replace("[", ".").replace("]", "").split("."):
+    for part in dotted.parts(name):
         if isinstance(start, DictConfig) and isinstance(start._content, dict):
             start = start._content.get(part)
         elif isinstance(start, ListConfig) and isinstance(start._content, list) and part.isdigit():

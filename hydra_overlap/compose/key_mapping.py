@@ -18,6 +18,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from .. import dotted
 from ..errors import GatingError
 from ..findings import Finding, Fix, yaml_value
 from ..resolver.normalise import LEAVES, NODES
@@ -45,7 +46,7 @@ def take(cfg: DictConfig, request: dict[str, Any], unread: list[str]) -> dict[st
         if refusal is not None:
             findings.append(refusal)
             continue
-        _set(request, key, value)
+        dotted.put(request, key, value)
         origins[key] = f"{place} ({READS})"
         unread[:] = [name for name in unread if not f"{place}.".startswith(f"{name}.")]
     if findings:
@@ -166,10 +167,7 @@ def _said(cfg: DictConfig, request: dict[str, Any], key: str) -> Any:
     kind = OmegaConf.get_type(cfg, node) if node in cfg else None
     if not isinstance(kind, type) or not kind.__module__.startswith("hydra_overlap."):
         return None
-    value: Any = request
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
+    return dotted.get(request, key)
 
 
 def _value(cfg: DictConfig, place: str) -> Any:
@@ -195,11 +193,3 @@ def _places(cfg: DictConfig) -> list[str]:
         return found
 
     return [place for place in walk(cfg, "") if place.partition(".")[0] not in ("hydra", "overlap", "comm_overlap")]
-
-
-def _set(request: dict[str, Any], key: str, value: Any) -> None:
-    *path, name = key.split(".")
-    node = request
-    for part in path:
-        node = node.setdefault(part, {})
-    node[name] = value

@@ -7,6 +7,7 @@ from typing import Any
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
+from .. import dotted
 from ..machine import local
 from ..resolver.normalise import DEFAULTS, NODES
 from .pitfalls import COMMAND_LINE, overrides_of
@@ -59,7 +60,7 @@ class _Origins(dict[str, str]):
             return DEFAULT
         for package, option in _options(self._hydra):
             inside = key if package == "" else key.removeprefix(f"{package}.")
-            if (package == "" or inside != key) and _lookup(self._content(option), inside) == value:
+            if (package == "" or inside != key) and dotted.get(self._content(option), inside, _ABSENT) == value:
                 return f"{option}.yaml"
         if any(said.startswith(f"{key}.") for said in self._overrides):
             return COMMAND_LINE
@@ -84,7 +85,7 @@ def _said(key: str, overrides: dict[str, Any]) -> bool:
         if override is None:
             continue
         value = override.value()
-        if length == len(parts) or _lookup(value, ".".join(parts[length:])) is not _ABSENT:
+        if length == len(parts) or dotted.get(value, ".".join(parts[length:]), _ABSENT) is not _ABSENT:
             return length > 1 or len(parts) == 1 or isinstance(value, dict)  # else it chose an option of the group
     return False
 
@@ -129,11 +130,3 @@ def _load(option: str) -> Any:
         elif source.scheme() == "pkg" and source.is_config(option):
             return OmegaConf.to_container(source.load_config(option).config, resolve=False)
     return local.option(group, name) if name in local.options(group) else {}
-
-
-def _lookup(content: Any, path: str) -> Any:
-    for name in path.split("."):
-        if not isinstance(content, dict) or name not in content:
-            return _ABSENT
-        content = content[name]
-    return content

@@ -13,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+from .. import dotted
 from ..errors import GatingError
 from ..findings import Finding, Fix, yaml_value
 from ..machine.local import options
@@ -156,17 +157,9 @@ def _written_answers(root: DictConfig, overrides: list[Override]) -> Iterator[Fi
     for name, value in given.items():
         if name in INPUTS or clean.get(name) == value:
             continue
-        for key, leaf in _leaves(f"{OUTPUT}.{name}", value):
+        for key, leaf in dotted.flatten({name: value}, OUTPUT).items():
             said = any(key.startswith(override.key_or_group) for override in overrides)
             asked = _ANSWERS.get(key.removeprefix(f"{OUTPUT}.effective."))
             why = "overlap.* is what the rules answer; written by hand it would say what is not so."
             fixes = [Fix(f"{asked}={yaml_value(leaf)}", "asks for it")] if asked else []
             yield CFG001.refuse(key, leaf, COMMAND_LINE if said else "", why, *fixes)
-
-
-def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        for name, child in value.items():
-            yield from _leaves(f"{key}.{name}", child)
-    else:
-        yield key, value

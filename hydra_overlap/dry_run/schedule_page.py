@@ -12,6 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
+from .. import files
 from ..launch.plan import Plan, world_size
 from .timeline import Mark, Slot, Timeline, summary, waits_for, windows
 
@@ -47,7 +48,7 @@ class _Axis:
 def write_schedule(plan: Plan, line: Timeline, layout: str) -> Path:
     """Write the picture into the plan's output directory; -> the file. layout: a line about it."""
     path = Path(plan["output_dir"], FILE_NAME)
-    path.write_text(page(plan, line, layout), encoding="utf-8")
+    files.write_text(path, page(plan, line, layout))
     return path
 
 

@@ -1,7 +1,6 @@
 """A dry run as tables: what ranks of each pipeline stage hold and send, and their schedule. All numbers are computed."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Sequence
 from itertools import groupby
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .. import files
 from ..errors import LaunchError
 from ..launch import external
 from ..launch.plan import Plan, world_size
@@ -286,5 +286,4 @@ def write(plan: Plan, found: DryRun, line: Timeline) -> Path:
         "ranks": ranks,
         "stages": stages,
     }
-    path.write_text(json.dumps(content, indent=1))
-    return path
+    return files.write_json(path, content, allow_nan=True)

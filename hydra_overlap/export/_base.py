@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from .. import dotted
 from .._version import __version__
 from ..errors import GatingError
 from ..findings import Finding, Fix, Place, render, yaml_value
-from ..resolver.normalise import nested
 from ..resolver.resolution import Resolution
 from ..resolver.resolve import in_effect
 from ..rules import lr
@@ -69,7 +69,7 @@ def common_refusals(flat: Mapping[str, Any]) -> list[Finding]:
         fix = Fix("launch.vboost=false", "or set it on the nodes yourself: nvidia-smi boost-slider --vboost 1")
         why = "It is a command run on each node, no setting of a program."
         found.append(unsayable("launch.vboost", True, why, "", fix))
-    asked = nested(flat)
+    asked = dotted.nested(flat)
     return [*found, *(problem.finding for problem in lr.problems(asked["optimizer"], asked["training"]))]
 
 

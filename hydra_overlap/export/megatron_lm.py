@@ -7,8 +7,9 @@ what the plan says; `words` spells that as flags. Most fields bear the destinati
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from .. import dotted
 from ..findings import Finding, Fix, yaml_value
-from ..resolver.normalise import DEFAULTS, LEAVES, nested
+from ..resolver.normalise import DEFAULTS, LEAVES
 from ..resolver.resolution import Resolution
 from ..resolver.resolve import resolve
 from ..rules.layout import CP, PP, TP, VPP, interleaved
@@ -184,8 +185,8 @@ def _freed_outputs(c: Mapping[str, Any]) -> Iterator[str]:
     key = "model.deallocate_pipeline_outputs"
     if c[PP] == 1 or c[key]:
         return
-    here = {finding.rule for finding in resolve(nested(c)).findings}
-    for finding in resolve(nested({**c, key: True})).findings:
+    here = {finding.rule for finding in resolve(dotted.nested(c)).findings}
+    for finding in resolve(dotted.nested({**c, key: True})).findings:
         if finding.rule not in here:
             yield f"{finding.severity} {finding.rule}, as Megatron-LM always sets {key}: {finding.title}. {finding.why}"
 

@@ -7,8 +7,8 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+from .. import files
 from .external import Joined
 from .local import RankError
 from .plan import Plan
@@ -35,7 +35,8 @@ def named(plan: Plan, job: Joined | None) -> Iterator[None]:
     except Exception as error:
         own = {"rank": job.rank, "time": time.time(), "error": "".join(traceback.format_exception_only(error)).strip()}
         folder = Path(plan["output_dir"], FOLDER)
-        _leave(folder / f"failed_{_attempt()}_{job.rank}.json", own)
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_json(folder / f"failed_{_attempt()}_{job.rank}.json", own)
         if job.rank:
             raise
         time.sleep(SETTLE_S)
@@ -49,10 +50,3 @@ def named(plan: Plan, job: Joined | None) -> Iterator[None]:
 
 def _attempt() -> str:
     return f"{os.environ['SLURM_JOB_ID']}.{os.environ.get(RESTARTS, '0')}"
-
-
-def _leave(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".partial")
-    beside.write_text(json.dumps(content))
-    beside.rename(path)

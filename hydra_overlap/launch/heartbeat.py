@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from .. import files
 from ..errors import HydraOverlapError
 from .plan import Plan, world_size
 
@@ -84,11 +85,8 @@ class Heart:
             "step": self.step,
             "place": _place(self._main),
         }
-        path = _folder(self._plan) / f"{self._rank}.json"
-        beside = path.with_suffix(".partial")
         with suppress(OSError):  # a full disk is no reason to end a run
-            beside.write_text(json.dumps(sign))
-            beside.rename(path)
+            files.write_json(_folder(self._plan) / f"{self._rank}.json", sign)
 
 
 def _place(thread: int) -> list[str]:

@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from .. import files
 from ..resolver.resolution import Resolution
 
 Plan = dict[str, Any]
@@ -43,9 +44,7 @@ def now() -> str:
 
 def save(plan: Plan) -> Path:
     """Write the plan into its output directory; -> the file."""
-    path = Path(plan["output_dir"], FILE_NAME)
-    path.write_text(json.dumps(plan, indent=1))
-    return path
+    return files.write_json(Path(plan["output_dir"], FILE_NAME), plan, allow_nan=True)
 
 
 def load(path: str | Path) -> Plan:

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from .. import dotted
 from ..errors import HydraOverlapError
 from ..launch.folders import PARTIAL, STATE, complete
 from ..launch.plan import Plan
@@ -282,8 +283,7 @@ def _identity(plan: Plan) -> dict[str, Any]:
         "training.global_batch_size",
         "training.rampup_batch_size",
     ):
-        node, _, name = key.partition(".")
-        same[key] = request[node][name]
+        same[key] = dotted.get(request, key)
     return {**same, "data": plan["data_prefix"] and Path(plan["data_prefix"]).parent.name}  # named for its content
 
 

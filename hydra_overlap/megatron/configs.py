@@ -7,6 +7,7 @@ that every overlap field has one origin. Fields keep megatron-core's names; the 
 import dataclasses
 from typing import Any
 
+from .. import dotted
 from ..errors import HydraOverlapError, LaunchError
 from ..findings import yaml_value
 from ..launch.plan import Plan
@@ -78,11 +79,11 @@ def require_built(plan: Plan) -> None:
     """Raise LaunchError for what the plan asks of a run and train.py does not do. Nothing is dropped."""
     request = plan["request"]
     for key, why in _NOT_BUILT.items():
-        node, _, name = key.rpartition(".")
-        if request[node][name] != DEFAULTS[key]:
+        value = dotted.get(request, key)
+        if value != DEFAULTS[key]:
             raise LaunchError(
                 f"train.py does not do what {key} asks for",
-                where=[f"{key}={yaml_value(request[node][name])}"],
+                where=[f"{key}={yaml_value(value)}"],
                 why=f"{why} Judging, checking and exporting such a plan works.",
                 fixes=[(f"{key}={yaml_value(DEFAULTS[key])}", "trains without it")],
                 source="hydra_overlap/megatron/configs.py",

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .. import dotted
 from ..errors import LaunchError
 from ..launch.plan import Plan
 from ..resolver.normalise import flattened
@@ -118,15 +119,12 @@ def replace_cuda_only(plan: Plan) -> tuple[list[Change], list[str]]:
 
 def _replace(plan: Plan, key: str, value: Any, text: str) -> Change | None:
     """Put `value` in the request and in the three dicts of settings, in place; None where nothing else was planned."""
-    *path, name = key.split(".")
-    node = plan["request"]
-    for part in path:
-        node = node[part]
+    name = key.rpartition(".")[2]
     settings = [s for s in _settings(plan) if name in s]
-    planned = [s[name] for s in settings] or [node[name]]
+    planned = [s[name] for s in settings] or [dotted.get(plan["request"], key)]
     if all(item in (value, None) for item in planned):
         return None
-    node[name] = value
+    dotted.put(plan["request"], key, value)
     for values in settings:
         values[name] = value
     return Change(key, planned[0], value, text)

@@ -10,6 +10,7 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any, NamedTuple
 
+from .. import dotted
 from ..errors import GatingError
 from ..machine import local
 from ..resolver.normalise import DEFAULTS
@@ -176,8 +177,7 @@ def shape_of(request: Mapping[str, Any]) -> Shape:
     """The seven dimensions of a nested request; what it leaves out has the schema's default."""
 
     def said(key: str) -> Any:
-        node, _, field = key.partition(".")
-        return (request.get(node) or {}).get(field, DEFAULTS[key])
+        return dotted.get(request, key, DEFAULTS[key])
 
     return {
         "gpu": said("platform.name"),

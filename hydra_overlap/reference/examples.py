@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from .. import dotted
 from ..errors import GatingError
 from ..findings import Finding
 from ..resolver.resolve import resolve
@@ -67,9 +68,5 @@ def _request(overrides: tuple[str, ...]) -> dict[str, Any]:
 
     request: dict[str, Any] = {}
     for override in OverridesParser.create().parse_overrides(list(overrides)):
-        *path, name = override.get_key_element().split(".")
-        node = request
-        for part in path:
-            node = node.setdefault(part, {})
-        node[name] = override.value()
+        dotted.put(request, override.get_key_element(), override.value())
     return request

@@ -9,10 +9,12 @@ import json
 import typing
 from typing import Any
 
+from .. import dotted
 from ..machine.local import options
 from ..resolver.normalise import DEFAULTS
 from ..rules.cfg import BELOW, CHOICES, LISTS, MINIMUM, VERSIONS
 from ..rules.ub import DGRAD, FIELDS, GEMMS, MAX_SM, REDUCE_SCATTER, legal_methods
+from ..schema.annotations import unwrapped
 from ..schema.docs import descriptions
 from ..schema.nodes import AUTO, Request
 
@@ -36,8 +38,8 @@ def schema(node: str = "") -> dict[str, Any]:
     Raises UnknownNodeError.
     """
     made = _object(Request, "")
-    for part in node.split(".") if node else ():
-        made = made.get("properties", {}).get(part, {})
+    if node:
+        made = dotted.get(made["properties"], node.replace(".", ".properties."), {})
     if "properties" not in made:
         raise UnknownNodeError(node)
     what = f"options of {node}" if node else "primary config; other keys are the app's own, or Hydra's"
@@ -61,7 +63,7 @@ def _object(node: Any, prefix: str) -> dict[str, Any]:
     properties = {}
     for field in dataclasses.fields(node):
         key = f"{prefix}{field.name}"
-        inner, optional = _unwrapped(hints[field.name])
+        inner, optional = unwrapped(hints[field.name])
         if dataclasses.is_dataclass(inner):
             made = _object(inner, f"{key}.")
             properties[field.name] = made | {"type": ["object", "null"]} if optional else made
@@ -69,13 +71,6 @@ def _object(node: Any, prefix: str) -> dict[str, Any]:
             properties[field.name] = _leaf(key, inner, optional)
     described = (node.__doc__ or "").strip()
     return {"type": "object", "description": described, "properties": properties, "additionalProperties": False}
-
-
-def _unwrapped(annotation: Any) -> tuple[Any, bool]:
-    arguments = typing.get_args(annotation)
-    if type(None) in arguments:
-        return next(argument for argument in arguments if argument is not type(None)), True
-    return annotation, False
 
 
 def _leaf(key: str, kind: Any, optional: bool) -> dict[str, Any]:

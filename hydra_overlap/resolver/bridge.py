@@ -9,13 +9,13 @@ overlap_param_gather (training/config.py:1964-1976) is a note. See docs/decision
 from collections.abc import Mapping
 from typing import Any
 
+from .. import dotted
 from ..errors import GatingError
 from ..findings import Finding, Place, yaml_value
 from ..rules._base import Origin
 from ..rules.env import ENV001, launch_environment
 from ..rules.layout import CP, PP, TP, VPP, WORLD, data_parallel_size, model_ranks, smallest_world
 from ..schema.versions import at_least
-from .normalise import nested
 from .resolution import LedgerRow, Resolution, userbuffers_row
 
 SOURCE = "Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py"
@@ -64,7 +64,7 @@ OPTIMIZER_DEFAULTS = {"overlap_param_gather": False, "overlap_param_gather_with_
 
 def resolve(flat: dict[str, Any], origin: Origin) -> Resolution:
     """Bridge's answer. Raises GatingError where Bridge asserts."""
-    request = nested(flat)
+    request = dotted.nested(flat)
     if flat[WORLD] is None:
         flat[WORLD] = request["parallelism"]["world_size"] = smallest_world(flat)
     user = {name: flat[key] for name, key in USER_KEYS.items()}

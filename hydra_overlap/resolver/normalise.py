@@ -5,11 +5,13 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from .. import dotted
 from ..errors import GatingError
 from ..findings import Finding, Fix, yaml_value
 from ..rules import cfg
 from ..rules._base import Origin
 from ..rules.cfg import CFG001, CFG002
+from ..schema.annotations import unwrapped
 from ..schema.nodes import Request
 
 
@@ -58,19 +60,11 @@ def _is_entry(name: Any, value: Any) -> bool:
 _Tree = dict[str, Any]  # name -> _Leaf or _Tree
 
 
-def _unwrap(annotation: Any) -> tuple[Any, bool]:
-    """Optional[X] -> (X, True)."""
-    arguments = typing.get_args(annotation)
-    if type(None) in arguments:
-        return next(a for a in arguments if a is not type(None)), True
-    return annotation, False
-
-
 def _tree(node: type) -> _Tree:
     hints = typing.get_type_hints(node)
     tree: _Tree = {}
     for field in dataclasses.fields(node):
-        kind, optional = _unwrap(hints[field.name])
+        kind, optional = unwrapped(hints[field.name])
         if dataclasses.is_dataclass(kind):
             tree[field.name] = _tree(typing.cast(type, kind))
             continue
@@ -86,17 +80,7 @@ NODES = tuple(TREE)
 IGNORED = ("hydra", "overlap")  # in every composed config: Hydra's own node, and our answer
 
 
-def _flatten(tree: _Tree, prefix: str = "") -> dict[str, _Leaf]:
-    flat: dict[str, _Leaf] = {}
-    for name, child in tree.items():
-        if isinstance(child, _Leaf):
-            flat[prefix + name] = child
-        else:
-            flat.update(_flatten(child, f"{prefix}{name}."))
-    return flat
-
-
-LEAVES = _flatten(TREE)
+LEAVES: dict[str, _Leaf] = dotted.flatten(TREE)
 DEFAULTS = {key: leaf.default for key, leaf in LEAVES.items()}
 cfg.DEFAULTS.update(DEFAULTS)
 
@@ -152,24 +136,4 @@ def _read(
 
 def flattened(request: Mapping[str, Any]) -> dict[str, Any]:
     """Every key of the schema with its value in a nested request that was judged; the default where it says nothing."""
-    return {key: _at(request, key, leaf.default) for key, leaf in LEAVES.items()}
-
-
-def _at(node: Any, key: str, default: Any) -> Any:
-    for part in key.split("."):
-        if not isinstance(node, Mapping) or part not in node:
-            return default
-        node = node[part]
-    return node
-
-
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The opposite of flattening: a plain nested dict with every node of the schema."""
-    result: dict[str, Any] = {}
-    for key, value in flat.items():
-        *path, name = key.split(".")
-        node = result
-        for part in path:
-            node = node.setdefault(part, {})
-        node[name] = value
-    return result
+    return {key: dotted.get(request, key, leaf.default) for key, leaf in LEAVES.items()}

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .. import dotted
 from ..errors import GatingError
 from ..findings import Finding
 from ..rules import DERIVATIONS, RULES, Rule
@@ -14,7 +15,7 @@ from ..rules.env import EnvValue, launch_environment
 from ..rules.layout import WORLD
 from . import bridge
 from .fixes import proven
-from .normalise import DEFAULTS, IGNORED, flattened, nested, normalise
+from .normalise import DEFAULTS, IGNORED, flattened, normalise
 from .resolution import LedgerRow, Resolution, userbuffers_row
 
 # Which overlap fields are set on which megatron-core object, and the request key each comes from.
@@ -164,7 +165,7 @@ def _resolve_strict(request: dict[str, Any], origins: Mapping[str, str]) -> Reso
         raise GatingError(proven(errors, request, _errors))
 
     environment = launch_environment(flat)
-    answered = nested(request)
+    answered = dotted.nested(request)
     answered["parallelism"]["world_size"] = flat[WORLD]
     on = flat["comm_overlap.tp.tp_comm_overlap"]
     return Resolution(

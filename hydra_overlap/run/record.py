@@ -5,7 +5,6 @@ make it of what the run left in its directory, so it says as much after a failur
 """
 
 import json
-import os
 import statistics
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from .. import files
 from ..launch.external import Joined
 from ..launch.plan import Plan, now, world_size
 from ..launch.stopping import REQUEUE, Stopped, message
@@ -79,11 +79,7 @@ def step_ms(times_ms: list[float]) -> dict[str, float] | None:
 
 def write(plan: Plan, record: Mapping[str, Any]) -> Path:
     """Put the record in its place: there is no moment at which half of it can be read."""
-    path = Path(plan["output_dir"], FILE_NAME)
-    beside = path.with_name(f".{FILE_NAME}.{os.getpid()}")
-    beside.write_text(json.dumps(record, indent=1, allow_nan=False))
-    beside.replace(path)
-    return path
+    return files.write_json(Path(plan["output_dir"], FILE_NAME), record)
 
 
 def read(plan: Plan) -> Record | None:

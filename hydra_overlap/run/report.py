@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .. import files
 from .._version import __version__
 from ..launch.plan import Plan
 from ..megatron.batches import BAD_STEPS, consumed
@@ -48,9 +49,7 @@ def write_manifest(plan: Plan, readback: Mapping[str, Any]) -> Path:
         "rehearsal": plan["rehearsal"],
         "readback": dict(readback),
     }
-    path = Path(plan["output_dir"], MANIFEST)
-    path.write_text(json.dumps(manifest, indent=1))
-    return path
+    return files.write_json(Path(plan["output_dir"], MANIFEST), manifest, allow_nan=True)
 
 
 def commit(script: Path) -> str | None:

@@ -7,6 +7,7 @@ import typing
 from functools import lru_cache
 
 from . import nodes
+from .annotations import unwrapped
 
 
 @lru_cache(maxsize=1)
@@ -18,7 +19,7 @@ def descriptions() -> dict[str, str]:
 def _walk(node: type, prefix: str) -> typing.Iterator[tuple[str, str]]:
     hints, texts = typing.get_type_hints(node), _strings(node)
     for field in dataclasses.fields(node):
-        kind = next((a for a in typing.get_args(hints[field.name]) if a is not type(None)), hints[field.name])
+        kind, _ = unwrapped(hints[field.name])
         if dataclasses.is_dataclass(kind):
             yield from _walk(typing.cast(type, kind), f"{prefix}{field.name}.")
         else:

@@ -30,6 +30,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, StringNode, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from .. import dotted
 from ..compose.enforce import OUTPUT
 from ..compose.extract import ours, plain_node
 from ..compose.interpolations import stands_alone
@@ -145,10 +146,10 @@ class Bases:
             return None  # its groups are not those of the other points
         base = self._base(self.key(overrides))
         values = [o for o in lines if not self._in_base(o)]
-        paths = [_path(o.key_or_group) for o in values]
+        paths = [tuple(dotted.parts(o.key_or_group)) for o in values]
         if base is None or not _only_there(base.config, values, paths):
             return None
-        config = base.copy([*paths, *map(_path, (*WRITTEN, *written))])
+        config = base.copy([*paths, *(tuple(dotted.parts(key)) for key in (*WRITTEN, *written))])
         task = [o for o in lines if not o.is_hydra_override()]
         with hydras_errors():
             ConfigLoaderImpl._apply_overrides_to_config(values, config)
@@ -280,10 +281,6 @@ def hydras_errors() -> Iterator[None]:
         yield
     except OmegaConfBaseException as error:
         raise ConfigCompositionException().with_traceback(error.__traceback__) from error
-
-
-def _path(key: str) -> Key:
-    return tuple(key.replace("[", ".").replace("]", "").split("."))
 
 
 def _owned(

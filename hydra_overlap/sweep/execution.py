@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.text import Text
 
+from .. import files
 from ..launch import preflight
 from . import folder as folders
 from . import job, results
@@ -210,7 +211,7 @@ class _Sweep:
         job.queue(self._of(verdict), number=verdict.point.number, identity=verdict.identity)
 
     def _status(self, verdict: Judged) -> str:
-        return str(job.read_json(self._of(verdict) / job.JOB).get("status"))
+        return str(files.read_json(self._of(verdict) / job.JOB).get("status"))
 
     def _call(self, launcher: Launcher, batch: Sequence[Judged]) -> Exception | None:
         """One call of the launcher; -> what broke it, if several jobs were in it and some have no end yet."""
@@ -253,7 +254,7 @@ class _Sweep:
             if status == job.RUNNING:
                 job.fail(place, _lost(error))
             elif status not in job.FINAL:
-                job.write_json(place / job.JOB, {**job.read_json(place / job.JOB), **job.described(error)})
+                files.write_json(place / job.JOB, {**files.read_json(place / job.JOB), **job.described(error)})
 
     def _settle(self, batch: Sequence[Judged]) -> None:
         """The end of jobs that could not write it, or whose end the launcher knows better."""
@@ -265,7 +266,7 @@ class _Sweep:
                 self._blame([verdict], one._return_value)
             elif one is not None and one.status == JobStatus.COMPLETED:  # its folder is on a disk of another machine
                 found = {"status": job.COMPLETED, "returned": job.plain(one.return_value)}
-                job.write_json(place / job.JOB, {**job.read_json(place / job.JOB), **found})
+                files.write_json(place / job.JOB, {**files.read_json(place / job.JOB), **found})
             else:
                 job.fail(place, "The launcher returned nothing for this job.")
 

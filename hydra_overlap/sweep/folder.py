@@ -25,6 +25,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from .. import files
 from ..compose.pitfalls import task_overrides
 from ..launch.local import PLAN_FILE
 from . import job
@@ -63,7 +64,7 @@ def to_resume(config: DictConfig) -> Path | None:
     pattern = str(anywhere.hydra.sweep.dir)
     wanted, found = definition(config), []
     for place in glob.glob(pattern) if "*" in pattern else [pattern]:
-        known = job.read_json(Path(place, DEFINITION))
+        known = files.read_json(Path(place, DEFINITION))
         if known.get("definition") == wanted:
             found.append((str(known.get("created")), Path(place).absolute()))
         elif known and "*" not in pattern:
@@ -126,7 +127,7 @@ def opened(folder: Path, config: DictConfig, *, resume: bool) -> Iterator[None]:
             fixes=[("hydra.sweep.dir=OTHER", "a folder that can")],
         ) from None
     try:
-        known = job.read_json(folder / DEFINITION)
+        known = files.read_json(folder / DEFINITION)
         if known and not resume:
             raise SweepError(
                 "This folder holds the results of a sweep",
@@ -190,7 +191,7 @@ def _ranks(folder: Path) -> dict[int, str]:
 
 def _in_slurm(folder: Path) -> list[str]:
     """Ids of jobs that this sweep submitted and Slurm still has. Of those that wait, nothing but Slurm knows."""
-    launcher = str(job.read_json(folder / DEFINITION).get("launcher"))
+    launcher = str(files.read_json(folder / DEFINITION).get("launcher"))
     submitted = {path.name for path in (folder / SUBMITTED).glob("*")}
     if not launcher.endswith("SlurmLauncher") or not submitted or shutil.which("squeue") is None:
         return []
@@ -199,7 +200,7 @@ def _in_slurm(folder: Path) -> list[str]:
 
 
 def _job_folders(folder: Path) -> list[str]:
-    listed = [point.get("folder") for point in job.read_json(folder / DEFINITION).get("points", [])]
+    listed = [point.get("folder") for point in files.read_json(folder / DEFINITION).get("points", [])]
     there = [str(path.parent.relative_to(folder)) for path in folder.glob(f"*/{job.JOB}")]
     return list(dict.fromkeys(place for place in (*listed, *there) if place))
 
@@ -259,7 +260,7 @@ def quoted(key: str, value: str) -> str:
 def write(folder: Path, judged: Sequence[Judged], folders: Mapping[int, str], config: DictConfig) -> None:
     """Write sweep.json, and multirun.yaml as Hydra's own sweeper does, before anything starts."""
     sweeper: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=False)
-    before = job.read_json(folder / DEFINITION)
+    before = files.read_json(folder / DEFINITION)
     now = datetime.now(timezone.utc).isoformat(timespec="microseconds")
     value = {
         "format": 1,
@@ -272,7 +273,7 @@ def write(folder: Path, judged: Sequence[Judged], folders: Mapping[int, str], co
         "launcher": str(OmegaConf.select(config, "hydra.launcher._target_")),
         "points": [_entry(verdict, folders.get(verdict.point.number)) for verdict in judged],
     }
-    job.write_json(folder / DEFINITION, value)
+    files.write_json(folder / DEFINITION, value)
     OmegaConf.save(config, folder / "multirun.yaml")
 
 

@@ -3,7 +3,6 @@
 The folder alone says how a job ended, so that nothing is lost with a launcher, a worker or the process that swept.
 """
 
-import json
 import math
 import os
 import socket
@@ -19,6 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from .. import files
 from ..errors import GatingError, HydraOverlapError, LaunchError
 from ..findings import render
 from ..launch.stopping import REQUEUE
@@ -34,28 +34,12 @@ class JobExitError(Exception):
     """The task function called sys.exit with a code that is not 0: as an exception, it ends this job alone."""
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a file that is either the old or the new one, whole, at every moment."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(value, indent=1, allow_nan=False))
-    draft.replace(path)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """What a file holds; empty if it is not there or no JSON object."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def queue(folder: Path, *, number: int, identity: str | None) -> None:
     """Mark a folder as that of a job about to be launched; what an earlier attempt said of itself goes."""
     folder.mkdir(parents=True, exist_ok=True)
     for left in (folder / RESULT, *folder.glob("job.*.json")):
         left.unlink(missing_ok=True)
-    write_json(folder / JOB, {"format": 1, "status": QUEUED, "number": number, "identity": identity})
+    files.write_json(folder / JOB, {"format": 1, "status": QUEUED, "number": number, "identity": identity})
 
 
 def state(folder: Path) -> dict[str, Any]:
@@ -63,18 +47,18 @@ def state(folder: Path) -> dict[str, Any]:
 
     status: queued, running, completed, failed or stopped. A job that says it runs, and whose process is gone, failed.
     """
-    job = read_json(folder / JOB)
+    job = files.read_json(folder / JOB)
     if not job:
         return {}
     if job["status"] == RUNNING and not _held(folder):
-        job = read_json(folder / JOB)  # it may have ended between the two looks
-        if job.get("status") == RUNNING and read_json(folder / RESULT).get("status") == COMPLETED:
+        job = files.read_json(folder / JOB)  # it may have ended between the two looks
+        if job.get("status") == RUNNING and files.read_json(folder / RESULT).get("status") == COMPLETED:
             job = {**job, "status": COMPLETED}  # ranks outlived the process that started them
         elif job.get("status") == RUNNING:
             job = {**job, "status": FAILED, "error": "The process ended without a result: killed, or its machine lost."}
     for other in sorted(folder.glob("job.*.json")):  # a rank that failed, of a launcher that asks only the first
-        job = {**job, **read_json(other)} if job["status"] in (COMPLETED, RUNNING) else job
-    result = read_json(folder / RESULT)
+        job = {**job, **files.read_json(other)} if job["status"] in (COMPLETED, RUNNING) else job
+    result = files.read_json(folder / RESULT)
     if not result and isinstance(job.get("returned"), dict) and "step_ms" in job["returned"]:
         result = job["returned"]
     if job["status"] == COMPLETED and result.get("status") in (FAILED, STOPPED):
@@ -84,8 +68,8 @@ def state(folder: Path) -> dict[str, Any]:
 
 def fail(folder: Path, error: str, *, status: str = FAILED) -> None:
     """Say in its place how a job ended that could not say so itself."""
-    job = {**read_json(folder / JOB), "status": status, "error": error, "ended": _now()}
-    write_json(folder / JOB, job)
+    job = {**files.read_json(folder / JOB), "status": status, "error": error, "ended": _now()}
+    files.write_json(folder / JOB, job)
 
 
 @dataclass(frozen=True)
@@ -107,11 +91,11 @@ class Recorded:
         folder = Path(HydraConfig.get().runtime.output_dir)
         if any(os.environ.get(name, "0") != "0" for name in RANKS):
             return self._as_other_rank(cfg, folder)
-        job = {**read_json(folder / JOB), "status": RUNNING, "began": _now(), "host": socket.gethostname()}
+        job = {**files.read_json(folder / JOB), "status": RUNNING, "began": _now(), "host": socket.gethostname()}
         job["pid"] = os.getpid()
         began = time.monotonic()
         with _holding(folder), self._output(folder):
-            write_json(folder / JOB, job)
+            files.write_json(folder / JOB, job)
             try:
                 returned = self._run(cfg)
             except BaseException as error:
@@ -121,7 +105,7 @@ class Recorded:
                 job |= {"status": COMPLETED, "returned": plain(returned)}
                 return returned
             finally:
-                write_json(folder / JOB, {**job, "seconds": round(time.monotonic() - began, 3), "ended": _now()})
+                files.write_json(folder / JOB, {**job, "seconds": round(time.monotonic() - began, 3), "ended": _now()})
 
     def _run(self, cfg: Any) -> Any:
         """The task; sys.exit in it ends it, and only a request to stop goes on to end the sweep."""
@@ -139,7 +123,7 @@ class Recorded:
             return self._run(cfg)
         except BaseException as error:
             rank = next(os.environ[name] for name in RANKS if name in os.environ)
-            write_json(folder / f"job.{rank}.json", described(error))
+            files.write_json(folder / f"job.{rank}.json", described(error))
             raise
 
     @contextmanager

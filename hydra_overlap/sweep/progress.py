@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.text import Text
 
+from .. import files
 from . import job
 from .judge import Judged
 
@@ -92,7 +93,7 @@ class Line:
             last = over.wait(LOOK_S)
             running = 0
             for number, folder in list(waiting.items()):
-                said = job.read_json(folder / job.JOB).get(
+                said = files.read_json(folder / job.JOB).get(
                     "status"
                 )  # its own word: one whose worker died may run again
                 if said in job.FINAL:

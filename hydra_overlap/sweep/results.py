@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
+from .. import files
 from . import job
 from .folder import DEFINITION
 
@@ -202,7 +203,7 @@ def collect(folder: Path, metric: str | None = None) -> Table:
 
     Raises FileNotFoundError if there is no sweep.
     """
-    definition = job.read_json(folder / DEFINITION)
+    definition = files.read_json(folder / DEFINITION)
     if not definition:
         raise FileNotFoundError(folder / DEFINITION)
     rows: dict[int, Row] = {}
@@ -313,11 +314,9 @@ def write(table: Table, folder: Path) -> None:
     """results.json, results.csv and report.html, each whole or as it was."""
     from . import page
 
-    job.write_json(folder / RESULTS_JSON, as_data(table))
+    files.write_json(folder / RESULTS_JSON, as_data(table))
     for name, text in ((RESULTS_CSV, as_csv(table)), (REPORT, page.render(table))):
-        draft = folder / f".{name}"
-        draft.write_text(text)
-        draft.replace(folder / name)
+        files.write_text(folder / name, text)
 
 
 def as_data(table: Table) -> dict[str, Any]:

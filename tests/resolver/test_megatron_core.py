@@ -18,8 +18,7 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from packaging.version import Version
 
-from hydra_overlap import ApplyError, GatingError, Resolution, resolve
-from hydra_overlap.resolver.normalise import nested
+from hydra_overlap import ApplyError, GatingError, Resolution, dotted, resolve
 from hydra_overlap.resolver.resolve import TRANSFORMER_FIELDS, _complete
 from hydra_overlap.rules import DERIVATIONS, RULES
 from hydra_overlap.rules.cp import CP003
@@ -209,7 +208,7 @@ EXAMPLES = {
 def complete(overrides: tuple[str, ...]) -> tuple[Request, Request]:
     """The complete request, refused or not, and its overlap fields."""
     flat = _complete(flat_of(request_of(*overrides))).flat
-    return nested(flat), {name: flat[key] for name, key in TRANSFORMER_FIELDS.items()}
+    return dotted.nested(flat), {name: flat[key] for name, key in TRANSFORMER_FIELDS.items()}
 
 
 @pytest.mark.parametrize("name", AT_CONSTRUCTION)

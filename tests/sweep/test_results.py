@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
+from hydra_overlap import files
 from hydra_overlap.cli import main
 from hydra_overlap.sweep import job, page, results
 from hydra_overlap.sweep.folder import DEFINITION
@@ -49,17 +50,17 @@ class Made:
             step = record["step_ms"]
             record["step_ms"] = {"median": step, "low": step * 0.9, "high": step * 1.2, "counted": 95, "discarded": 5}
             record["tokens_per_s"] = 1e6 / step
-        said = job.read_json(self.folder / str(number) / job.JOB)
-        job.write_json(self.folder / str(number) / job.JOB, {**said, "status": "completed", "seconds": 3.0})
+        said = files.read_json(self.folder / str(number) / job.JOB)
+        files.write_json(self.folder / str(number) / job.JOB, {**said, "status": "completed", "seconds": 3.0})
         if record:
-            job.write_json(self.folder / str(number) / job.RESULT, record)
+            files.write_json(self.folder / str(number) / job.RESULT, record)
 
     def table(self, metric: str | None = None) -> results.Table:
         value = {
             "format": 1, "definition": "d", "created": "2026-01-01T00:00:00", "resumed": [], "command": ["train.py", "-m", "a=1,2"],
             "sweeper": self._sweeper, "points": self._points,
         }  # fmt: skip
-        job.write_json(self.folder / DEFINITION, value)
+        files.write_json(self.folder / DEFINITION, value)
         return results.collect(self.folder, metric)
 
 
@@ -161,17 +162,19 @@ def test_a_job_that_says_it_runs_and_whose_process_is_gone_failed(tmp_path: Path
     made = grid(tmp_path)
     number = made.point(overlap="pp", size="small")
     place = tmp_path / str(number) / job.JOB
-    job.write_json(place, {**job.read_json(place), "status": job.RUNNING})
+    files.write_json(place, {**files.read_json(place), "status": job.RUNNING})
     row = made.table().rows[number]
     assert (row.status, row.reason) == ("failed", "The process ended without a result: killed, or its machine lost.")
     assert made.table().exit_code == 1
-    job.write_json(tmp_path / str(number) / job.RESULT, {"status": "completed", "mode": "gpu"})  # its ranks outlived it
+    files.write_json(
+        tmp_path / str(number) / job.RESULT, {"status": "completed", "mode": "gpu"}
+    )  # its ranks outlived it
     assert made.table().rows[number].status == "completed"
 
 
 def test_a_rank_that_failed_fails_its_job_though_the_first_rank_completed(tmp_path: Path) -> None:
     made = grid(tmp_path)
-    job.write_json(tmp_path / "2/job.3.json", {"status": "failed", "error": "Rank 3 was here"})
+    files.write_json(tmp_path / "2/job.3.json", {"status": "failed", "error": "Rank 3 was here"})
     assert made.table().rows[2].reason == "Rank 3 was here"
     assert made.table().rows[2].status == "failed"
 
