@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..findings import Finding, Fix, Place, yaml_value
-from ..rules.ub import FIELDS, LAYERS, TYPES, UB003
+from ..rules.ub import FIELDS, TYPES, UB003
+from ..schema.keys import UB_LAYERS
 from ._base import Intake, Unknown
 from .yamls import number_or_text
 
@@ -25,12 +26,12 @@ def take(intake: Intake, value: Mapping[str, Any], said: str, why: str = TEXT) -
     texts = {f"{gemm}.{name}": text for gemm, name, text in _texts(layers)}
     for gemm, name, text in list(_texts(layers)):
         if isinstance(text, Unknown):
-            intake.leave(LAYERS, f"{said}.{gemm}.{name}={text}")
+            intake.leave(UB_LAYERS, f"{said}.{gemm}.{name}={text}")
         elif (found := _named(name, text)) is not None:
             layers[gemm][name] = meant[f"{gemm}.{name}"] = found
     if meant:
         intake.findings.append(_finding(meant, texts, said, why))
-    if intake.take(LAYERS, layers, said):
+    if intake.take(UB_LAYERS, layers, said):
         intake.flat["userbuffers.name"] = "of the configuration"
 
 
@@ -70,10 +71,10 @@ def _finding(meant: Mapping[str, Any], texts: Mapping[str, str], said: str, why:
     wrong = "; ".join(
         f"{place} is {TYPES[FIELDS[place.rpartition('.')[2]]]}, not the text {texts[place]}" for place in meant
     )
-    overrides = " ".join(f"{LAYERS}.{place}={yaml_value(value)}" for place, value in meant.items())
+    overrides = " ".join(f"{UB_LAYERS}.{place}={yaml_value(value)}" for place, value in meant.items())
     return Finding(
         rule=UB003.__name__, severity="error", title=UB003.title(), why=f"{wrong}. {why}", source=UB003.source,
-        where=tuple(Place(f"{LAYERS}.{place}", texts[place], said) for place in meant),
+        where=tuple(Place(f"{UB_LAYERS}.{place}", texts[place], said) for place in meant),
         fixes=(Fix(overrides, "the values that the text names"),),
     )  # fmt: skip
 
@@ -85,7 +86,7 @@ def say(override: str, place: str, nothing: str) -> str | None:
     """
     if override == "userbuffers=none":
         return nothing
-    deletes, _, path = override.partition(f"{LAYERS}.")
+    deletes, _, path = override.partition(f"{UB_LAYERS}.")
     if not path or deletes not in ("", "~"):
         return None
     return f"{place}{path}" if not deletes else f"without {place}{path}"

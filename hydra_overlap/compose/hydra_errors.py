@@ -22,7 +22,8 @@ from ..findings import Finding, Fix, Place, render, yaml_value
 from ..machine import local
 from ..resolver.normalise import DEFAULTS, TREE, normalise
 from ..rules.cfg import CFG001, CFG002, CFG003, CFG007, CFG008
-from ..rules.ub import FIELDS, LAYERS, meant
+from ..rules.ub import FIELDS, meant
+from ..schema.keys import UB_LAYERS
 from ..suggest import nearest
 from .key_mapping import BROUGHT, OWN_NODE
 from .pitfalls import COMMAND_LINE, GROUPS, OUTPUT, lists_of_options, nearest_key
@@ -283,14 +284,14 @@ def _no_such_key(text: str, cause: BaseException | None) -> Finding:
         why = "It is a key of ours that this config has not got yet."
         return CFG001.refuse(key, value, COMMAND_LINE, why, Fix(f"++{key}={yaml_value(value)}", "adds it"))
     found = found or CFG001.refuse(key, value, COMMAND_LINE, _first_line(cause) + ".")
-    return replace(found, fixes=_userbuffers_fix(key, value)) if key.startswith(f"{LAYERS}.") else found
+    return replace(found, fixes=_userbuffers_fix(key, value)) if key.startswith(f"{UB_LAYERS}.") else found
 
 
 def _userbuffers_fix(key: str, value: Any) -> tuple[Fix, ...]:
     """`userbuffers.layers.qkv_fprop.num_smm=4`: a preset holds the entries it sets, so that the others are added."""
-    gemm, _, name = key.removeprefix(f"{LAYERS}.").partition(".")
+    gemm, _, name = key.removeprefix(f"{UB_LAYERS}.").partition(".")
     near = meant(gemm), nearest(name, FIELDS)
-    return (Fix(f"++{LAYERS}.{near[0]}.{near[1]}={yaml_value(value)}", "did you mean this?"),) if all(near) else ()
+    return (Fix(f"++{UB_LAYERS}.{near[0]}.{near[1]}={yaml_value(value)}", "did you mean this?"),) if all(near) else ()
 
 
 def _as_the_rules_say(key: str, value: Any) -> Finding | None:

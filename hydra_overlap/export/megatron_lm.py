@@ -12,7 +12,8 @@ from ..findings import Finding, Fix, yaml_value
 from ..resolver.normalise import DEFAULTS, LEAVES
 from ..resolver.resolution import Resolution
 from ..resolver.resolve import resolve
-from ..rules.layout import CP, PP, TP, VPP, interleaved
+from ..rules.layout import interleaved
+from ..schema.keys import CP, PP, TP, VPP
 from ._base import UNSAID, ExportError, Files, common_refusals, effective, header, unsayable
 from .env import NAME as ENV_NAME
 from .env import text as environment

@@ -11,6 +11,8 @@ from typing import Any
 from click import Context, Parameter
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class
 
+from ..schema.keys import UB_LAYERS
+
 ADDED = re.compile(r"\+{0,2}")  # what an override may begin with
 BREAKS = ("=", ":", "@")  # characters at which bash cuts a word in two, of its COMP_WORDBREAKS
 
@@ -96,10 +98,10 @@ def _keys() -> Iterator[tuple[str, str]]:
 
 def _fields() -> Texts:
     """Every key an override can set, arguments of userbuffers entries as well, and what it means."""
-    from ..rules.ub import FIELDS, GEMMS, LAYERS
+    from ..rules.ub import FIELDS, GEMMS
     from ..schema.docs import descriptions
 
-    return {**descriptions(), **{f"{LAYERS}.{gemm}.{name}": "" for gemm in GEMMS for name in FIELDS}}
+    return {**descriptions(), **{f"{UB_LAYERS}.{gemm}.{name}": "" for gemm in GEMMS for name in FIELDS}}
 
 
 def _values(key: str) -> Texts:
@@ -107,7 +109,7 @@ def _values(key: str) -> Texts:
     from ..machine.local import options
     from ..resolver.normalise import LEAVES
     from ..rules.cfg import CHOICES
-    from ..rules.ub import FIELDS, LAYERS, legal_methods
+    from ..rules.ub import FIELDS, legal_methods
     from .hydra_help import CATALOGUE, GROUPS, description
 
     group = key.partition("@")[0]
@@ -117,7 +119,7 @@ def _values(key: str) -> Texts:
     if leaf is not None:
         values = CHOICES.get(key, ("true", "false") if leaf.kind is bool else ())
         return dict.fromkeys((*values, "null") if values and leaf.optional else values, "")
-    gemm, _, argument = key.removeprefix(f"{LAYERS}.").partition(".")
+    gemm, _, argument = key.removeprefix(f"{UB_LAYERS}.").partition(".")
     if argument == "method":
         return dict.fromkeys(legal_methods(gemm), "")
     return dict.fromkeys(("true", "false") if FIELDS.get(argument) is bool else (), "")

@@ -8,8 +8,8 @@ from ..errors import GatingError
 from ..findings import Finding
 from ..resolver.resolve import resolve
 from ..rules import Derivation, Rule
-from ..rules.pp import DEFER
-from ..rules.tp import LEGAL, RS_DGRAD
+from ..rules.tp import LEGAL
+from ..schema.keys import DEFER, RS_DGRAD
 
 _DP8 = ("parallelism.world_size=8",)
 _SHARDED = (*_DP8, "ddp.use_distributed_optimizer=true", "optimizer.use_distributed_optimizer=true")

@@ -14,7 +14,8 @@ from ..errors import GatingError
 from ..findings import Finding, Place, yaml_value
 from ..rules._base import Origin
 from ..rules.env import ENV001, launch_environment
-from ..rules.layout import CP, PP, TP, VPP, WORLD, data_parallel_size, model_ranks, smallest_world
+from ..rules.layout import data_parallel_size, model_ranks, smallest_world
+from ..schema.keys import CP, PP, TP, VPP, WORLD
 from ..schema.versions import at_least
 from .resolution import LedgerRow, Resolution, userbuffers_row
 

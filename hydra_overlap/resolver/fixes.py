@@ -11,7 +11,7 @@ from typing import Any
 from ..findings import Finding, Fix
 from ..rules import ARCHITECTURE
 from ..rules._base import GIVES_UP, KEEPS
-from ..rules.layout import GBS, WORLD
+from ..schema.keys import GBS, WORLD
 
 Flat = Mapping[str, Any]
 Judge = Callable[[Flat], tuple[Finding, ...]]  # a flat request as asked -> the errors it gets

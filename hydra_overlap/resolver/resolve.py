@@ -12,7 +12,7 @@ from ..rules._base import Origin
 from ..rules.cfg import CFG002, VERSIONS, CfgRule
 from ..rules.dp import BASES
 from ..rules.env import EnvValue, launch_environment
-from ..rules.layout import WORLD
+from ..schema.keys import WORLD
 from . import bridge
 from .fixes import proven
 from .normalise import DEFAULTS, IGNORED, flattened, normalise

@@ -8,25 +8,32 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..findings import Fix
+from ..schema.keys import (
+    BATCH_P2P,
+    CORE,
+    DDP_REUSE,
+    DEALLOCATE,
+    DOUBLE_BUFFER,
+    EP,
+    EP_OVERLAP,
+    FP8,
+    FP8_PARAM_GATHER,
+    FSDP,
+    FSDP_SHARDING,
+    GRAD_REDUCE,
+    MTP,
+    OPTIMIZER_INSTANCES,
+    OPTIMIZER_REUSE,
+    P2P,
+    PARAM_GATHER,
+    PP,
+    RECOMPUTE,
+    TE,
+    VARIABLE_LENGTHS,
+)
 from ..schema.versions import at_least
 from ._base import GIVES_UP, KEEPS, Config, Rule
-from .layout import EP, PP
 
-CORE = "software.megatron_core"
-TE = "software.transformer_engine"
-GRAD_REDUCE = "comm_overlap.dp.overlap_grad_reduce"
-GATHER = "comm_overlap.dp.overlap_param_gather"
-P2P = "comm_overlap.pp.overlap_p2p_comm"
-BATCH_P2P = "comm_overlap.pp.batch_p2p_comm"
-EP_OVERLAP = "comm_overlap.ep.overlap_moe_expert_parallel_comm"
-INSTANCES = "ddp.num_distributed_optimizer_instances"
-DEALLOCATE = "model.deallocate_pipeline_outputs"
-REUSE = "ddp.reuse_grad_buf_for_mxfp8_param_ag"
-REUSE_OPTIMIZER = "optimizer.reuse_grad_buf_for_mxfp8_param_ag"
-FP8_GATHER = "precision.fp8_param_gather"
-FSDP = "ddp.use_megatron_fsdp"
-SHARDING = "ddp.data_parallel_sharding_strategy"
-DOUBLE_BUFFER = "ddp.fsdp_double_buffer"
 SHARDED = (
     f"{FSDP}=true", "ddp.use_distributed_optimizer=true", "optimizer.use_distributed_optimizer=true",
     "parallelism.world_size=2",
@@ -95,7 +102,7 @@ class ADV001(Advisory):
 
     severity = "error"
     requires = ("DP001", "DP012")
-    reads = (GRAD_REDUCE, INSTANCES, CORE)
+    reads = (GRAD_REDUCE, OPTIMIZER_INSTANCES, CORE)
     affected = Affected(CORE, since="0.14.0", until="0.17.0")
     effect = "Silently wrong gradients"
     why = (
@@ -106,17 +113,17 @@ class ADV001(Advisory):
     source = "megatron-core core_v0.17.1 param_and_grad_buffer.py:587, mended by pull 3693"
     refused = (
         "parallelism.world_size=4", "ddp.use_distributed_optimizer=true", "optimizer.use_distributed_optimizer=true",
-        f"{INSTANCES}=2", f"{CORE}=0.16.1", f"{GRAD_REDUCE}=true",
+        f"{OPTIMIZER_INSTANCES}=2", f"{CORE}=0.16.1", f"{GRAD_REDUCE}=true",
     )  # fmt: skip
     fixes = (
-        Fix(f"{INSTANCES}=1", KEEPS + ", with one instance"),
+        Fix(f"{OPTIMIZER_INSTANCES}=1", KEEPS + ", with one instance"),
         *affected.upgrade(),
         Fix(f"{GRAD_REDUCE}=false", GIVES_UP),
     )
 
     @classmethod
     def meets(cls, c: Config) -> bool:
-        return bool(c[GRAD_REDUCE]) and c[INSTANCES] > 1
+        return bool(c[GRAD_REDUCE]) and c[OPTIMIZER_INSTANCES] > 1
 
 
 class ADV002(Advisory):
@@ -145,31 +152,31 @@ class ADV002(Advisory):
 class ADV003(Advisory):
     """MXFP8 parameters gathered through the gradient buffer need both data-parallel overlaps."""
 
-    reads = (REUSE, FP8_GATHER, GRAD_REDUCE, GATHER, CORE)
+    reads = (DDP_REUSE, FP8_PARAM_GATHER, GRAD_REDUCE, PARAM_GATHER, CORE)
     affected = Affected(CORE, until="0.18.0")
     effect = "NaN loss"
     why = "Without the overlaps the shared buffer is read before it holds the gathered parameters."
     thread = LM + "issues/2272"
     source = "megatron-core core_v0.18.0 optimizer.py, mended by pull 4800"
     refused = (
-        f"{REUSE}=true", f"{REUSE_OPTIMIZER}=true", f"{FP8_GATHER}=true", "precision.fp8=hybrid",
+        f"{DDP_REUSE}=true", f"{OPTIMIZER_REUSE}=true", f"{FP8_PARAM_GATHER}=true", "precision.fp8=hybrid",
         "precision.fp8_recipe=mxfp8", "ddp.use_distributed_optimizer=true", "optimizer.use_distributed_optimizer=true",
         f"{CORE}=0.16.1",
     )  # fmt: skip
     fixes = (
-        Fix(f"{GRAD_REDUCE}=true {GATHER}=true", "both overlaps"),
-        Fix(f"{REUSE}=false {REUSE_OPTIMIZER}=false", "a buffer of its own, with more memory"),
+        Fix(f"{GRAD_REDUCE}=true {PARAM_GATHER}=true", "both overlaps"),
+        Fix(f"{DDP_REUSE}=false {OPTIMIZER_REUSE}=false", "a buffer of its own, with more memory"),
     )
 
     @classmethod
     def meets(cls, c: Config) -> bool:
-        return bool(c[REUSE] and c[FP8_GATHER]) and not all((c[GRAD_REDUCE], c[GATHER]))
+        return bool(c[DDP_REUSE] and c[FP8_PARAM_GATHER]) and not all((c[GRAD_REDUCE], c[PARAM_GATHER]))
 
 
 class ADV004(Advisory):
     """Full recomputation of a multi-token-prediction layer in FP8 drops gradients."""
 
-    reads = ("model.mtp_num_layers", "model.recompute_granularity", "precision.fp8", CORE)
+    reads = (MTP, RECOMPUTE, FP8, CORE)
     affected = Affected(CORE, until="0.18.0")
     effect = "Silently wrong gradients in the MTP layer"
     why = (
@@ -192,8 +199,8 @@ class ADV004(Advisory):
 
     @classmethod
     def meets(cls, c: Config) -> bool:
-        full = c["model.recompute_granularity"] == "full"
-        return bool(c["model.mtp_num_layers"]) and full and c["precision.fp8"] is not None
+        full = c[RECOMPUTE] == "full"
+        return bool(c[MTP]) and full and c[FP8] is not None
 
 
 class ADV005(Advisory):
@@ -221,7 +228,7 @@ class ADV006(Advisory):
     """Batched p2p exchanges the shapes of variable-length microbatches in an order that can deadlock."""
 
     requires = ("PAR001",)
-    reads = ("model.variable_seq_lengths", BATCH_P2P, PP, CORE)
+    reads = (VARIABLE_LENGTHS, BATCH_P2P, PP, CORE)
     affected = Affected(CORE)
     effect = "Hang in the first step"
     why = "Reported with four and more stages: every rank sends and receives in the same order, whatever its position."
@@ -232,24 +239,24 @@ class ADV006(Advisory):
 
     @classmethod
     def meets(cls, c: Config) -> bool:
-        return bool(c["model.variable_seq_lengths"]) and bool(c[BATCH_P2P]) and c[PP] >= 4
+        return bool(c[VARIABLE_LENGTHS]) and bool(c[BATCH_P2P]) and c[PP] >= 4
 
 
 class ADV007(Advisory):
     """Megatron FSDP reduces gradients in an order that may differ between ranks."""
 
-    reads = (FSDP, SHARDING, CORE)
+    reads = (FSDP, FSDP_SHARDING, CORE)
     affected = Affected(CORE, until="0.16.0")
     effect = "Hang, rarely and for some models"
     why = "Gradients to reduce are kept in a set, and buckets of different sizes then meet in one collective."
     thread = LM + "pull/2218"
     source = "megatron-core core_v0.16.0 megatron/core/distributed/fsdp/src/megatron_fsdp/param_and_grad_buffer.py"
-    refused = (*SHARDED, f"{SHARDING}=optim_grads_params", f"{CORE}=0.15.3")
+    refused = (*SHARDED, f"{FSDP_SHARDING}=optim_grads_params", f"{CORE}=0.15.3")
     fixes = affected.upgrade()
 
     @classmethod
     def meets(cls, c: Config) -> bool:
-        return bool(c[FSDP]) and c[SHARDING] != "no_shard"
+        return bool(c[FSDP]) and c[FSDP_SHARDING] != "no_shard"
 
 
 class ADV008(Advisory):

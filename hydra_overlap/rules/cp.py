@@ -1,15 +1,12 @@
 """CP: context parallelism. Its ring overlaps with attention by itself; these rules say where it runs at all."""
 
 from ..findings import Fix
+from ..schema.keys import CP, CP_COMM_TYPE, GPU, HEADS, QUERY_GROUPS, TE, TP
 from ._base import ARCHITECTURE, Config, Rule
-from .layout import CP, TP, neighbours
+from .layout import neighbours
 
-TE = "software.transformer_engine"
-KIND = "model.cp_comm_type"
-HEADS = "model.num_attention_heads"
-GROUPS = "model.num_query_groups"
 ALONE = Fix(f"{CP}=1", "no context parallelism")
-RING = Fix(f"{KIND}=p2p", "a ring, overlapped with attention")
+RING = Fix(f"{CP_COMM_TYPE}=p2p", "a ring, overlapped with attention")
 
 
 class CpRule(Rule):
@@ -26,7 +23,7 @@ class CP001(CpRule):
     Asked of a plan for a GPU. Without one there is no run, and `train.py` says that a rehearsal has no context parallelism.
     """
 
-    reads = (CP, "platform.name", TE)
+    reads = (CP, GPU, TE)
     why = "megatron-core's own attention asserts CP = 1 while the model is built; only Transformer Engine's has the exchange."
     source = "megatron-core core_v0.16.1 megatron/core/transformer/dot_product_attention.py:57-59"
     records = ("cp-needs-te-attention",)
@@ -35,7 +32,7 @@ class CP001(CpRule):
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return c[CP] > 1 and c["platform.name"] not in (None, "cpu")
+        return c[CP] > 1 and c[GPU] not in (None, "cpu")
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -46,23 +43,23 @@ class CP002(CpRule):
     """With cp_comm_type=a2a, every context-parallel rank gets whole heads."""
 
     requires = ("CP001", "PAR006", "PAR007")
-    reads = (CP, KIND, TP, HEADS, GROUPS)
+    reads = (CP, CP_COMM_TYPE, TP, HEADS, QUERY_GROUPS)
     why = "The all-to-all trades parts of the sequence for heads; Transformer Engine asserts that CP divides a TP rank's heads."
     source = "Transformer Engine v2.12 transformer_engine/pytorch/attention/dot_product_attention/context_parallel.py:3365-3367"
-    refused = (f"{CP}=4", f"{KIND}=a2a", f"{HEADS}=6")
+    refused = (f"{CP}=4", f"{CP_COMM_TYPE}=a2a", f"{HEADS}=6")
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return c[CP] > 1 and c[KIND] == "a2a" and c[HEADS] is not None
+        return c[CP] > 1 and c[CP_COMM_TYPE] == "a2a" and c[HEADS] is not None
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        groups = c[HEADS] if c[GROUPS] is None else c[GROUPS]
+        groups = c[HEADS] if c[QUERY_GROUPS] is None else c[QUERY_GROUPS]
         return c[HEADS] // c[TP] % c[CP] == 0 and max(1, groups // c[TP]) % c[CP] == 0
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        heads = (Fix(f"{HEADS}={n} {GROUPS}=null", ARCHITECTURE) for n in neighbours(c[HEADS], c[TP] * c[CP]))
+        heads = (Fix(f"{HEADS}={n} {QUERY_GROUPS}=null", ARCHITECTURE) for n in neighbours(c[HEADS], c[TP] * c[CP]))
         return (RING, ALONE, *heads)
 
 
@@ -74,31 +71,31 @@ class CP003(CpRule):
     A request has no such sizes.
     """
 
-    reads = (CP, KIND)
+    reads = (CP, CP_COMM_TYPE)
     why = "It needs process groups of hierarchical_context_parallel_sizes, which no request names."
     source = "Megatron-LM core_v0.16.1 megatron/training/arguments.py:403-408; megatron/core/extensions/transformer_engine.py:1242-1251"
     records = ("cp-a2a-p2p-hierarchical",)
-    refused = (f"{CP}=2", f"{KIND}=a2a+p2p")
-    fixes = (RING, Fix(f"{KIND}=a2a", "one all-to-all over all context-parallel ranks"))
+    refused = (f"{CP}=2", f"{CP_COMM_TYPE}=a2a+p2p")
+    fixes = (RING, Fix(f"{CP_COMM_TYPE}=a2a", "one all-to-all over all context-parallel ranks"))
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return bool(c[KIND] != "a2a+p2p")
+        return bool(c[CP_COMM_TYPE] != "a2a+p2p")
 
 
 class CP201(Rule):
     """cp_comm_type has an effect only with context parallelism."""
 
     severity = "note"
-    reads = (CP, KIND)
+    reads = (CP, CP_COMM_TYPE)
     why = "With CP = 1 nothing is exchanged."
     source = "megatron-core core_v0.16.1 megatron/core/transformer/transformer_layer.py:295"
-    refused = (f"{KIND}=p2p",)
-    fixes = (Fix(f"{KIND}=null", "says what happens"),)
+    refused = (f"{CP_COMM_TYPE}=p2p",)
+    fixes = (Fix(f"{CP_COMM_TYPE}=null", "says what happens"),)
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return c[KIND] is not None
+        return c[CP_COMM_TYPE] is not None
 
     @classmethod
     def holds(cls, c: Config) -> bool:

@@ -4,40 +4,48 @@ Collectives, NCCL user buffers, Megatron FSDP; the overlap flags against each ot
 """
 
 from ..findings import Fix
+from ..schema.keys import (
+    AVERAGE_IN_COLLECTIVE,
+    BUCKET,
+    DDP_DISTRIBUTED,
+    DOUBLE_BUFFER,
+    EP,
+    ETP,
+    EXPERTS,
+    FP8_PARAM_GATHER,
+    FP16,
+    FP32_SUM,
+    FSDP,
+    FSDP_SHARDING,
+    GPU,
+    GRAD_REDUCE,
+    LOAD,
+    LOCAL_REGISTRATION,
+    MANUAL_REGISTRATION,
+    NAN_CHECK,
+    NCCL_UB,
+    OPTIMIZER_DISTRIBUTED,
+    OPTIMIZER_INSTANCES,
+    PARAM_GATHER,
+    PER_TOKEN_LOSS,
+    PP,
+    SAVE,
+    STEP_GATHER,
+    TORCH,
+    VPP,
+    WORLD,
+)
 from ..schema.versions import at_least
 from ._base import ARCHITECTURE, GIVES_UP, KEEPS, Config, Rule
-from .dp import (
-    ARGUMENTS,
-    BUCKET,
-    DDP_DIST,
-    GATHER,
-    GRAD_REDUCE,
-    INSTANCES,
-    LAYOUT,
-    MCORE,
-    OPT_DIST,
-    STEP_GATHER,
-    STRATEGY,
-    StepRule,
-)
-from .layout import EP, ETP, FSDP, PP, VPP, WORLD, dp_cp_size, expert_ranks
+from .dp import ARGUMENTS, LAYOUT, MCORE, StepRule
+from .layout import dp_cp_size, expert_ranks
 
-AVERAGE = "ddp.average_in_collective"
-FP32_SUM = "ddp.reduce_scatter_with_fp32_accumulation"
-NAN_CHECK = "ddp.check_for_nan_in_grad"
-NCCL_UB = "ddp.nccl_ub"
-LOCAL = "ddp.disable_symmetric_registration"
-DOUBLE = "ddp.fsdp_double_buffer"
-MANUAL = "ddp.fsdp_manual_registration"
-PER_TOKEN = "model.calculate_per_token_loss"
-FP8_GATHER = "precision.fp8_param_gather"
-SAVE, LOAD = "checkpoint.save", "checkpoint.load"
 DDP = MCORE + "distributed/distributed_data_parallel.py:"
 BUFFER = MCORE + "distributed/param_and_grad_buffer.py:"
 MEGATRON_FSDP = MCORE + "distributed/fsdp/src/megatron_fsdp/"
 BRIDGE = "Megatron-Bridge v0.6.0 src/megatron/bridge/training/config.py:"
 
-FORCED: dict[str, tuple[str, ...]] = {"optim_grads": (GRAD_REDUCE,), "optim_grads_params": (GRAD_REDUCE, GATHER)}
+FORCED: dict[str, tuple[str, ...]] = {"optim_grads": (GRAD_REDUCE,), "optim_grads_params": (GRAD_REDUCE, PARAM_GATHER)}
 """Sharding strategy -> overlaps that Megatron FSDP switches on without a word (megatron_fsdp.py:274-283)."""
 
 
@@ -46,48 +54,48 @@ class AverageRule(Rule):
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[AVERAGE])
+        return bool(c[AVERAGE_IN_COLLECTIVE])
 
 
 class DP016(AverageRule):
     """Averaging in the collective excludes a loss per token."""
 
-    reads = (AVERAGE, PER_TOKEN)
+    reads = (AVERAGE_IN_COLLECTIVE, PER_TOKEN_LOSS)
     why = (
         "A loss per token is divided by the tokens of the whole batch after the reduction, not by the ranks inside it; "
         "megatron-core asserts while DDP is built."
     )
     records = ("dp-average-in-collective-per-token-loss",)
     source = DDP + "254-257"
-    refused = (f"{AVERAGE}=true", f"{PER_TOKEN}=true")
+    refused = (f"{AVERAGE_IN_COLLECTIVE}=true", f"{PER_TOKEN_LOSS}=true")
     fixes = (
-        Fix(f"{AVERAGE}=false", "keeps the loss per token"),
-        Fix(f"{PER_TOKEN}=false", "averages over microbatches and ranks"),
+        Fix(f"{AVERAGE_IN_COLLECTIVE}=false", "keeps the loss per token"),
+        Fix(f"{PER_TOKEN_LOSS}=false", "averages over microbatches and ranks"),
     )
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return not c[PER_TOKEN]
+        return not c[PER_TOKEN_LOSS]
 
 
 class DP017(AverageRule):
     """Averaging in the collective scales experts' gradients exactly."""
 
     requires = ("PAR001", "PAR002")
-    reads = (AVERAGE, EP, ETP, INSTANCES, *LAYOUT)
+    reads = (AVERAGE_IN_COLLECTIVE, EP, ETP, OPTIMIZER_INSTANCES, *LAYOUT)
     why = (
         "megatron-core asserts, in floating point, that the experts' two factors multiply to 1 / data-parallel size; for "
         "some sizes they miss it by one bit (7 expert ranks of 35), and building DDP fails."
     )
     source = DDP + "188-197"
     refused = (
-        f"{AVERAGE}=true", f"{WORLD}=33", f"{EP}=3", "model.num_moe_experts=3",
+        f"{AVERAGE_IN_COLLECTIVE}=true", f"{WORLD}=33", f"{EP}=3", "model.num_moe_experts=3",
     )  # fmt: skip
-    fixes = (Fix(f"{AVERAGE}=false", "scales before a sum"),)
+    fixes = (Fix(f"{AVERAGE_IN_COLLECTIVE}=false", "scales before a sum"),)
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[AVERAGE]) and c[EP] > 1 and c[INSTANCES] == 1
+        return bool(c[AVERAGE_IN_COLLECTIVE]) and c[EP] > 1 and c[OPTIMIZER_INSTANCES] == 1
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -98,7 +106,7 @@ class DP017(AverageRule):
 class DP018(Rule):
     """Reduce-scatter with fp32 accumulation has the distributed optimizer, one instance, sums, and no FP8 buffers."""
 
-    reads = (FP32_SUM, DDP_DIST, INSTANCES, AVERAGE, FP8_GATHER)
+    reads = (FP32_SUM, DDP_DISTRIBUTED, OPTIMIZER_INSTANCES, AVERAGE_IN_COLLECTIVE, FP8_PARAM_GATHER)
     why = (
         "It replaces that one collective, adds up in fp32 itself, and takes one bucket at a time: averaging, several "
         "instances and FP8 beside bf16 buffers fail an assertion, and without the distributed optimizer nothing calls it."
@@ -110,9 +118,9 @@ class DP018(Rule):
     @classmethod
     def missing(cls, c: Config) -> dict[str, str]:
         """What would have to change: key -> value."""
-        wanted = {} if c[DDP_DIST] else {DDP_DIST: "true", OPT_DIST: "true"}
-        wanted |= {INSTANCES: "1"} if c[INSTANCES] > 1 else {}
-        return wanted | {key: "false" for key in (AVERAGE, FP8_GATHER) if c[key]}
+        wanted = {} if c[DDP_DISTRIBUTED] else {DDP_DISTRIBUTED: "true", OPTIMIZER_DISTRIBUTED: "true"}
+        wanted |= {OPTIMIZER_INSTANCES: "1"} if c[OPTIMIZER_INSTANCES] > 1 else {}
+        return wanted | {key: "false" for key in (AVERAGE_IN_COLLECTIVE, FP8_PARAM_GATHER) if c[key]}
 
     @classmethod
     def applies(cls, c: Config) -> bool:
@@ -134,7 +142,7 @@ class DP018(Rule):
 class DP019(Rule):
     """A NaN check before the reduction excludes fp16's loss scaling."""
 
-    reads = (NAN_CHECK, "precision.fp16")
+    reads = (NAN_CHECK, FP16)
     why = (
         "Dynamic loss scaling finds its scale by overflowing; the check raises at the first overflow. Megatron-LM switches "
         "the check off with a warning."
@@ -149,13 +157,13 @@ class DP019(Rule):
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return not c["precision.fp16"]
+        return not c[FP16]
 
 
 class DP020(Rule):
     """NCCL user buffers and Megatron FSDP need GPUs."""
 
-    reads = (NCCL_UB, FSDP, "platform.name")
+    reads = (NCCL_UB, FSDP, GPU)
     why = (
         "nccl_ub compiles an allocator against the CUDA toolkit while DDP is built; FSDP's buffers lie on CUDA devices."
     )
@@ -169,33 +177,33 @@ class DP020(Rule):
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return bool(c["platform.name"] != "cpu")
+        return bool(c[GPU] != "cpu")
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        off = " ".join(f"{key}=false" for key in (NCCL_UB, FSDP, MANUAL, DOUBLE) if c[key])
+        off = " ".join(f"{key}=false" for key in (NCCL_UB, FSDP, MANUAL_REGISTRATION, DOUBLE_BUFFER) if c[key])
         return (Fix("platform=h100", "plans for GPUs"), Fix(off, "plain buffers, plain DDP"))
 
 
 class DP021(AverageRule):
     """Averaging in the collective excludes symmetric NCCL user buffers."""
 
-    reads = (AVERAGE, NCCL_UB, LOCAL)
+    reads = (AVERAGE_IN_COLLECTIVE, NCCL_UB, LOCAL_REGISTRATION)
     why = (
         "NCCL's symmetric kernels add and do not average. megatron-core does not check; Megatron-Bridge switches the "
         "averaging off, under Megatron FSDP even without nccl_ub, where we see no reason."
     )
     records = ("dp-nccl-ub-average-in-collective",)
     source = BRIDGE + "1085-1087"
-    refused = (f"{AVERAGE}=true", f"{NCCL_UB}=true")
+    refused = (f"{AVERAGE_IN_COLLECTIVE}=true", f"{NCCL_UB}=true")
     fixes = (
-        Fix(f"{AVERAGE}=false", "keeps the user buffers, scales before a sum"),
-        Fix(f"{LOCAL}=true", "keeps the averaging, registers the buffers locally"),
+        Fix(f"{AVERAGE_IN_COLLECTIVE}=false", "keeps the user buffers, scales before a sum"),
+        Fix(f"{LOCAL_REGISTRATION}=true", "keeps the averaging, registers the buffers locally"),
     )
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return not c[NCCL_UB] or bool(c[LOCAL])
+        return not c[NCCL_UB] or bool(c[LOCAL_REGISTRATION])
 
 
 class FsdpRule(Rule):
@@ -210,7 +218,7 @@ class DP022(FsdpRule):
     """Megatron FSDP needs the distributed optimizer and at least two ranks to shard over."""
 
     requires = ("PAR001", "DP011")
-    reads = (FSDP, DDP_DIST, *LAYOUT)
+    reads = (FSDP, DDP_DISTRIBUTED, *LAYOUT)
     why = (
         "It hands its shards to the distributed optimizer (Megatron-LM from 0.18 and Megatron-Bridge switch that on "
         "themselves); with data x context parallel size 1 nothing is sharded."
@@ -221,13 +229,13 @@ class DP022(FsdpRule):
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return bool(c[DDP_DIST]) and dp_cp_size(c) > 1
+        return bool(c[DDP_DISTRIBUTED]) and dp_cp_size(c) > 1
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        changes = [] if c[DDP_DIST] else [f"{DDP_DIST}=true {OPT_DIST}=true"]
+        changes = [] if c[DDP_DISTRIBUTED] else [f"{DDP_DISTRIBUTED}=true {OPTIMIZER_DISTRIBUTED}=true"]
         changes += [f"{WORLD}={c[WORLD] * 2}"] if dp_cp_size(c) == 1 else []
-        off = " ".join(f"{key}=false" for key in (FSDP, MANUAL, DOUBLE) if c[key])
+        off = " ".join(f"{key}=false" for key in (FSDP, MANUAL_REGISTRATION, DOUBLE_BUFFER) if c[key])
         return (Fix(" ".join(changes), "keeps FSDP"), Fix(off, "plain DDP"))
 
 
@@ -235,7 +243,7 @@ class DP023(FsdpRule):
     """Under Megatron FSDP the overlaps are those of its sharding strategy."""
 
     requires = ("DP022", "PP011")
-    reads = (FSDP, STRATEGY, GRAD_REDUCE, GATHER)
+    reads = (FSDP, FSDP_SHARDING, GRAD_REDUCE, PARAM_GATHER)
     why = (
         "optim_grads switches the gradient-reduce overlap on, optim_grads_params both, whatever was asked and without a word; "
         "no_shard keeps all parameters everywhere and gathers none."
@@ -243,25 +251,25 @@ class DP023(FsdpRule):
     records = ("dp-fsdp-forces-overlap",)
     source = MEGATRON_FSDP + "megatron_fsdp.py:274-283"
     refused = (
-        f"{FSDP}=true", f"{STRATEGY}=optim_grads", f"{GRAD_REDUCE}=false", f"{WORLD}=2", f"{DDP_DIST}=true",
-        f"{OPT_DIST}=true",
+        f"{FSDP}=true", f"{FSDP_SHARDING}=optim_grads", f"{GRAD_REDUCE}=false", f"{WORLD}=2", f"{DDP_DISTRIBUTED}=true",
+        f"{OPTIMIZER_DISTRIBUTED}=true",
     )  # fmt: skip
 
     @classmethod
     def _off(cls, c: Config) -> list[str]:
-        return [key for key in FORCED.get(c[STRATEGY], ()) if not c[key]]
+        return [key for key in FORCED.get(c[FSDP_SHARDING], ()) if not c[key]]
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return not cls._off(c) and not (c[STRATEGY] == "no_shard" and c[GATHER])
+        return not cls._off(c) and not (c[FSDP_SHARDING] == "no_shard" and c[PARAM_GATHER])
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        if c[STRATEGY] == "no_shard":
-            shard = Fix(f"{STRATEGY}=optim_grads_params", f"{KEEPS}, shards everything")
-            return (shard, Fix(f"{GATHER}=false", GIVES_UP))
+        if c[FSDP_SHARDING] == "no_shard":
+            shard = Fix(f"{FSDP_SHARDING}=optim_grads_params", f"{KEEPS}, shards everything")
+            return (shard, Fix(f"{PARAM_GATHER}=false", GIVES_UP))
         on = " ".join(f"{key}=true" for key in cls._off(c))
-        return (Fix(on, "as the strategy does it"), Fix(f"{STRATEGY}=optim", "shards the optimizer state alone"))
+        return (Fix(on, "as the strategy does it"), Fix(f"{FSDP_SHARDING}=optim", "shards the optimizer state alone"))
 
 
 class DP024(FsdpRule):
@@ -274,7 +282,7 @@ class DP024(FsdpRule):
     )
     source = MEGATRON_FSDP + "megatron_fsdp.py:374-396; megatron/core/optimizer/distrib_optimizer.py:529-530"
     refused = (
-        f"{FSDP}=true", f"{WORLD}=2", f"{DDP_DIST}=true", f"{OPT_DIST}=true", f"{BUCKET}=1000000",
+        f"{FSDP}=true", f"{WORLD}=2", f"{DDP_DISTRIBUTED}=true", f"{OPTIMIZER_DISTRIBUTED}=true", f"{BUCKET}=1000000",
     )  # fmt: skip
 
     @classmethod
@@ -285,55 +293,64 @@ class DP024(FsdpRule):
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
         changes = [f"{BUCKET}=null"] if c[BUCKET] is not None else []
         changes += [f"{STEP_GATHER}=false"] if c[STEP_GATHER] else []
-        off = " ".join(f"{key}=false" for key in (FSDP, MANUAL, DOUBLE) if c[key])
+        off = " ".join(f"{key}=false" for key in (FSDP, MANUAL_REGISTRATION, DOUBLE_BUFFER) if c[key])
         return (Fix(" ".join(changes), "keeps FSDP"), Fix(off, "plain DDP"))
 
 
 class DP025(Rule):
     """FSDP's buffer settings need Megatron FSDP, manual registration needs NCCL user buffers as well."""
 
-    reads = (DOUBLE, MANUAL, FSDP, NCCL_UB)
+    reads = (DOUBLE_BUFFER, MANUAL_REGISTRATION, FSDP, NCCL_UB)
     why = "Nothing else reads them; Megatron-LM asserts for manual registration, megatron-core is silent."
     records = ("dp-fsdp-manual-registration",)
     source = ARGUMENTS + "693-695"
-    refused = (f"{MANUAL}=true",)
+    refused = (f"{MANUAL_REGISTRATION}=true",)
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[DOUBLE] or c[MANUAL])
+        return bool(c[DOUBLE_BUFFER] or c[MANUAL_REGISTRATION])
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return bool(c[FSDP] and (c[NCCL_UB] or not c[MANUAL]))
+        return bool(c[FSDP] and (c[NCCL_UB] or not c[MANUAL_REGISTRATION]))
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
         if c[FSDP]:
-            return (Fix(f"{MANUAL}=false", "no user buffers"), Fix(f"{NCCL_UB}=true {DOUBLE}=true", "user buffers"))
-        return (Fix(" ".join(f"{key}=false" for key in (MANUAL, DOUBLE) if c[key]), "plain DDP"),)
+            return (
+                Fix(f"{MANUAL_REGISTRATION}=false", "no user buffers"),
+                Fix(f"{NCCL_UB}=true {DOUBLE_BUFFER}=true", "user buffers"),
+            )
+        return (Fix(" ".join(f"{key}=false" for key in (MANUAL_REGISTRATION, DOUBLE_BUFFER) if c[key]), "plain DDP"),)
 
 
 class DP026(FsdpRule):
     """NCCL user buffers under Megatron FSDP are double buffers."""
 
     requires = ("DP022",)
-    reads = (FSDP, NCCL_UB, DOUBLE)
+    reads = (FSDP, NCCL_UB, DOUBLE_BUFFER)
     why = (
         "Only memory that stays can be registered, so FSDP switches fsdp_double_buffer on itself, late and without a word; "
         "the memory it costs belongs into the plan."
     )
     records = ("dp-fsdp-double-buffer",)
     source = MEGATRON_FSDP + "param_and_grad_buffer.py:1588-1595"
-    refused = (f"{FSDP}=true", f"{NCCL_UB}=true", f"{WORLD}=2", f"{DDP_DIST}=true", f"{OPT_DIST}=true")
-    fixes = (Fix(f"{DOUBLE}=true", "keeps the user buffers"), Fix(f"{NCCL_UB}=false", "plain buffers"))
+    refused = (
+        f"{FSDP}=true",
+        f"{NCCL_UB}=true",
+        f"{WORLD}=2",
+        f"{DDP_DISTRIBUTED}=true",
+        f"{OPTIMIZER_DISTRIBUTED}=true",
+    )
+    fixes = (Fix(f"{DOUBLE_BUFFER}=true", "keeps the user buffers"), Fix(f"{NCCL_UB}=false", "plain buffers"))
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return not c[NCCL_UB] or bool(c[DOUBLE])
+        return not c[NCCL_UB] or bool(c[DOUBLE_BUFFER])
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        off = f"{NCCL_UB}=false {MANUAL}=false" if c[MANUAL] else f"{NCCL_UB}=false"
+        off = f"{NCCL_UB}=false {MANUAL_REGISTRATION}=false" if c[MANUAL_REGISTRATION] else f"{NCCL_UB}=false"
         return (cls.fixes[0], Fix(off, "plain buffers"))
 
 
@@ -341,18 +358,18 @@ class DP027(FsdpRule):
     """Megatron FSDP with several optimizer instances has no expert parallelism."""
 
     requires = ("DP022",)
-    reads = (FSDP, INSTANCES, EP)
+    reads = (FSDP, OPTIMIZER_INSTANCES, EP)
     why = "Hybrid sharding gets no process group for experts: ValueError while the model is wrapped."
     source = MEGATRON_FSDP + "megatron_fsdp.py:243-253; megatron/core/distributed/fsdp/mcore_fsdp_adapter.py:229-245"
     refused = (
-        f"{FSDP}=true", f"{INSTANCES}=2", f"{EP}=2", "model.num_moe_experts=4", f"{WORLD}=4", f"{DDP_DIST}=true",
-        f"{OPT_DIST}=true",
+        f"{FSDP}=true", f"{OPTIMIZER_INSTANCES}=2", f"{EP}=2", "model.num_moe_experts=4", f"{WORLD}=4", f"{DDP_DISTRIBUTED}=true",
+        f"{OPTIMIZER_DISTRIBUTED}=true",
     )  # fmt: skip
-    fixes = (Fix(f"{INSTANCES}=1", "keeps FSDP and the experts"), Fix(f"{EP}=1", ARCHITECTURE))
+    fixes = (Fix(f"{OPTIMIZER_INSTANCES}=1", "keeps FSDP and the experts"), Fix(f"{EP}=1", ARCHITECTURE))
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return c[INSTANCES] == 1 or c[EP] == 1
+        return c[OPTIMIZER_INSTANCES] == 1 or c[EP] == 1
 
 
 class DP028(StepRule):
@@ -367,7 +384,7 @@ class DP028(StepRule):
     records = ("dp-opt-step-gather-dist-ckpt",)
     source = ARGUMENTS + "642-643; Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:581"
     refused = (
-        f"{STEP_GATHER}=true", f"{PP}=2", f"{VPP}=2", f"{WORLD}=4", f"{DDP_DIST}=true", f"{OPT_DIST}=true",
+        f"{STEP_GATHER}=true", f"{PP}=2", f"{VPP}=2", f"{WORLD}=4", f"{DDP_DISTRIBUTED}=true", f"{OPTIMIZER_DISTRIBUTED}=true",
         f"{SAVE}=checkpoints",
     )  # fmt: skip
     fixes = (Fix(f"{STEP_GATHER}=false", GIVES_UP), Fix(f"{SAVE}=null {LOAD}=null", f"{KEEPS}, no checkpoints"))
@@ -381,7 +398,7 @@ class DP029(Rule):
     """With expert parallelism, gathering with the optimizer step needs GPUs and experts that no other rank holds."""
 
     requires = ("PAR001", "PAR002", "DP005", "DP006", "DP012", "DP024")
-    reads = (STEP_GATHER, EP, ETP, *LAYOUT, INSTANCES, "platform.name")
+    reads = (STEP_GATHER, EP, ETP, *LAYOUT, OPTIMIZER_INSTANCES, GPU)
     why = (
         "Experts have an optimizer of their own, which steps last. The gather of the first chunk starts after the first "
         "optimizer's step and takes its experts along: the other ranks that hold them train on old ones without a word "
@@ -394,13 +411,13 @@ class DP029(Rule):
     )
     refused = (
         f"{STEP_GATHER}=true", f"{PP}=2", f"{VPP}=2", f"{EP}=2", "model.num_moe_experts=4", f"{WORLD}=8",
-        f"{DDP_DIST}=true", f"{OPT_DIST}=true",
+        f"{DDP_DISTRIBUTED}=true", f"{OPTIMIZER_DISTRIBUTED}=true",
     )  # fmt: skip
 
     @classmethod
     def holders(cls, c: Config) -> int:
         """Ranks that gather the same experts (megatron-core's intra_expt_dp group)."""
-        return int(c[WORLD] // expert_ranks(c) // c[INSTANCES])
+        return int(c[WORLD] // expert_ranks(c) // c[OPTIMIZER_INSTANCES])
 
     @classmethod
     def applies(cls, c: Config) -> bool:
@@ -408,13 +425,13 @@ class DP029(Rule):
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return bool(c["platform.name"] != "cpu") and cls.holders(c) == 1
+        return bool(c[GPU] != "cpu") and cls.holders(c) == 1
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
         gives_up = Fix(f"{STEP_GATHER}=false", GIVES_UP)
         wider = c[EP] * cls.holders(c)
-        if c["platform.name"] == "cpu" or not c["model.num_moe_experts"] or c["model.num_moe_experts"] % wider:
+        if c[GPU] == "cpu" or not c[EXPERTS] or c[EXPERTS] % wider:
             return (gives_up,)
         return (gives_up, Fix(f"{EP}={wider}", f"{KEEPS}, no two ranks hold the same experts"))
 
@@ -432,7 +449,7 @@ class DP201(StepRule):
     records = ("dp-opt-step-gather-single-bucket",)
     source = "megatron-core core_v0.16.1 megatron/training/training.py:1336-1339"
     refused = (
-        f"{STEP_GATHER}=true", f"{PP}=2", f"{VPP}=2", f"{WORLD}=4", f"{DDP_DIST}=true", f"{OPT_DIST}=true",
+        f"{STEP_GATHER}=true", f"{PP}=2", f"{VPP}=2", f"{WORLD}=4", f"{DDP_DISTRIBUTED}=true", f"{OPTIMIZER_DISTRIBUTED}=true",
     )  # fmt: skip
     fixes = (Fix(f"{STEP_GATHER}=false", "keeps buckets"),)
 
@@ -446,7 +463,7 @@ class DP202(Rule):
 
     severity = "warning"
     requires = ("DP003", "DP004")
-    reads = (EP, DDP_DIST, GATHER, FSDP)
+    reads = (EP, DDP_DISTRIBUTED, PARAM_GATHER, FSDP)
     why = (
         "Otherwise the optimizers of dense and expert parameters each gather all of them after their step, twice in all (16 "
         "all-gathers in place of 8): as a baseline the run is unfairly slow."
@@ -454,37 +471,40 @@ class DP202(Rule):
     records = ("dp-moe-double-all-gather",)
     source = MCORE + "optimizer/distrib_optimizer.py:2614-2619"
     refused = (
-        f"{EP}=2", "model.num_moe_experts=4", f"{DDP_DIST}=true", f"{OPT_DIST}=true", f"{GATHER}=false",
+        f"{EP}=2", "model.num_moe_experts=4", f"{DDP_DISTRIBUTED}=true", f"{OPTIMIZER_DISTRIBUTED}=true", f"{PARAM_GATHER}=false",
     )  # fmt: skip
-    fixes = (Fix(f"{GRAD_REDUCE}=true {GATHER}=true", "gathers once, under forward"),)
+    fixes = (Fix(f"{GRAD_REDUCE}=true {PARAM_GATHER}=true", "gathers once, under forward"),)
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return c[EP] > 1 and bool(c[DDP_DIST]) and not c[FSDP]
+        return c[EP] > 1 and bool(c[DDP_DISTRIBUTED]) and not c[FSDP]
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return bool(c[GATHER])
+        return bool(c[PARAM_GATHER])
 
 
 class DP203(Rule):
     """Symmetric NCCL user buffers need torch 2.9."""
 
     severity = "note"
-    reads = (NCCL_UB, LOCAL, "software.torch")
+    reads = (NCCL_UB, LOCAL_REGISTRATION, TORCH)
     why = "Before 2.9 torch has no symmetric memory pool; megatron-core registers locally, with one line at log level info."
     records = ("dp-nccl-ub-symmetric-fallback",)
     source = MCORE + "nccl_allocator.py:112-119"
     refused = (f"{NCCL_UB}=true", "software.torch=2.8.0")
-    fixes = (Fix(f"{LOCAL}=true", "says what happens"), Fix("software.torch=2.9.0", "if the run will find it"))
+    fixes = (
+        Fix(f"{LOCAL_REGISTRATION}=true", "says what happens"),
+        Fix("software.torch=2.9.0", "if the run will find it"),
+    )
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[NCCL_UB]) and not c[LOCAL] and c["software.torch"] is not None
+        return bool(c[NCCL_UB]) and not c[LOCAL_REGISTRATION] and c[TORCH] is not None
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return at_least(c["software.torch"], "2.9.0")
+        return at_least(c[TORCH], "2.9.0")
 
 
 class DP204(Rule):

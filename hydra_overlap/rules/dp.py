@@ -3,18 +3,50 @@
 from math import gcd
 
 from ..findings import Fix
+from ..schema.keys import (
+    ALIGN_GATHER,
+    BUCKET,
+    DDP_ALIGN_GATHER,
+    DDP_BUCKET,
+    DDP_DISTRIBUTED,
+    DDP_GRAD_REDUCE,
+    DDP_PARAM_GATHER,
+    DEFER,
+    EP,
+    ETP,
+    EXPERT_FFN_HIDDEN,
+    EXPERTS,
+    FFN_HIDDEN,
+    FP8,
+    FP8_RECIPE,
+    FSDP,
+    FSDP_SHARDING,
+    GATED,
+    GRAD_REDUCE,
+    HEADS,
+    HIDDEN,
+    KV_CHANNELS,
+    NUM_LAYERS,
+    OPTIMIZER,
+    OPTIMIZER_DISTRIBUTED,
+    OPTIMIZER_INSTANCES,
+    OPTIMIZER_PARAM_GATHER,
+    OPTIMIZER_STEP_GATHER,
+    PARAM_GATHER,
+    PP,
+    QUERY_GROUPS,
+    SHARED_EXPERT,
+    STEP_GATHER,
+    TIED_EMBEDDINGS,
+    TP,
+    VOCAB,
+    VPP,
+    WORLD,
+)
 from ._base import GIVES_UP, KEEPS, Config, Derivation, Rule
 from .advisories import ADV001
 from .layout import (
-    EP,
-    ETP,
-    FSDP,
-    LAYERS,
-    PP,
-    TP,
     UNEVEN,
-    VPP,
-    WORLD,
     bucketed_parameters,
     data_parallel_size,
     divisor_below,
@@ -24,41 +56,30 @@ from .layout import (
     interleaved,
 )
 
-GRAD_REDUCE = "comm_overlap.dp.overlap_grad_reduce"
-GATHER = "comm_overlap.dp.overlap_param_gather"
-STEP_GATHER = "comm_overlap.dp.overlap_param_gather_with_optimizer_step"
-ALIGN = "comm_overlap.dp.align_param_gather"
-BUCKET = "comm_overlap.dp.bucket_size"
-DEFER = "comm_overlap.pp.defer_embedding_wgrad_compute"
-DDP_DIST = "ddp.use_distributed_optimizer"
-INSTANCES = "ddp.num_distributed_optimizer_instances"
-OPT_DIST = "optimizer.use_distributed_optimizer"
-OPTIMIZER = "optimizer.optimizer"
 MCORE = "megatron-core core_v0.16.1 megatron/core/"
 ARGUMENTS = "megatron-core core_v0.16.1 megatron/training/arguments.py:"
-STRATEGY = "ddp.data_parallel_sharding_strategy"
 LAYOUT = (WORLD, TP, PP)
 CHUNK = (
-    LAYERS, *UNEVEN, PP, VPP, TP, EP, ETP, WORLD, "model.hidden_size", "model.num_attention_heads", "model.kv_channels",
-    "model.num_query_groups", "model.ffn_hidden_size", "model.gated_linear_unit", "model.num_moe_experts",
-    "model.moe_ffn_hidden_size", "model.moe_shared_expert_intermediate_size", "model.vocab_size",
-    "model.share_embeddings_and_output_weights",
+    NUM_LAYERS, *UNEVEN, PP, VPP, TP, EP, ETP, WORLD, HIDDEN, HEADS, KV_CHANNELS,
+    QUERY_GROUPS, FFN_HIDDEN, GATED, EXPERTS,
+    EXPERT_FFN_HIDDEN, SHARED_EXPERT, VOCAB,
+    TIED_EMBEDDINGS,
 )  # fmt: skip
 """What decides how large the first model chunk is."""
 
 # A flag of comm_overlap.dp and the base values that must not contradict it.
 BASES: dict[str, tuple[str, ...]] = {
-    GRAD_REDUCE: ("ddp.overlap_grad_reduce",),
-    GATHER: ("ddp.overlap_param_gather", "optimizer.overlap_param_gather"),
-    STEP_GATHER: ("optimizer.overlap_param_gather_with_optimizer_step",),
-    ALIGN: ("ddp.align_param_gather",),
-    BUCKET: ("ddp.bucket_size",),
+    GRAD_REDUCE: (DDP_GRAD_REDUCE,),
+    PARAM_GATHER: (DDP_PARAM_GATHER, OPTIMIZER_PARAM_GATHER),
+    STEP_GATHER: (OPTIMIZER_STEP_GATHER,),
+    ALIGN_GATHER: (DDP_ALIGN_GATHER,),
+    BUCKET: (DDP_BUCKET,),
 }
 
 
 def sharing_ranks(c: Config) -> int:
     """Ranks that one instance of the distributed optimizer is sharded over (megatron-core's intra_dp_cp group)."""
-    return dp_cp_size(c) // c[INSTANCES]
+    return dp_cp_size(c) // c[OPTIMIZER_INSTANCES]
 
 
 class DP001(Rule):
@@ -90,36 +111,36 @@ class GatherRule(Rule):
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[GATHER])
+        return bool(c[PARAM_GATHER])
 
 
 class DP002(GatherRule):
     """Parameter-gather overlap needs the distributed optimizer."""
 
-    reads = (GATHER, DDP_DIST)
+    reads = (PARAM_GATHER, DDP_DISTRIBUTED)
     why = "Without it every rank holds all parameters: nothing is gathered, and megatron-core ignores the flag."
     records = ("dp-param-gather-requires-dist-optimizer",)
     source = ARGUMENTS + "597-599"
-    refused = (f"{GATHER}=true",)
-    fixes = (Fix(f"{DDP_DIST}=true {OPT_DIST}=true", KEEPS), Fix(f"{GATHER}=false", GIVES_UP))
+    refused = (f"{PARAM_GATHER}=true",)
+    fixes = (Fix(f"{DDP_DISTRIBUTED}=true {OPTIMIZER_DISTRIBUTED}=true", KEEPS), Fix(f"{PARAM_GATHER}=false", GIVES_UP))
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return bool(c[DDP_DIST])
+        return bool(c[DDP_DISTRIBUTED])
 
 
 class DP003(GatherRule):
     """Parameter-gather overlap needs at least two ranks that share the optimizer state."""
 
     requires = ("PAR001", "DP001", "DP002")
-    reads = (GATHER, INSTANCES, *LAYOUT)
+    reads = (PARAM_GATHER, OPTIMIZER_INSTANCES, *LAYOUT)
     why = (
         "A rank whose optimizer holds the state of all parameters has none to gather: data x context parallel size is 1, or "
         "there are as many instances of the optimizer as ranks."
     )
     records = ("dp-overlap-at-dp1",)
     source = "Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:576"
-    refused = (f"{GATHER}=true", f"{DDP_DIST}=true", f"{OPT_DIST}=true")
+    refused = (f"{PARAM_GATHER}=true", f"{DDP_DISTRIBUTED}=true", f"{OPTIMIZER_DISTRIBUTED}=true")
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -128,16 +149,16 @@ class DP003(GatherRule):
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
         more = Fix(f"{WORLD}={c[WORLD] * 2}", KEEPS + " (twice the ranks)")
-        fewer = Fix(f"{INSTANCES}=1", KEEPS + ", one instance of the optimizer")
+        fewer = Fix(f"{OPTIMIZER_INSTANCES}=1", KEEPS + ", one instance of the optimizer")
         keeps = fewer if dp_cp_size(c) > 1 else more
-        return (keeps, Fix(f"{GATHER}=false", GIVES_UP), Fix(f"{GATHER}=null", "lets the layout decide"))
+        return (keeps, Fix(f"{PARAM_GATHER}=false", GIVES_UP), Fix(f"{PARAM_GATHER}=null", "lets the layout decide"))
 
 
 class DP004(GatherRule):
     """Parameter-gather overlap needs gradient-reduce overlap."""
 
     requires = ("DP002", "DP003")
-    reads = (GATHER, GRAD_REDUCE)
+    reads = (PARAM_GATHER, GRAD_REDUCE)
     why = (
         "Without gradient-reduce overlap megatron-core puts all parameters in one bucket, so that every gather is "
         "exposed; Megatron-LM asserts."
@@ -145,9 +166,9 @@ class DP004(GatherRule):
     records = ("dp-param-gather-requires-grad-reduce", "dp-user-partial-override")
     source = ARGUMENTS + "600-601"
     refused = (
-        f"{GATHER}=true", f"{GRAD_REDUCE}=false", "parallelism.world_size=2", f"{DDP_DIST}=true", f"{OPT_DIST}=true",
+        f"{PARAM_GATHER}=true", f"{GRAD_REDUCE}=false", "parallelism.world_size=2", f"{DDP_DISTRIBUTED}=true", f"{OPTIMIZER_DISTRIBUTED}=true",
     )  # fmt: skip
-    fixes = (Fix(f"{GRAD_REDUCE}=true", KEEPS), Fix(f"{GATHER}=false", GIVES_UP))
+    fixes = (Fix(f"{GRAD_REDUCE}=true", KEEPS), Fix(f"{PARAM_GATHER}=false", GIVES_UP))
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -169,7 +190,7 @@ class DP005(StepRule):
     why = "It gathers the first model chunk while the others step; with one chunk megatron-core fails while the optimizer is built."
     records = ("dp-opt-step-gather-requires-vpp",)
     source = ARGUMENTS + "635-641"
-    refused = (f"{STEP_GATHER}=true", f"{DDP_DIST}=true", f"{OPT_DIST}=true")
+    refused = (f"{STEP_GATHER}=true", f"{DDP_DISTRIBUTED}=true", f"{OPTIMIZER_DISTRIBUTED}=true")
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -185,65 +206,65 @@ class DP006(StepRule):
     """Gathering with the optimizer step needs parameter-gather overlap."""
 
     requires = ("DP005",)
-    reads = (STEP_GATHER, GATHER)
+    reads = (STEP_GATHER, PARAM_GATHER)
     why = "It starts the first of those gathers early; Megatron-LM asserts."
     records = ("dp-opt-step-gather-requires-param-gather", "dp-opt-step-gather-requires-dist-optimizer")
     source = ARGUMENTS + "638-639"
-    refused = (f"{STEP_GATHER}=true", f"{PP}=2", f"{VPP}=2", f"{DDP_DIST}=true", f"{OPT_DIST}=true")  # fmt: skip
-    fixes = (Fix(f"{GATHER}=true", KEEPS), Fix(f"{STEP_GATHER}=false", GIVES_UP))
+    refused = (f"{STEP_GATHER}=true", f"{PP}=2", f"{VPP}=2", f"{DDP_DISTRIBUTED}=true", f"{OPTIMIZER_DISTRIBUTED}=true")  # fmt: skip
+    fixes = (Fix(f"{PARAM_GATHER}=true", KEEPS), Fix(f"{STEP_GATHER}=false", GIVES_UP))
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return bool(c[GATHER])
+        return bool(c[PARAM_GATHER])
 
 
 class DP007(Rule):
     """Aligned parameter gathers need the interleaved schedule and parameter-gather overlap."""
 
     requires = ("DP002", "DP003", "DP004")
-    reads = (ALIGN, GATHER, PP, VPP)
+    reads = (ALIGN_GATHER, PARAM_GATHER, PP, VPP)
     why = (
         "Aligning makes the schedule launch the gathers of a chunk ahead; without chunks all of them are exposed (20 of 20 "
         "instead of 4 of 20), and without the overlap there is nothing to align."
     )
     records = ("dp-align-param-gather-requires-vpp", "dp-align-without-param-gather")
     source = ARGUMENTS + "585-591"
-    refused = (f"{ALIGN}=true", f"{DDP_DIST}=true", f"{OPT_DIST}=true")
+    refused = (f"{ALIGN_GATHER}=true", f"{DDP_DISTRIBUTED}=true", f"{OPTIMIZER_DISTRIBUTED}=true")
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[ALIGN])
+        return bool(c[ALIGN_GATHER])
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return interleaved(c) and bool(c[GATHER])
+        return interleaved(c) and bool(c[PARAM_GATHER])
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        gives_up = (Fix(f"{ALIGN}=false", GIVES_UP), Fix(f"{ALIGN}=null", "lets the layout decide"))
-        return (Fix(f"{GATHER}=true", KEEPS), *gives_up) if interleaved(c) else gives_up
+        gives_up = (Fix(f"{ALIGN_GATHER}=false", GIVES_UP), Fix(f"{ALIGN_GATHER}=null", "lets the layout decide"))
+        return (Fix(f"{PARAM_GATHER}=true", KEEPS), *gives_up) if interleaved(c) else gives_up
 
 
 class DP008(Rule):
     """Parameter-gather overlap in the interleaved schedule is aligned."""
 
     requires = ("DP002", "DP003", "DP004")
-    reads = (ALIGN, GATHER, PP, VPP)
+    reads = (ALIGN_GATHER, PARAM_GATHER, PP, VPP)
     why = "Chunks after the first have one bucket and nothing dispatches it early: all gathers are exposed (8 of 8; 0 of 8 aligned)."
     records = ("dp-align-param-gather-off-with-vpp",)
     source = MCORE + "pipeline_parallel/schedules.py:1176-1188; megatron/training/training.py:2562"
     refused = (
-        f"{ALIGN}=false", "parallelism.world_size=4", f"{PP}=2", f"{VPP}=2", f"{DDP_DIST}=true", f"{OPT_DIST}=true",
+        f"{ALIGN_GATHER}=false", "parallelism.world_size=4", f"{PP}=2", f"{VPP}=2", f"{DDP_DISTRIBUTED}=true", f"{OPTIMIZER_DISTRIBUTED}=true",
     )  # fmt: skip
-    fixes = (Fix(f"{ALIGN}=true", KEEPS), Fix(f"{GATHER}=false", GIVES_UP))
+    fixes = (Fix(f"{ALIGN_GATHER}=true", KEEPS), Fix(f"{PARAM_GATHER}=false", GIVES_UP))
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return interleaved(c) and bool(c[GATHER])
+        return interleaved(c) and bool(c[PARAM_GATHER])
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return bool(c[ALIGN])
+        return bool(c[ALIGN_GATHER])
 
 
 class DP009(Rule):
@@ -297,40 +318,40 @@ class DP010(Rule):
 class DP011(Rule):
     """ddp and optimizer agree about the distributed optimizer."""
 
-    reads = (DDP_DIST, OPT_DIST)
+    reads = (DDP_DISTRIBUTED, OPTIMIZER_DISTRIBUTED)
     why = "One shards the gradients, the other the optimizer state; megatron-core needs both or neither."
     records = ("dp-derivation-order-trap",)
     source = "Megatron-Bridge v0.6.0 src/megatron/bridge/training/config.py:1950-1962"
-    refused = (f"{DDP_DIST}=true",)
+    refused = (f"{DDP_DISTRIBUTED}=true",)
     fixes = (
-        Fix(f"{DDP_DIST}=true {OPT_DIST}=true", "distributed"),
-        Fix(f"{DDP_DIST}=false {OPT_DIST}=false", "replicated"),
+        Fix(f"{DDP_DISTRIBUTED}=true {OPTIMIZER_DISTRIBUTED}=true", "distributed"),
+        Fix(f"{DDP_DISTRIBUTED}=false {OPTIMIZER_DISTRIBUTED}=false", "replicated"),
     )
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return bool(c[DDP_DIST]) == bool(c[OPT_DIST])
+        return bool(c[DDP_DISTRIBUTED]) == bool(c[OPTIMIZER_DISTRIBUTED])
 
 
 class DP012(Rule):
     """Instances of the distributed optimizer need one, and divide the ranks it is sharded over."""
 
     requires = ("PAR001", "PAR002", "DP011")
-    reads = (INSTANCES, DDP_DIST, *LAYOUT, EP, ETP)
+    reads = (OPTIMIZER_INSTANCES, DDP_DISTRIBUTED, *LAYOUT, EP, ETP)
     why = "Each instance shards the optimizer over an equal part of the data-parallel ranks, of the experts' ranks as well."
     records = ("dp-instances-need-dist-optimizer",)
     source = (
         MCORE + "parallel_state.py:832-836, 1263-1265; megatron/core/distributed/distributed_data_parallel.py:226-229"
     )
-    refused = (f"{INSTANCES}=2", f"{DDP_DIST}=true", f"{OPT_DIST}=true")
+    refused = (f"{OPTIMIZER_INSTANCES}=2", f"{DDP_DISTRIBUTED}=true", f"{OPTIMIZER_DISTRIBUTED}=true")
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return c[INSTANCES] > 1
+        return c[OPTIMIZER_INSTANCES] > 1
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return bool(c[DDP_DIST]) and cls._shared(c) % c[INSTANCES] == 0
+        return bool(c[DDP_DISTRIBUTED]) and cls._shared(c) % c[OPTIMIZER_INSTANCES] == 0
 
     @classmethod
     def _shared(cls, c: Config) -> int:
@@ -338,26 +359,26 @@ class DP012(Rule):
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        fewer = divisor_below(cls._shared(c), c[INSTANCES])
-        fixes = (Fix(f"{INSTANCES}=1", "one instance"),)
-        return (Fix(f"{INSTANCES}={fewer}", "fewer instances"), *fixes) if fewer > 1 else fixes
+        fewer = divisor_below(cls._shared(c), c[OPTIMIZER_INSTANCES])
+        fixes = (Fix(f"{OPTIMIZER_INSTANCES}=1", "one instance"),)
+        return (Fix(f"{OPTIMIZER_INSTANCES}={fewer}", "fewer instances"), *fixes) if fewer > 1 else fixes
 
 
 class DP013(Rule):
     """The distributed optimizer is Adam."""
 
-    reads = (DDP_DIST, OPT_DIST, OPTIMIZER)
+    reads = (DDP_DISTRIBUTED, OPTIMIZER_DISTRIBUTED, OPTIMIZER)
     why = "megatron-core asserts while the optimizer is built: checkpoints of the distributed optimizer hold Adam's moments."
     source = MCORE + "optimizer/distrib_optimizer.py:514-520"
-    refused = (f"{DDP_DIST}=true", f"{OPT_DIST}=true", f"{OPTIMIZER}=sgd")
+    refused = (f"{DDP_DISTRIBUTED}=true", f"{OPTIMIZER_DISTRIBUTED}=true", f"{OPTIMIZER}=sgd")
     fixes = (
         Fix(f"{OPTIMIZER}=adam", "keeps the distributed optimizer"),
-        Fix(f"{DDP_DIST}=false {OPT_DIST}=false", "keeps the optimizer, replicated on every rank"),
+        Fix(f"{DDP_DISTRIBUTED}=false {OPTIMIZER_DISTRIBUTED}=false", "keeps the optimizer, replicated on every rank"),
     )
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[DDP_DIST] or c[OPT_DIST])
+        return bool(c[DDP_DISTRIBUTED] or c[OPTIMIZER_DISTRIBUTED])
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -369,7 +390,7 @@ class DP014(Rule):
 
     requires = ("PAR004", "PAR017", "DP001", "DP009")
     reads = (BUCKET, GRAD_REDUCE, FSDP, *CHUNK)
-    shows = (BUCKET, LAYERS, "model.hidden_size", "model.vocab_size", PP, TP)
+    shows = (BUCKET, NUM_LAYERS, HIDDEN, VOCAB, PP, TP)
     why = (
         "One bucket is reduced after the whole backward and gathered before the whole forward: nothing overlaps. "
         "Megatron-Bridge always takes 134,217,728 parameters. (Interleaved, the model chunks overlap each other.)"
@@ -377,7 +398,7 @@ class DP014(Rule):
     records = ("dp-bucket-larger-than-stage",)
     source = MCORE + "distributed/param_and_grad_buffer.py:722-737"
     refused = (
-        f"{BUCKET}=1000000", "parallelism.world_size=2", f"{LAYERS}=2", "model.hidden_size=64", "model.num_attention_heads=4",
+        f"{BUCKET}=1000000", "parallelism.world_size=2", f"{NUM_LAYERS}=2", "model.hidden_size=64", "model.num_attention_heads=4",
     )  # fmt: skip
 
     @classmethod
@@ -397,7 +418,7 @@ class DP014(Rule):
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
         quarter = max(1, (bucketed_parameters(c) or (1,))[0] // SMALL_CHUNK_BUCKETS)
-        off = " ".join(f"{key}=false" for key in (GRAD_REDUCE, GATHER, ALIGN))
+        off = " ".join(f"{key}=false" for key in (GRAD_REDUCE, PARAM_GATHER, ALIGN_GATHER))
         return (
             Fix(f"{BUCKET}={quarter}", f"{KEEPS}, in {SMALL_CHUNK_BUCKETS} buckets"),
             Fix(f"{BUCKET}=null", "lets the model decide"),
@@ -409,7 +430,7 @@ class DP015(StepRule):
     """Gathering with the optimizer step excludes MXFP8."""
 
     requires = ("DP005",)
-    reads = (STEP_GATHER, "precision.fp8_recipe", "precision.fp8")
+    reads = (STEP_GATHER, FP8_RECIPE, FP8)
     why = (
         "Megatron-Bridge's performance scripts keep it off for MXFP8 since the gradient norm becomes NaN; megatron-core does "
         "not check."
@@ -417,7 +438,7 @@ class DP015(StepRule):
     records = ("dp-opt-step-gather-precision",)
     source = "Megatron-Bridge v0.6.0 scripts/performance/utils/overrides.py:683-689"
     refused = (
-        f"{STEP_GATHER}=true", f"{PP}=2", f"{VPP}=2", f"{DDP_DIST}=true", f"{OPT_DIST}=true", "precision.fp8=e4m3",
+        f"{STEP_GATHER}=true", f"{PP}=2", f"{VPP}=2", f"{DDP_DISTRIBUTED}=true", f"{OPTIMIZER_DISTRIBUTED}=true", "precision.fp8=e4m3",
         "precision.fp8_recipe=mxfp8",
     )  # fmt: skip
     fixes = (
@@ -427,7 +448,7 @@ class DP015(StepRule):
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return c["precision.fp8"] is None or c["precision.fp8_recipe"] != "mxfp8"
+        return c[FP8] is None or c[FP8_RECIPE] != "mxfp8"
 
 
 RULES: tuple[type[Rule], ...] = (
@@ -468,20 +489,20 @@ def _too_early(c: Config) -> str:
     """Why a reduction in backward would miss gradients; empty if it does not."""
     if c[DEFER]:
         return "the output layer's deferred weight gradient would miss its reduction (PP008)"
-    if c[INSTANCES] > 1 and ADV001.affected.covers(c[ADV001.affected.component]):
+    if c[OPTIMIZER_INSTANCES] > 1 and ADV001.affected.covers(c[ADV001.affected.component]):
         return f"several optimizer instances reduce unfinished gradients with {ADV001.affected} (ADV001)"
     return ""
 
 
 def _no_gather(c: Config) -> str:
     """Why parameters are not gathered in forward; empty if they are."""
-    if not c[DDP_DIST]:
+    if not c[DDP_DISTRIBUTED]:
         return "there is no distributed optimizer"
     if not c[GRAD_REDUCE]:
         return "gradients are not reduced in backward (DP004)"
     if sharing_ranks(c) < 2:
         return "every rank holds the optimizer state of all parameters (DP003)"
-    return "Megatron FSDP shards nothing (DP023)" if c[FSDP] and c[STRATEGY] == "no_shard" else ""
+    return "Megatron FSDP shards nothing (DP023)" if c[FSDP] and c[FSDP_SHARDING] == "no_shard" else ""
 
 
 def _ranks(c: Config) -> str:
@@ -499,7 +520,7 @@ DERIVATIONS: tuple[Derivation, ...] = (
     ),
     Derivation(
         id="DP102",
-        key=GATHER,
+        key=PARAM_GATHER,
         value=lambda c: not _no_gather(c),
         reason=lambda c: _no_gather(c) or "distributed optimizer, " + _ranks(c),
         source="Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:575-580",
@@ -515,11 +536,11 @@ DERIVATIONS: tuple[Derivation, ...] = (
     ),
     Derivation(
         id="DP104",
-        key=ALIGN,
-        value=lambda c: interleaved(c) and bool(c[GATHER]),
+        key=ALIGN_GATHER,
+        value=lambda c: interleaved(c) and bool(c[PARAM_GATHER]),
         reason=lambda c: (
             "parameters are not gathered in forward"
-            if not c[GATHER]
+            if not c[PARAM_GATHER]
             else "the interleaved schedule launches the gathers"
             if interleaved(c)
             else "not interleaved (DP007)"

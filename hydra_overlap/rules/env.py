@@ -13,24 +13,33 @@ ENV202, and in ENV003 where the loser was asked for as well.
 from dataclasses import dataclass, replace
 
 from ..findings import Finding, Fix
+from ..schema.keys import (
+    CP,
+    DISPATCHER,
+    EP,
+    EP_OVERLAP,
+    EXPERTS,
+    FLEX_BACKEND,
+    FSDP,
+    GPU,
+    LAYERNORM_MARGIN,
+    NCCL_UB,
+    NVLINK_DOMAIN,
+    P2P_CHUNKSIZE,
+    PP,
+    SM,
+    TP,
+    TP_OVERLAP,
+)
 from ._base import BLACKWELL, HOPPER, Config, Rule
 from .cfg import CfgRule
-from .layout import CP, EP, PP, TP, data_parallel_size, divisor_below
+from .layout import data_parallel_size, divisor_below
 
 PLUGIN = "Megatron-Bridge v0.4.2 src/megatron/bridge/recipes/run_plugins.py:"
 SCRIPTS = "Megatron-Bridge v0.4.2 scripts/performance/perf_plugins.py:"
 RUN_SCRIPT = "Megatron-Bridge v0.4.2 scripts/performance/run_script.py:"
 USERBUFFERS = "Transformer Engine v2.12 transformer_engine/pytorch/module/base.py:"
 CONNECTIONS = "CUDA_DEVICE_MAX_CONNECTIONS"
-CHUNK = "launch.nccl_pp_comm_chunksize"
-MARGIN = "launch.layernorm_sm_margin"
-TP_OVERLAP = "comm_overlap.tp.tp_comm_overlap"
-EP_OVERLAP = "comm_overlap.ep.overlap_moe_expert_parallel_comm"
-FSDP = "ddp.use_megatron_fsdp"
-NCCL_UB = "ddp.nccl_ub"
-BACKEND = "model.moe_flex_dispatcher_backend"
-DISPATCHER = "model.moe_token_dispatcher_type"
-DOMAIN = "platform.nvlink_domain_size"
 ARGUMENTS = "megatron-core core_v0.16.1 megatron/training/arguments.py:"
 NODE = 8  # GPUs of an NVLink domain that is one node
 
@@ -49,18 +58,18 @@ class EnvValue:
 class ENV001(Rule):
     """NCCL_P2P_NET_CHUNKSIZE is more than one byte."""
 
-    reads = (CHUNK,)
+    reads = (P2P_CHUNKSIZE,)
     why = "Megatron-Bridge asserts it."
     source = PLUGIN + "682"
-    refused = (f"{CHUNK}=1",)
+    refused = (f"{P2P_CHUNKSIZE}=1",)
     fixes = (
-        Fix(f"{CHUNK}=2097152", "2 MiB, what Megatron-Bridge's recipes use"),
-        Fix(f"{CHUNK}=null", "NCCL's default"),
+        Fix(f"{P2P_CHUNKSIZE}=2097152", "2 MiB, what Megatron-Bridge's recipes use"),
+        Fix(f"{P2P_CHUNKSIZE}=null", "NCCL's default"),
     )
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return c[CHUNK] is None or c[CHUNK] > 1
+        return c[P2P_CHUNKSIZE] is None or c[P2P_CHUNKSIZE] > 1
 
 
 class ENV002(CfgRule):
@@ -99,7 +108,7 @@ class ENV003(Rule):
     """Before Hopper, TP overlap stands alone: not beside expert-parallel overlap or FSDP."""
 
     records = ("launch-cdmc-te-hopper-event",)
-    reads = (TP_OVERLAP, EP_OVERLAP, FSDP, "platform.sm")
+    reads = (TP_OVERLAP, EP_OVERLAP, FSDP, SM)
     why = (
         "TP overlap needs CUDA_DEVICE_MAX_CONNECTIONS=1 there, the others more. From Hopper on Transformer Engine puts its "
         "communication ahead of the GEMM by an event, whatever the number of queues."
@@ -117,7 +126,7 @@ class ENV003(Rule):
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[TP_OVERLAP]) and c["platform.sm"] is not None and c["platform.sm"] < HOPPER
+        return bool(c[TP_OVERLAP]) and c[SM] is not None and c[SM] < HOPPER
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -138,25 +147,25 @@ class ENV004(Rule):
 
     requires = ("PAR011",)
     records = ("ep-hybridep-domain",)
-    reads = (BACKEND, DISPATCHER, EP, DOMAIN)
+    reads = (FLEX_BACKEND, DISPATCHER, EP, NVLINK_DOMAIN)
     why = "Its kernels address the domain's memory directly (USE_MNNVL=1); Megatron-Bridge asserts EP <= 72."
     source = SCRIPTS + "379-389"
     refused = (
-        f"{BACKEND}=hybridep", f"{DISPATCHER}=flex", f"{EP}=144", "model.num_moe_experts=144", f"{DOMAIN}=72",
+        f"{FLEX_BACKEND}=hybridep", f"{DISPATCHER}=flex", f"{EP}=144", "model.num_moe_experts=144", f"{NVLINK_DOMAIN}=72",
     )  # fmt: skip
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return c[BACKEND] == "hybridep" and c[DISPATCHER] == "flex" and (c[DOMAIN] or 0) > NODE
+        return c[FLEX_BACKEND] == "hybridep" and c[DISPATCHER] == "flex" and (c[NVLINK_DOMAIN] or 0) > NODE
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return bool(c[EP] <= c[DOMAIN])
+        return bool(c[EP] <= c[NVLINK_DOMAIN])
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        ranks = divisor_below(c["model.num_moe_experts"] or 1, c[DOMAIN])
-        return (Fix(f"{EP}={ranks}", "within one domain"), Fix(f"{BACKEND}=deepep", "another backend"))
+        ranks = divisor_below(c[EXPERTS] or 1, c[NVLINK_DOMAIN])
+        return (Fix(f"{EP}={ranks}", "within one domain"), Fix(f"{FLEX_BACKEND}=deepep", "another backend"))
 
 
 class ENV201(Rule):
@@ -164,15 +173,15 @@ class ENV201(Rule):
 
     severity = "note"
     records = ("launch-nccl-p2p-chunksize-without-pp",)
-    reads = (CHUNK, PP)
+    reads = (P2P_CHUNKSIZE, PP)
     why = "NCCL_P2P_NET_CHUNKSIZE is set only with PP > 1."
     source = PLUGIN + "680-683"
-    refused = (f"{CHUNK}=2097152",)
-    fixes = (Fix(f"{CHUNK}=null", "says what happens"),)
+    refused = (f"{P2P_CHUNKSIZE}=2097152",)
+    fixes = (Fix(f"{P2P_CHUNKSIZE}=null", "says what happens"),)
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return c[CHUNK] is None or c[PP] > 1
+        return c[P2P_CHUNKSIZE] is None or c[PP] > 1
 
 
 class ENV202(Rule):
@@ -180,7 +189,7 @@ class ENV202(Rule):
 
     severity = "warning"
     requires = ("ENV003", "EP001")
-    reads = (TP, CP, EP_OVERLAP, FSDP, "platform.sm")
+    reads = (TP, CP, EP_OVERLAP, FSDP, SM)
     why = (
         "They need several hardware queues, and TP or CP collectives may then start behind the GEMM they should hide under. "
         "Userbuffers on Hopper are not concerned. Megatron-LM warns, and names 1 or 32 as the choice."
@@ -198,7 +207,7 @@ class ENV202(Rule):
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return (c[TP] > 1 or c[CP] > 1) and c["platform.sm"] is not None and c["platform.sm"] < BLACKWELL
+        return (c[TP] > 1 or c[CP] > 1) and c[SM] is not None and c[SM] < BLACKWELL
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -223,8 +232,8 @@ RECORDS: dict[str, tuple[str, ...]] = {
 def max_connections(c: Config) -> tuple[int, str]:
     """CUDA_DEVICE_MAX_CONNECTIONS (hardware queues from host to GPU), why, and who loses."""
     split = c[TP] > 1 or c[CP] > 1
-    backend, asked = c[BACKEND] if c[BACKEND] in ("deepep", "hybridep") else "", wants_queues(c)
-    if (c["platform.sm"] or 0) >= BLACKWELL:
+    backend, asked = c[FLEX_BACKEND] if c[FLEX_BACKEND] in ("deepep", "hybridep") else "", wants_queues(c)
+    if (c[SM] or 0) >= BLACKWELL:
         if split and (data_parallel_size(c) > 1 or c[PP] > 1):
             return 32, "TP or CP beside DP or PP on Blackwell: streams must not share queues"
         loser = ""
@@ -244,8 +253,8 @@ def max_connections(c: Config) -> tuple[int, str]:
 
 def hybridep(c: Config) -> tuple[EnvValue, ...]:
     """How HybridEP's ranks lie in NVLink domains."""
-    domain = c[DOMAIN]
-    if c[BACKEND] != "hybridep" or c[DISPATCHER] != "flex" or c[EP] == 1 or domain is None:
+    domain = c[NVLINK_DOMAIN]
+    if c[FLEX_BACKEND] != "hybridep" or c[DISPATCHER] != "flex" or c[EP] == 1 or domain is None:
         return ()
     ranks = min(c[EP], domain)
     why = f"HybridEP: EP = {c[EP]} on NVLink domains of {domain} GPUs"
@@ -258,19 +267,19 @@ def hybridep(c: Config) -> tuple[EnvValue, ...]:
 
 def launch_environment(c: Config) -> tuple[EnvValue, ...]:
     """The variables every rank must start with. Empty where there is no GPU."""
-    if c["platform.name"] == "cpu":
+    if c[GPU] == "cpu":
         return ()
     connections, reason = max_connections(c)
     values = [EnvValue(CONNECTIONS, str(connections), "ENV101", reason, PLUGIN + "639-664")]
-    margin = c[MARGIN]
+    margin = c[LAYERNORM_MARGIN]
     if margin is not None:
         why = f"launch.layernorm_sm_margin={margin}: leaves SMs to communication"
         for name in ("NVTE_FWD_LAYERNORM_SM_MARGIN", "NVTE_BWD_LAYERNORM_SM_MARGIN"):
             values.append(EnvValue(name, str(margin), "ENV102", why, PLUGIN + "675-678"))
-    if c[PP] > 1 and c[CHUNK] is not None:
-        why = f"launch.nccl_pp_comm_chunksize={c[CHUNK]} bytes, with PP > 1"
-        values.append(EnvValue("NCCL_P2P_NET_CHUNKSIZE", str(c[CHUNK]), "ENV103", why, PLUGIN + "680-683"))
-    if c[TP_OVERLAP] and (c["platform.sm"] or HOPPER) < HOPPER:
+    if c[PP] > 1 and c[P2P_CHUNKSIZE] is not None:
+        why = f"launch.nccl_pp_comm_chunksize={c[P2P_CHUNKSIZE]} bytes, with PP > 1"
+        values.append(EnvValue("NCCL_P2P_NET_CHUNKSIZE", str(c[P2P_CHUNKSIZE]), "ENV103", why, PLUGIN + "680-683"))
+    if c[TP_OVERLAP] and (c[SM] or HOPPER) < HOPPER:
         why = "TP overlap before Hopper: no NVLink multicast, so userbuffers share memory by CUDA IPC, for at most 8 ranks"
         values.append(EnvValue("UB_SKIPMC", "1", "ENV106", why, USERBUFFERS + "158-162"))
     values += hybridep(c)

@@ -11,20 +11,33 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..resolver.resolve import in_effect
+from ..schema.keys import (
+    CORE,
+    EP_OVERLAP,
+    FP8,
+    FP8_RECIPE,
+    GRAD_REDUCE,
+    LOCAL_REGISTRATION,
+    NCCL_UB,
+    P2P,
+    PARAM_GATHER,
+    SM,
+    TE,
+    TORCH,
+    TP_OVERLAP,
+)
 from ..schema.versions import at_least
 from ._base import BLACKWELL, HOPPER, Config
-from .env import EP_OVERLAP, NCCL_UB, TP_OVERLAP
-from .prec import FP8, RECIPE
 
 ON, OFF = "0*1", "0+"
 TORCH_TRUE = "(?i)1|y|yes|t|true"  # getCvarBool
 EXPANDABLE = r".*\bexpandable_segments\s*:\s*True\b.*"
 LOCAL_ONLY = "LOC|0+"  # PATH_LOC, by its name or its old number
 NCCL = "NCCL v2.28.9 src/"
-TORCH = "torch v2.13 torch/"
+TORCH_SOURCE = "torch v2.13 torch/"
 OVERLAPS = (
-    TP_OVERLAP, EP_OVERLAP, "comm_overlap.pp.overlap_p2p_comm", "comm_overlap.dp.overlap_grad_reduce",
-    "comm_overlap.dp.overlap_param_gather",
+    TP_OVERLAP, EP_OVERLAP, P2P, GRAD_REDUCE,
+    PARAM_GATHER,
 )  # fmt: skip
 
 
@@ -37,37 +50,37 @@ def _user_buffers(c: Config) -> bool:
 
 
 def _symmetric(c: Config) -> bool:
-    return _user_buffers(c) and not c["ddp.disable_symmetric_registration"]
+    return _user_buffers(c) and not c[LOCAL_REGISTRATION]
 
 
 def _registered_locally(c: Config) -> bool:
-    return _user_buffers(c) and bool(c["ddp.disable_symmetric_registration"])
+    return _user_buffers(c) and bool(c[LOCAL_REGISTRATION])
 
 
 def _pool_of_old_torch(c: Config) -> bool:
-    return _user_buffers(c) and not at_least(c["software.torch"], "2.11.0a0")
+    return _user_buffers(c) and not at_least(c[TORCH], "2.11.0a0")
 
 
 def _pool_of_old_megatron(c: Config) -> bool:
-    return _pool_of_old_torch(c) or (_user_buffers(c) and not at_least(c["software.megatron_core"], "0.18.0"))
+    return _pool_of_old_torch(c) or (_user_buffers(c) and not at_least(c[CORE], "0.18.0"))
 
 
 def _pool_by_new_name(c: Config) -> bool:
-    return _pool_of_old_torch(c) and (c["software.torch"] is None or at_least(c["software.torch"], "2.9.0a0"))
+    return _pool_of_old_torch(c) and (c[TORCH] is None or at_least(c[TORCH], "2.9.0a0"))
 
 
 def _fp8_backward(c: Config) -> bool:
-    delayed = c[RECIPE] in (None, "delayed")  # which raises, with TP overlap or without
-    known = at_least(c["software.transformer_engine"], "2.15.0")
+    delayed = c[FP8_RECIPE] in (None, "delayed")  # which raises, with TP overlap or without
+    known = at_least(c[TE], "2.15.0")
     return known and c[FP8] is not None and (delayed or bool(c[TP_OVERLAP]))
 
 
 def _multicast(c: Config) -> bool:
-    return bool(c[TP_OVERLAP]) and (c["platform.sm"] or HOPPER) >= HOPPER
+    return bool(c[TP_OVERLAP]) and (c[SM] or HOPPER) >= HOPPER
 
 
 def _emulated_blocks(c: Config) -> bool:
-    return c[FP8] is not None and c[RECIPE] == "blockwise" and (c["platform.sm"] or 0) >= BLACKWELL
+    return c[FP8] is not None and c[FP8_RECIPE] == "blockwise" and (c[SM] or 0) >= BLACKWELL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +108,7 @@ TABLE = (
     Row(
         names=("TORCH_NCCL_BLOCKING_WAIT", "NCCL_BLOCKING_WAIT"), values=TORCH_TRUE, concerns=lambda c: bool(c[EP_OVERLAP]),
         undoes="expert-parallel overlap: the host waits for every all-to-all before it launches the compute beside it",
-        source=TORCH + "csrc/distributed/c10d/ProcessGroupNCCL.hpp:59-62; megatron-core core_v0.16.1 megatron/core/"
+        source=TORCH_SOURCE + "csrc/distributed/c10d/ProcessGroupNCCL.hpp:59-62; megatron-core core_v0.16.1 megatron/core/"
         "tensor_parallel/mappings.py:444; models/common/model_chunk_schedule_plan.py:217-243",
     ),
     Row(
@@ -122,7 +135,7 @@ TABLE = (
         undoes="NCCL user buffers: torch before 2.11 does not take the memory from NCCL, and megatron-core does not look at "
         "this name of the variable",
         source="megatron-core core_v0.18.0 megatron/core/distributed/distributed_data_parallel_config.py:247-252; "
-        + TORCH + "include/c10/cuda/CUDAAllocatorConfig.h:136-147",
+        + TORCH_SOURCE + "include/c10/cuda/CUDAAllocatorConfig.h:136-147",
     ),
     Row(
         names=("NCCL_CUMEM_ENABLE",), values=OFF, concerns=_user_buffers,
@@ -158,7 +171,7 @@ TABLE = (
     Row(
         names=("TORCH_DISTRIBUTED_DEBUG",), values="(?i)DETAIL", concerns=_overlaps, severity="note",
         undoes="before each collective the hosts of all its ranks meet in a barrier",
-        source=TORCH + "distributed/distributed_c10d.py:2282-2305; csrc/distributed/c10d/ProcessGroupWrapper.cpp, "
+        source=TORCH_SOURCE + "distributed/distributed_c10d.py:2282-2305; csrc/distributed/c10d/ProcessGroupWrapper.cpp, "
         "runCollectiveChecks",
     ),
 )  # fmt: skip

@@ -1,44 +1,54 @@
 """EP: the MoE all-to-alls of one microbatch under the compute of another, and the weight gradients split off for it."""
 
 from ..findings import Fix
-from ..schema.versions import at_least
-from ._base import GIVES_UP, KEEPS, Config, Derivation, Rule
-from .layout import (  # fmt: skip
+from ..schema.keys import (
+    BF16,
+    BIAS,
+    CORE,
     CP,
+    CUDA_GRAPH_SCOPE,
+    DELAY_WGRAD,
+    DISPATCH_WGRAD,
+    DISPATCHER,
+    EARLY_RELEASE,
     EP,
+    EP_OVERLAP,
     ETP,
+    EXPERTS,
+    FLEX_BACKEND,
+    FP16,
     FSDP,
+    FSDP_SHARDING,
+    GAF,
     GBS,
+    GRAD_REDUCE,
+    GROUPED_GEMM,
     MBS,
+    MTP,
+    NVLINK_DOMAIN,
     PP,
+    QKV_BIAS,
+    RECOMPUTE,
+    RECOMPUTE_LAYERS,
+    RECOMPUTE_METHOD,
+    RECOMPUTE_MODULES,
+    SHARED_EXPERT,
+    SHARED_EXPERT_OVERLAP,
+    TE,
+    TORCH,
     TP,
     VPP,
     WORLD,
-    data_parallel_size,
-    expert_tensor_parallel_size,
-    num_microbatches,
 )
+from ..schema.versions import at_least
+from ._base import GIVES_UP, KEEPS, Config, Derivation, Rule
+from .layout import data_parallel_size, expert_tensor_parallel_size, num_microbatches
 
-OVERLAP = "comm_overlap.ep.overlap_moe_expert_parallel_comm"
-DELAY = "comm_overlap.ep.delay_wgrad_compute"
-GRAD_REDUCE = "comm_overlap.dp.overlap_grad_reduce"
-CORE = "software.megatron_core"
-STRATEGY = "ddp.data_parallel_sharding_strategy"
-TE = "software.transformer_engine"
-EXPERTS = "model.num_moe_experts"
-DISPATCHER = "model.moe_token_dispatcher_type"
-BACKEND = "model.moe_flex_dispatcher_backend"
-EARLY = "model.ep_overlap_early_attn_memory_release"
-DISPATCH_WGRAD = "model.overlap_dispatch_backward_with_experts_wgrad"
-SCOPE = "model.cuda_graph_scope"
-GAF = "model.gradient_accumulation_fusion"
-SHARED_OVERLAP = "model.moe_shared_expert_overlap"
-SHARED = "model.moe_shared_expert_intermediate_size"
 MCORE = "megatron-core core_v0.16.1 megatron/core/transformer/transformer_config.py:"
 BRIDGE = "Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:"
-OFF = Fix(f"{OVERLAP}=false", GIVES_UP)
+OFF = Fix(f"{EP_OVERLAP}=false", GIVES_UP)
 LEGAL = (
-    f"{OVERLAP}=true", f"{EXPERTS}=4", f"{EP}=2", f"{DISPATCHER}=alltoall", "precision.bf16=true",
+    f"{EP_OVERLAP}=true", f"{EXPERTS}=4", f"{EP}=2", f"{DISPATCHER}=alltoall", "precision.bf16=true",
     "software.torch=2.11.0",
 )  # fmt: skip
 
@@ -54,17 +64,17 @@ class EpRule(Rule):
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[OVERLAP])
+        return bool(c[EP_OVERLAP])
 
 
 class EP001(EpRule):
     """Expert-parallel overlap needs expert parallelism."""
 
     records = ("ep-overlap-requires-ep",)
-    reads = (OVERLAP, EP)
+    reads = (EP_OVERLAP, EP)
     why = "With EP = 1 no token travels to another rank."
     source = MCORE + "1863-1865"
-    refused = (f"{OVERLAP}=true",)
+    refused = (f"{EP_OVERLAP}=true",)
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -83,7 +93,7 @@ class EP002(EpRule):
 
     records = ("ep-overlap-requires-dispatcher",)
     requires = ("EP001", "PAR011")
-    reads = (OVERLAP, DISPATCHER)
+    reads = (EP_OVERLAP, DISPATCHER)
     why = "The allgather dispatcher has no dispatch and combine steps to schedule apart."
     source = MCORE + "1866-1869"
     refused = _but(without=DISPATCHER)
@@ -99,15 +109,15 @@ class EP003(EpRule):
 
     records = ("ep-overlap-requires-half",)
     requires = ("EP001",)
-    reads = (OVERLAP, "precision.bf16", "precision.fp16")
+    reads = (EP_OVERLAP, BF16, FP16)
     why = "Its schedule is written for 16-bit activations; megatron-core asserts."
     source = MCORE + "1882-1884"
-    refused = _but(without="precision.bf16")
+    refused = _but(without=BF16)
     fixes = (Fix("precision.bf16=true", KEEPS), OFF)
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return bool(c["precision.bf16"] or c["precision.fp16"])
+        return bool(c[BF16] or c[FP16])
 
 
 class EP004(EpRule):
@@ -115,15 +125,15 @@ class EP004(EpRule):
 
     records = ("ep-overlap-torch-26",)
     requires = ("EP001",)
-    reads = (OVERLAP, "software.torch")
+    reads = (EP_OVERLAP, TORCH)
     why = "It hangs with older versions; megatron-core asserts."
     source = MCORE + "1853-1856"
-    refused = _but(without="software.torch")
+    refused = _but(without=TORCH)
     fixes = (Fix("software.torch=2.6.0", KEEPS + ", if that version is what the run will find"), OFF)
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return at_least(c["software.torch"], "2.6.0")
+        return at_least(c[TORCH], "2.6.0")
 
 
 class EP005(EpRule):
@@ -131,7 +141,7 @@ class EP005(EpRule):
 
     records = ("ep-overlap-requires-vpp-with-pp",)
     requires = ("EP001",)
-    reads = (OVERLAP, PP, VPP)
+    reads = (EP_OVERLAP, PP, VPP)
     why = "The plain 1F1B schedule has no second microbatch to run under the all-to-all; megatron-core asserts."
     source = MCORE + "1857-1861"
     refused = _but(f"{PP}=2")
@@ -147,7 +157,7 @@ class EP006(EpRule):
 
     records = ("ep-overlap-no-full-recompute",)
     requires = ("EP001",)
-    reads = (OVERLAP, "model.recompute_granularity", "model.recompute_method", "model.recompute_num_layers")
+    reads = (EP_OVERLAP, RECOMPUTE, RECOMPUTE_METHOD, RECOMPUTE_LAYERS)
     why = "Its schedule runs the parts of a layer apart; whole layers cannot be recomputed. megatron-core asserts."
     source = MCORE + "1871-1879"
     refused = _but("model.recompute_method=uniform")
@@ -158,8 +168,8 @@ class EP006(EpRule):
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        method, layers = c["model.recompute_method"], c["model.recompute_num_layers"]
-        return c["model.recompute_granularity"] != "full" and method is None and layers is None
+        method, layers = c[RECOMPUTE_METHOD], c[RECOMPUTE_LAYERS]
+        return c[RECOMPUTE] != "full" and method is None and layers is None
 
 
 class EP007(EpRule):
@@ -167,18 +177,18 @@ class EP007(EpRule):
 
     records = ("ep-overlap-no-moe-recompute",)
     requires = ("EP001",)
-    reads = (OVERLAP, "model.recompute_modules")
+    reads = (EP_OVERLAP, RECOMPUTE_MODULES)
     why = "megatron-core 0.16.1 bypasses the recomputation without a word; later versions assert."
     source = BRIDGE + "510-512"
     refused = _but("model.recompute_modules=[moe]")
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return "moe" not in (c["model.recompute_modules"] or ())
+        return "moe" not in (c[RECOMPUTE_MODULES] or ())
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        rest = [module for module in c["model.recompute_modules"] or () if module != "moe"]
+        rest = [module for module in c[RECOMPUTE_MODULES] or () if module != "moe"]
         value = "[" + ",".join(rest) + "]" if rest else "null"
         return (Fix(f"model.recompute_modules={value}", KEEPS), OFF)
 
@@ -188,15 +198,15 @@ class EP008(EpRule):
 
     records = ("ep-overlap-no-shared-expert-overlap",)
     requires = ("EP001",)
-    reads = (OVERLAP, SHARED_OVERLAP)
+    reads = (EP_OVERLAP, SHARED_EXPERT_OVERLAP)
     why = "Both want the shared expert's compute; megatron-core asserts."
     source = MCORE + "1886-1888"
-    refused = _but(f"{SHARED_OVERLAP}=true", f"{SHARED}=64")
-    fixes = (Fix(f"{SHARED_OVERLAP}=false", KEEPS), OFF)
+    refused = _but(f"{SHARED_EXPERT_OVERLAP}=true", f"{SHARED_EXPERT}=64")
+    fixes = (Fix(f"{SHARED_EXPERT_OVERLAP}=false", KEEPS), OFF)
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return not c[SHARED_OVERLAP]
+        return not c[SHARED_EXPERT_OVERLAP]
 
 
 class EP009(EpRule):
@@ -204,7 +214,7 @@ class EP009(EpRule):
 
     records = ("ep-overlap-mtp",)
     requires = ("EP001",)
-    reads = (OVERLAP, "model.mtp_num_layers", PP, "software.megatron_core")
+    reads = (EP_OVERLAP, MTP, PP, CORE)
     why = (
         "megatron-core asserts null or 1, 1 only with PP > 1 before 0.18, and 0 only from 0.19; Megatron-Bridge accepts "
         "0 and 1 everywhere."
@@ -215,7 +225,7 @@ class EP009(EpRule):
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        layers, version = c["model.mtp_num_layers"], c["software.megatron_core"]
+        layers, version = c[MTP], c[CORE]
         if layers == 0:
             return at_least(version, "0.19.0")
         return layers is None or (layers == 1 and (c[PP] > 1 or at_least(version, "0.18.0")))
@@ -226,22 +236,22 @@ class DelayRule(Rule):
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[DELAY])
+        return bool(c[DELAY_WGRAD])
 
 
 class EP010(DelayRule):
     """Delayed weight gradients need expert-parallel overlap."""
 
     records = ("ep-delay-wgrad-requires-ep-overlap",)
-    reads = (DELAY, OVERLAP)
+    reads = (DELAY_WGRAD, EP_OVERLAP)
     why = "Only its schedule runs the weight gradients that were split off; megatron-core asserts."
     source = MCORE + "1910-1912"
-    refused = (f"{DELAY}=true",)
-    fixes = (Fix(f"{OVERLAP}=true", KEEPS), Fix(f"{DELAY}=false", GIVES_UP))
+    refused = (f"{DELAY_WGRAD}=true",)
+    fixes = (Fix(f"{EP_OVERLAP}=true", KEEPS), Fix(f"{DELAY_WGRAD}=false", GIVES_UP))
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return bool(c[OVERLAP])
+        return bool(c[EP_OVERLAP])
 
 
 class EP011(DelayRule):
@@ -254,15 +264,18 @@ class EP011(DelayRule):
         "ep-delay-wgrad-te-absent",
     )
     requires = ("EP010",)
-    reads = (DELAY, TE, GRAD_REDUCE)
+    reads = (DELAY_WGRAD, TE, GRAD_REDUCE)
     why = (
         "Its layers split backward in two. Upstreams differ: with gradient-reduce overlap Megatron-Bridge asks for 2.7 and "
         "Megatron-LM for 2.8; without it either asks for 2.7, one with and one without gradient_accumulation_fusion. "
         "We take the stricter: the repair for gradient-reduce overlap (Transformer Engine pull 2142) is in v2.8, not in v2.7."
     )
     source = BRIDGE + "521-530; megatron-core core_v0.16.1 megatron/training/arguments.py:1212-1220"
-    refused = (*LEGAL, f"{DELAY}=true")
-    fixes = (Fix(f"{TE}=2.8.0", KEEPS + ", if that version is what the run will find"), Fix(f"{DELAY}=false", GIVES_UP))
+    refused = (*LEGAL, f"{DELAY_WGRAD}=true")
+    fixes = (
+        Fix(f"{TE}=2.8.0", KEEPS + ", if that version is what the run will find"),
+        Fix(f"{DELAY_WGRAD}=false", GIVES_UP),
+    )
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -274,30 +287,33 @@ class EP012(DelayRule):
 
     records = ("ep-delay-wgrad-cuda-graph",)
     requires = ("EP011",)
-    reads = (DELAY, SCOPE, SHARED, SHARED_OVERLAP, TE, GAF, "model.add_bias_linear", "model.add_qkv_bias")
+    reads = (DELAY_WGRAD, CUDA_GRAPH_SCOPE, SHARED_EXPERT, SHARED_EXPERT_OVERLAP, TE, GAF, BIAS, QKV_BIAS)
     why = "The graph needs static gradient addresses, which only fused accumulation has; biases are not supported."
     source = BRIDGE + "538-557"
-    refused = (*LEGAL, f"{DELAY}=true", f"{TE}=2.11.0", f"{SCOPE}=[attn]")
+    refused = (*LEGAL, f"{DELAY_WGRAD}=true", f"{TE}=2.11.0", f"{CUDA_GRAPH_SCOPE}=[attn]")
 
     @classmethod
     def graphed(cls, c: Config) -> bool:
         """Whether weight gradients run inside a captured graph."""
-        router = "moe_router" in c[SCOPE] and c[SHARED] is not None and not c[SHARED_OVERLAP]
-        return "attn" in c[SCOPE] or router
+        router = "moe_router" in c[CUDA_GRAPH_SCOPE] and c[SHARED_EXPERT] is not None and not c[SHARED_EXPERT_OVERLAP]
+        return "attn" in c[CUDA_GRAPH_SCOPE] or router
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[DELAY]) and cls.graphed(c)
+        return bool(c[DELAY_WGRAD]) and cls.graphed(c)
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        biased = "attn" in c[SCOPE] and (c["model.add_bias_linear"] or c["model.add_qkv_bias"])
+        biased = "attn" in c[CUDA_GRAPH_SCOPE] and (c[BIAS] or c[QKV_BIAS])
         return at_least(c[TE], "2.12.0") and bool(c[GAF]) and not biased
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        kept = [scope for scope in c[SCOPE] if scope not in ("attn", "moe_router")]
-        return (Fix(f"{SCOPE}=[{','.join(kept)}]", KEEPS + ", outside the graph"), Fix(f"{DELAY}=false", GIVES_UP))
+        kept = [scope for scope in c[CUDA_GRAPH_SCOPE] if scope not in ("attn", "moe_router")]
+        return (
+            Fix(f"{CUDA_GRAPH_SCOPE}=[{','.join(kept)}]", KEEPS + ", outside the graph"),
+            Fix(f"{DELAY_WGRAD}=false", GIVES_UP),
+        )
 
 
 class EP013(EpRule):
@@ -309,10 +325,10 @@ class EP013(EpRule):
 
     requires = ("EP001",)
     records = ("ep-overlap-cuda-graph",)
-    reads = (OVERLAP, SCOPE, CORE)
+    reads = (EP_OVERLAP, CUDA_GRAPH_SCOPE, CORE)
     why = "Its schedule runs them apart, a captured graph cannot be taken apart; megatron-core asserts."
     source = MCORE + "1898-1906; core_v0.18.2 2443-2451"
-    refused = _but(f"{SCOPE}=[moe]")
+    refused = _but(f"{CUDA_GRAPH_SCOPE}=[moe]")
 
     @classmethod
     def blocked(cls, c: Config) -> tuple[str, ...]:
@@ -321,51 +337,51 @@ class EP013(EpRule):
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return not set(cls.blocked(c)) & set(c[SCOPE])
+        return not set(cls.blocked(c)) & set(c[CUDA_GRAPH_SCOPE])
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        kept = [scope for scope in c[SCOPE] if scope not in cls.blocked(c)]
-        return (Fix(f"{SCOPE}=[{','.join(kept)}]", KEEPS + ", outside the graph"), OFF)
+        kept = [scope for scope in c[CUDA_GRAPH_SCOPE] if scope not in cls.blocked(c)]
+        return (Fix(f"{CUDA_GRAPH_SCOPE}=[{','.join(kept)}]", KEEPS + ", outside the graph"), OFF)
 
 
 class EP014(Rule):
     """Shared-expert overlap needs a shared expert and the alltoall dispatcher; flex will do from megatron-core 0.18."""
 
     records = ("ep-shared-expert-overlap-dispatcher", "ep-shared-expert-overlap-no-shared")
-    reads = (SHARED_OVERLAP, SHARED, DISPATCHER, EXPERTS, CORE)
+    reads = (SHARED_EXPERT_OVERLAP, SHARED_EXPERT, DISPATCHER, EXPERTS, CORE)
     why = "Without a shared expert nothing runs under the dispatch; with another dispatcher megatron-core raises."
     source = MCORE + "1083-1095; core_v0.19.0 1645-1650"
-    refused = (f"{SHARED_OVERLAP}=true",)
-    fixes = (Fix(f"{DISPATCHER}=alltoall", KEEPS), Fix(f"{SHARED_OVERLAP}=false", GIVES_UP))
+    refused = (f"{SHARED_EXPERT_OVERLAP}=true",)
+    fixes = (Fix(f"{DISPATCHER}=alltoall", KEEPS), Fix(f"{SHARED_EXPERT_OVERLAP}=false", GIVES_UP))
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[SHARED_OVERLAP])
+        return bool(c[SHARED_EXPERT_OVERLAP])
 
     @classmethod
     def holds(cls, c: Config) -> bool:
         dispatchers = ("alltoall", "flex") if at_least(c[CORE], "0.18.0") else ("alltoall",)
-        return c[EXPERTS] is not None and c[SHARED] is not None and c[DISPATCHER] in dispatchers
+        return c[EXPERTS] is not None and c[SHARED_EXPERT] is not None and c[DISPATCHER] in dispatchers
 
 
 class EP015(DelayRule):
     """Delayed weight gradients beside partial CUDA graphs need Transformer Engine 2.10."""
 
     requires = ("EP011", "EP012", "EP013")
-    reads = (DELAY, SCOPE, TE)
+    reads = (DELAY_WGRAD, CUDA_GRAPH_SCOPE, TE)
     why = "Whatever the graphs hold; megatron-core asserts."
     source = MCORE + "1917-1921"
-    refused = (*LEGAL, f"{DELAY}=true", f"{TE}=2.9.0", f"{SCOPE}=[moe_router]")
+    refused = (*LEGAL, f"{DELAY_WGRAD}=true", f"{TE}=2.9.0", f"{CUDA_GRAPH_SCOPE}=[moe_router]")
     fixes = (
         Fix(f"{TE}=2.10.0", KEEPS + ", if that version is what the run will find"),
-        Fix(f"{SCOPE}=[]", KEEPS + ", without graphs"),
-        Fix(f"{DELAY}=false", GIVES_UP),
+        Fix(f"{CUDA_GRAPH_SCOPE}=[]", KEEPS + ", without graphs"),
+        Fix(f"{DELAY_WGRAD}=false", GIVES_UP),
     )
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[DELAY]) and bool(c[SCOPE]) and "full_iteration" not in c[SCOPE]
+        return bool(c[DELAY_WGRAD]) and bool(c[CUDA_GRAPH_SCOPE]) and "full_iteration" not in c[CUDA_GRAPH_SCOPE]
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -377,42 +393,42 @@ class EP016(Rule):
 
     requires = ("EP014",)
     records = ("ep-shared-expert-overlap-recompute",)
-    reads = (SHARED_OVERLAP, "model.recompute_granularity", "model.recompute_modules")
+    reads = (SHARED_EXPERT_OVERLAP, RECOMPUTE, RECOMPUTE_MODULES)
     why = "Its forward is cut into pieces that run under the dispatch; megatron-core raises."
     source = MCORE + "1232-1239"
     refused = (
-        f"{SHARED_OVERLAP}=true", f"{SHARED}=64", f"{EXPERTS}=4", f"{DISPATCHER}=alltoall",
+        f"{SHARED_EXPERT_OVERLAP}=true", f"{SHARED_EXPERT}=64", f"{EXPERTS}=4", f"{DISPATCHER}=alltoall",
         "model.recompute_granularity=selective", "model.recompute_modules=[shared_experts]",
     )  # fmt: skip
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[SHARED_OVERLAP]) and c["model.recompute_granularity"] == "selective"
+        return bool(c[SHARED_EXPERT_OVERLAP]) and c[RECOMPUTE] == "selective"
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return "shared_experts" not in (c["model.recompute_modules"] or ())
+        return "shared_experts" not in (c[RECOMPUTE_MODULES] or ())
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        rest = [module for module in c["model.recompute_modules"] if module != "shared_experts"]
+        rest = [module for module in c[RECOMPUTE_MODULES] if module != "shared_experts"]
         value = "[" + ",".join(rest) + "]" if rest else "null"
-        return (Fix(f"model.recompute_modules={value}", KEEPS), Fix(f"{SHARED_OVERLAP}=false", GIVES_UP))
+        return (Fix(f"model.recompute_modules={value}", KEEPS), Fix(f"{SHARED_EXPERT_OVERLAP}=false", GIVES_UP))
 
 
 class EP017(Rule):
     """A flex dispatcher backend needs the flex dispatcher."""
 
     records = ("ep-flex-backend-ignored",)
-    reads = (BACKEND, DISPATCHER)
+    reads = (FLEX_BACKEND, DISPATCHER)
     why = "Only that dispatcher reads it: tokens would travel by another road than was asked, without a word."
     source = "megatron-core core_v0.16.1 megatron/core/transformer/moe/token_dispatcher.py:1347-1366"
-    refused = (f"{BACKEND}=deepep",)
-    fixes = (Fix(f"{DISPATCHER}=flex", "uses the backend"), Fix(f"{BACKEND}=null", "the dispatcher as it is"))
+    refused = (f"{FLEX_BACKEND}=deepep",)
+    fixes = (Fix(f"{DISPATCHER}=flex", "uses the backend"), Fix(f"{FLEX_BACKEND}=null", "the dispatcher as it is"))
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return c[BACKEND] is not None
+        return c[FLEX_BACKEND] is not None
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -424,14 +440,14 @@ class EP018(EpRule):
 
     requires = ("EP001", "PAR001", "PAR009")
     records = ("ep-overlap-one-microbatch",)
-    reads = (OVERLAP, PP, GBS, MBS, WORLD, TP, CP)
+    reads = (EP_OVERLAP, PP, GBS, MBS, WORLD, TP, CP)
     why = "The forward of one microbatch runs under the all-to-alls of another one's backward; with one there is no other."
     source = "megatron-core core_v0.16.1 megatron/core/pipeline_parallel/combined_1f1b.py:18-60"
     refused = _but(f"{GBS}=2")
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[OVERLAP]) and c[PP] == 1 and c[GBS] is not None
+        return bool(c[EP_OVERLAP]) and c[PP] == 1 and c[GBS] is not None
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -447,19 +463,19 @@ class EP019(Rule):
     """Early release of attention's activations needs expert-parallel overlap."""
 
     records = ("ep-early-attn-release",)
-    reads = (EARLY, OVERLAP)
+    reads = (EARLY_RELEASE, EP_OVERLAP)
     why = "Only its schedule has a release to bring forward; megatron-core asserts."
     source = MCORE + "1923-1927"
-    refused = (f"{EARLY}=true",)
-    fixes = (Fix(f"{OVERLAP}=true", "with the overlap"), Fix(f"{EARLY}=false", "releases them as always"))
+    refused = (f"{EARLY_RELEASE}=true",)
+    fixes = (Fix(f"{EP_OVERLAP}=true", "with the overlap"), Fix(f"{EARLY_RELEASE}=false", "releases them as always"))
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[EARLY])
+        return bool(c[EARLY_RELEASE])
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return bool(c[OVERLAP])
+        return bool(c[EP_OVERLAP])
 
 
 class EP020(Rule):
@@ -469,13 +485,13 @@ class EP020(Rule):
     """
 
     records = ("ep-overlap-dispatch-bwd-wgrad",)
-    reads = (DISPATCH_WGRAD, OVERLAP)
+    reads = (DISPATCH_WGRAD, EP_OVERLAP)
     why = "Both take the experts' weight gradients out of backward, for different schedules; megatron-core asserts."
     source = "megatron-core core_v0.18.2 transformer_config.py:2464-2475"
     refused = (*LEGAL, f"{DISPATCH_WGRAD}=true")
     fixes = (
         Fix(f"{DISPATCH_WGRAD}=false", "keeps the overlap of whole microbatches"),
-        Fix(f"{OVERLAP}=false", "keeps the one of weight gradients"),
+        Fix(f"{EP_OVERLAP}=false", "keeps the one of weight gradients"),
     )
 
     @classmethod
@@ -484,14 +500,14 @@ class EP020(Rule):
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return not c[OVERLAP]
+        return not c[EP_OVERLAP]
 
 
 class EP021(Rule):
     """Dispatch over expert weight gradients needs expert parallelism and grouped GEMMs of Transformer Engine 2.3."""
 
     requires = ("EP020", "PAR011")
-    reads = (DISPATCH_WGRAD, EP, "model.moe_grouped_gemm", TE)
+    reads = (DISPATCH_WGRAD, EP, GROUPED_GEMM, TE)
     why = "With EP = 1 no token travels, and only Transformer Engine's grouped layers put their weight gradients off."
     source = "megatron-core core_v0.18.2 transformer_config.py:2469-2471, extensions/transformer_engine.py:1950"
     refused = (f"{DISPATCH_WGRAD}=true",)
@@ -502,7 +518,7 @@ class EP021(Rule):
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        grouped, engine = bool(c["model.moe_grouped_gemm"]), at_least(c[TE], "2.3.0")
+        grouped, engine = bool(c[GROUPED_GEMM]), at_least(c[TE], "2.3.0")
         return c[EP] > 1 and grouped and engine
 
     @classmethod
@@ -511,7 +527,7 @@ class EP021(Rule):
         if c[EP] == 1 and (c[EXPERTS] or 1) % 2:
             return (off,)
         changes = [] if c[EP] > 1 else [f"{EP}=2", f"{WORLD}={c[WORLD] * 2}"]
-        changes += [] if c["model.moe_grouped_gemm"] else ["model.moe_grouped_gemm=true"]
+        changes += [] if c[GROUPED_GEMM] else ["model.moe_grouped_gemm=true"]
         changes += [] if at_least(c[TE], "2.3.0") else [f"{TE}=2.11.0"]
         return (Fix(" ".join(changes), KEEPS), off)
 
@@ -520,17 +536,17 @@ class EP022(Rule):
     """Shared-expert overlap has communication to run beside."""
 
     requires = ("EP014", "PAR011")
-    reads = (SHARED_OVERLAP, EP, ETP, TP)
-    shows = (SHARED_OVERLAP, EP, TP)
+    reads = (SHARED_EXPERT_OVERLAP, EP, ETP, TP)
+    shows = (SHARED_EXPERT_OVERLAP, EP, TP)
     why = "With EP = 1 and TP = 1 no token leaves its rank: the shared expert runs beside nothing."
     source = "megatron-core core_v0.16.1 megatron/core/transformer/moe/token_dispatcher.py:625-626, 688-689, 828-830"
     refused = (
-        f"{SHARED_OVERLAP}=true", f"{SHARED}=64", f"{EXPERTS}=4", f"{DISPATCHER}=alltoall",
+        f"{SHARED_EXPERT_OVERLAP}=true", f"{SHARED_EXPERT}=64", f"{EXPERTS}=4", f"{DISPATCHER}=alltoall",
     )  # fmt: skip
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[SHARED_OVERLAP])
+        return bool(c[SHARED_EXPERT_OVERLAP])
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -538,7 +554,7 @@ class EP022(Rule):
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        off = Fix(f"{SHARED_OVERLAP}=false", GIVES_UP)
+        off = Fix(f"{SHARED_EXPERT_OVERLAP}=false", GIVES_UP)
         return (off,) if c[EXPERTS] % 2 else (Fix(f"{EP}=2 {WORLD}={c[WORLD] * 2}", KEEPS + " (twice the ranks)"), off)
 
 
@@ -546,7 +562,7 @@ class EP023(EpRule):
     """Expert-parallel overlap excludes parameters that Megatron FSDP shards; it gathers them from megatron-core 0.18."""
 
     requires = ("EP001",)
-    reads = (OVERLAP, FSDP, STRATEGY, CORE)
+    reads = (EP_OVERLAP, FSDP, FSDP_SHARDING, CORE)
     why = (
         "Its schedule calls the parts of a layer one by one, and the hooks that gather parameters and reduce gradients stand "
         "on the layer as a whole: they never run."
@@ -557,15 +573,15 @@ class EP023(EpRule):
     )
     refused = _but(
         f"{FSDP}=true",
-        f"{STRATEGY}=optim_grads_params",
+        f"{FSDP_SHARDING}=optim_grads_params",
         "ddp.use_distributed_optimizer=true",
         "optimizer.use_distributed_optimizer=true",
     )
-    fixes = (Fix(f"{STRATEGY}=optim_grads", KEEPS + ", parameters whole on every rank"), OFF)
+    fixes = (Fix(f"{FSDP_SHARDING}=optim_grads", KEEPS + ", parameters whole on every rank"), OFF)
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return not c[FSDP] or c[STRATEGY] != "optim_grads_params" or at_least(c[CORE], "0.18.0")
+        return not c[FSDP] or c[FSDP_SHARDING] != "optim_grads_params" or at_least(c[CORE], "0.18.0")
 
 
 class EP024(Rule):
@@ -606,19 +622,19 @@ class EP201(EpRule):
     severity = "note"
     requires = ("EP001", "EP002")
     records = ("ep-overlap-small-ep",)
-    reads = (OVERLAP, EP, DISPATCHER, "platform.nvlink_domain_size")
+    reads = (EP_OVERLAP, EP, DISPATCHER, NVLINK_DOMAIN)
     why = (
         "Megatron-Bridge found it flat or slower with EP of 4 or less and the alltoall dispatcher, and a quarter of the step "
         "saved with EP = 16 on two H100 nodes."
     )
     source = "Megatron-Bridge v0.6.0 docs/training/communication-overlap.md"
     refused = _but("platform.nvlink_domain_size=8")
-    fixes = (Fix(f"{OVERLAP}=false", "to compare"),)
+    fixes = (Fix(f"{EP_OVERLAP}=false", "to compare"),)
 
     @classmethod
     def holds(cls, c: Config) -> bool:
         few = c[EP] <= 4 and c[DISPATCHER] == "alltoall"
-        return not few or c["platform.nvlink_domain_size"] is None or c[EP] > c["platform.nvlink_domain_size"]
+        return not few or c[NVLINK_DOMAIN] is None or c[EP] > c[NVLINK_DOMAIN]
 
 
 RULES: tuple[type[Rule], ...] = (
@@ -629,7 +645,7 @@ RULES: tuple[type[Rule], ...] = (
 DERIVATIONS: tuple[Derivation, ...] = (
     Derivation(
         id="EP101",
-        key=OVERLAP,
+        key=EP_OVERLAP,
         value=lambda c: False,
         reason="opt-in upstream",
         source=BRIDGE + "438",
@@ -637,7 +653,7 @@ DERIVATIONS: tuple[Derivation, ...] = (
     ),
     Derivation(
         id="EP102",
-        key=DELAY,
+        key=DELAY_WGRAD,
         value=lambda c: False,
         reason="opt-in upstream",
         source=BRIDGE + "439",

@@ -3,26 +3,36 @@
 from math import lcm
 from typing import Any
 
+from ..schema.keys import (
+    COUNT_EMBEDDING,
+    COUNT_LOSS,
+    CP,
+    EP,
+    ETP,
+    EXPERT_FFN_HIDDEN,
+    EXPERTS,
+    FFN_HIDDEN,
+    FIRST_STAGE,
+    GATED,
+    GBS,
+    HEADS,
+    HIDDEN,
+    KV_CHANNELS,
+    LAST_STAGE,
+    MBS,
+    NUM_LAYERS,
+    PP,
+    QUERY_GROUPS,
+    SHARED_EXPERT,
+    TIED_EMBEDDINGS,
+    TP,
+    VOCAB,
+    VPP,
+    WORLD,
+)
 from ._base import Config
 
-TP = "parallelism.tensor_model_parallel_size"
-PP = "parallelism.pipeline_model_parallel_size"
-VPP = "parallelism.virtual_pipeline_model_parallel_size"
-GROUP = "parallelism.microbatch_group_size_per_vp_stage"
-CP = "parallelism.context_parallel_size"
-EP = "parallelism.expert_model_parallel_size"
-ETP = "parallelism.expert_tensor_parallel_size"
-SP = "parallelism.sequence_parallel"
-WORLD = "parallelism.world_size"
-MBS = "training.micro_batch_size"
-GBS = "training.global_batch_size"
-LAYERS = "model.num_layers"
-FIRST_STAGE = "model.num_layers_in_first_pipeline_stage"
-LAST_STAGE = "model.num_layers_in_last_pipeline_stage"
-COUNT_EMBEDDING = "model.account_for_embedding_in_pipeline_split"
-COUNT_LOSS = "model.account_for_loss_in_pipeline_split"
 UNEVEN = (FIRST_STAGE, LAST_STAGE, COUNT_EMBEDDING, COUNT_LOSS)
-FSDP = "ddp.use_megatron_fsdp"
 
 
 def expert_tensor_parallel_size(c: Config) -> int:
@@ -63,7 +73,7 @@ def interleaved(c: Config) -> bool:
 def interleave(c: Config) -> str:
     """The overrides that turn the interleaved schedule on, with the fewest model chunks per rank that divide the layers."""
     stages = c[PP] if c[PP] > 1 else 2
-    even = (n for n in range(2, (c[LAYERS] or 0) // stages + 1) if c[LAYERS] % (stages * n) == 0)
+    even = (n for n in range(2, (c[NUM_LAYERS] or 0) // stages + 1) if c[NUM_LAYERS] % (stages * n) == 0)
     chunks = f"{VPP}={next(even, 2)}"
     return chunks if c[PP] > 1 else f"{PP}=2 {chunks} {WORLD}={c[WORLD] * 2}"
 
@@ -87,7 +97,7 @@ def divisor_below(value: int, limit: int) -> int:
 
 def first_chunk_layers(c: Config) -> int:
     """Transformer layers in the first model chunk of the first pipeline stage."""
-    layers, stages, chunks = c[LAYERS], c[PP], c[VPP] or 1
+    layers, stages, chunks = c[NUM_LAYERS], c[PP], c[VPP] or 1
     if c[FIRST_STAGE] is not None:
         return int(c[FIRST_STAGE] // chunks)
     if c[LAST_STAGE] is not None and stages > 1:
@@ -107,7 +117,7 @@ def bucketed_parameters(c: Config) -> tuple[int, ...] | None:
     if layer is None:
         return None
     dense, experts = (first_chunk_layers(c) * parameters for parameters in layer)
-    if c[PP] == 1 and not c["model.share_embeddings_and_output_weights"]:
+    if c[PP] == 1 and not c[TIED_EMBEDDINGS]:
         dense += _embedding_parameters(c)  # the output layer, whose gradient is the first
     if c[EP] == 1:
         return (dense + experts,)
@@ -116,23 +126,23 @@ def bucketed_parameters(c: Config) -> tuple[int, ...] | None:
 
 
 def _embedding_parameters(c: Config) -> int:
-    return int((c["model.vocab_size"] or 0) * c["model.hidden_size"] // c[TP])
+    return int((c[VOCAB] or 0) * c[HIDDEN] // c[TP])
 
 
 def _layer_parameters(c: Config) -> tuple[int, int] | None:
     """Dense and expert parameters of one layer on one rank."""
-    hidden, heads = c["model.hidden_size"], c["model.num_attention_heads"]
-    if None in (c[LAYERS], hidden, heads):
+    hidden, heads = c[HIDDEN], c[HEADS]
+    if None in (c[NUM_LAYERS], hidden, heads):
         return None
-    head = c["model.kv_channels"] or hidden // heads
-    groups = c["model.num_query_groups"] or heads
-    ffn = c["model.ffn_hidden_size"] or 4 * hidden
-    gates = 3 if c["model.gated_linear_unit"] else 2
+    head = c[KV_CHANNELS] or hidden // heads
+    groups = c[QUERY_GROUPS] or heads
+    ffn = c[FFN_HIDDEN] or 4 * hidden
+    gates = 3 if c[GATED] else 2
     attention = hidden * head * (2 * heads + 2 * groups) // c[TP]
-    experts: Any = c["model.num_moe_experts"]
+    experts: Any = c[EXPERTS]
     if not experts:
         return attention + gates * hidden * ffn // c[TP], 0
-    expert_ffn = c["model.moe_ffn_hidden_size"] or ffn
-    shared = gates * hidden * (c["model.moe_shared_expert_intermediate_size"] or 0) // c[TP]
+    expert_ffn = c[EXPERT_FFN_HIDDEN] or ffn
+    shared = gates * hidden * (c[SHARED_EXPERT] or 0) // c[TP]
     routed = gates * hidden * expert_ffn * experts // (c[EP] * expert_tensor_parallel_size(c))
     return attention + shared + hidden * experts, routed

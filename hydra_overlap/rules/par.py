@@ -3,25 +3,46 @@
 from math import gcd, lcm
 
 from ..findings import Fix
-from ._base import ARCHITECTURE, Config, Derivation, Rule
-from .layout import (
+from ..schema.keys import (
+    BF16,
     COUNT_EMBEDDING,
     COUNT_LOSS,
     CP,
+    DDP_DISTRIBUTED,
+    DISPATCHER,
     EP,
     ETP,
+    EXPERTS,
+    FFN_HIDDEN,
     FIRST_STAGE,
+    FP8,
+    FP8_PARAM_GATHER,
+    FP16,
     GBS,
     GROUP,
+    HEADS,
+    HIDDEN,
+    KV_CHANNELS,
     LAST_STAGE,
-    LAYERS,
     MBS,
+    MLA,
+    NUM_LAYERS,
+    POSITION_EMBEDDING,
     PP,
+    QUERY_GROUPS,
+    RECOMPUTE,
+    RECOMPUTE_LAYERS,
+    RECOMPUTE_METHOD,
+    SEQ_LENGTH,
     SP,
     TP,
-    UNEVEN,
+    VARIABLE_LENGTHS,
     VPP,
     WORLD,
+)
+from ._base import ARCHITECTURE, Config, Derivation, Rule
+from .layout import (
+    UNEVEN,
     data_parallel_size,
     divisor_below,
     expert_ranks,
@@ -110,28 +131,28 @@ class PAR004(Rule):
     """num_layers is a multiple of PP x VPP."""
 
     requires = ("PAR005",)
-    reads = (LAYERS, PP, VPP, *UNEVEN)
-    shows = (LAYERS, PP, VPP)
+    reads = (NUM_LAYERS, PP, VPP, *UNEVEN)
+    shows = (NUM_LAYERS, PP, VPP)
     why = "Every model chunk holds the same number of layers."
     source = MCORE + "transformer/transformer_block.py:155-178"
     refused = ("parallelism.pipeline_model_parallel_size=2", "model.num_layers=5")
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return c[LAYERS] is not None and not any(c[key] for key in UNEVEN)
+        return c[NUM_LAYERS] is not None and not any(c[key] for key in UNEVEN)
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return c["model.num_layers"] % (c[PP] * (c[VPP] or 1)) == 0
+        return c[NUM_LAYERS] % (c[PP] * (c[VPP] or 1)) == 0
 
     @classmethod
     def why_for(cls, c: Config) -> str:
         chunks = c[PP] * (c[VPP] or 1)
-        return f"{c['model.num_layers']} layers do not fill {chunks} model chunks evenly. {cls.why}"
+        return f"{c[NUM_LAYERS]} layers do not fill {chunks} model chunks evenly. {cls.why}"
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        layers = c["model.num_layers"]
+        layers = c[NUM_LAYERS]
         architecture = tuple(
             Fix(f"model.num_layers={n}", ARCHITECTURE) for n in neighbours(layers, c[PP] * (c[VPP] or 1))
         )
@@ -167,22 +188,22 @@ class PAR005(Rule):
 class PAR006(Rule):
     """num_attention_heads is a multiple of TP."""
 
-    reads = ("model.num_attention_heads", TP)
+    reads = (HEADS, TP)
     why = "Attention heads are split over the TP ranks."
     source = MCORE + "transformer/transformer_config.py:924-928"
     refused = ("parallelism.tensor_model_parallel_size=4", "model.num_attention_heads=6")
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return c["model.num_attention_heads"] is not None
+        return c[HEADS] is not None
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return c["model.num_attention_heads"] % c[TP] == 0
+        return c[HEADS] % c[TP] == 0
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        heads = c["model.num_attention_heads"]
+        heads = c[HEADS]
         fewer = Fix(f"{TP}={divisor_below(gcd(heads, c[TP]), c[TP])}", "fewer TP ranks")
         return (fewer, *(Fix(f"model.num_attention_heads={n}", ARCHITECTURE) for n in neighbours(heads, c[TP])))
 
@@ -191,23 +212,23 @@ class PAR007(Rule):
     """num_query_groups is a multiple or a divisor of TP."""
 
     requires = ("PAR006",)
-    reads = ("model.num_query_groups", TP)
+    reads = (QUERY_GROUPS, TP)
     why = "Key/value heads are split over the TP ranks, or each is shared by a whole number of ranks."
     source = MCORE + "transformer/transformer_config.py:939-946"
     refused = ("parallelism.tensor_model_parallel_size=4", "model.num_query_groups=6")
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return c["model.num_query_groups"] is not None
+        return c[QUERY_GROUPS] is not None
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        groups = c["model.num_query_groups"]
+        groups = c[QUERY_GROUPS]
         return groups % c[TP] == 0 or c[TP] % groups == 0
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        groups = c["model.num_query_groups"]
+        groups = c[QUERY_GROUPS]
         fewer = Fix(f"{TP}={divisor_below(gcd(groups, c[TP]), c[TP])}", "fewer TP ranks")
         return (fewer, *(Fix(f"model.num_query_groups={n}", ARCHITECTURE) for n in neighbours(groups, c[TP])))
 
@@ -215,7 +236,7 @@ class PAR007(Rule):
 class PAR008(Rule):
     """seq_length is a multiple of what splits it: 2 x CP, and CP x TP with sequence parallelism."""
 
-    reads = ("model.seq_length", SP, TP, CP)
+    reads = (SEQ_LENGTH, SP, TP, CP)
     why = (
         "Context parallelism gives every rank two equal parts of the sequence; sequence parallelism splits what a rank has "
         "equally over its TP ranks."
@@ -235,19 +256,19 @@ class PAR008(Rule):
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return c["model.seq_length"] is not None
+        return c[SEQ_LENGTH] is not None
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return c["model.seq_length"] % cls._multiple(c) == 0
+        return c[SEQ_LENGTH] % cls._multiple(c) == 0
 
     @classmethod
     def why_for(cls, c: Config) -> str:
-        return f"{c['model.seq_length']} is no multiple of {cls._multiple(c)}. {cls.why}"
+        return f"{c[SEQ_LENGTH]} is no multiple of {cls._multiple(c)}. {cls.why}"
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        lengths = neighbours(c["model.seq_length"], cls._multiple(c))
+        lengths = neighbours(c[SEQ_LENGTH], cls._multiple(c))
         return tuple(Fix(f"model.seq_length={n}", "legal neighbour") for n in lengths)
 
 
@@ -328,7 +349,7 @@ class PAR011(Rule):
     """Expert parallelism needs experts it divides."""
 
     records = ("ep-overlap-requires-moe",)
-    reads = (EP, "model.num_moe_experts")
+    reads = (EP, EXPERTS)
     why = "Experts are dealt out evenly over the expert-parallel ranks."
     source = MCORE + "transformer/transformer_config.py:1048-1052, transformer/moe/moe_layer.py"
     refused = ("parallelism.expert_model_parallel_size=2",)
@@ -339,12 +360,12 @@ class PAR011(Rule):
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        experts = c["model.num_moe_experts"]
+        experts = c[EXPERTS]
         return experts is not None and experts % c[EP] == 0
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        experts = c["model.num_moe_experts"]
+        experts = c[EXPERTS]
         if experts is None:
             return (Fix(f"{EP}=1", "a dense model"),)
         ranks = divisor_below(experts, c[EP])
@@ -357,7 +378,7 @@ class PAR012(Rule):
 
     requires = ("PAR003",)
     records = ("ep-tp-needs-sp",)
-    reads = ("model.num_moe_experts", TP, SP)
+    reads = (EXPERTS, TP, SP)
     why = "megatron-core's MoE layer raises in the first forward without it."
     source = MCORE + "transformer/moe/moe_layer.py:379-384"
     refused = ("model.num_moe_experts=4", "parallelism.tensor_model_parallel_size=2")
@@ -365,7 +386,7 @@ class PAR012(Rule):
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return c["model.num_moe_experts"] is not None and c[TP] > 1
+        return c[EXPERTS] is not None and c[TP] > 1
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -375,22 +396,22 @@ class PAR012(Rule):
 class PAR013(Rule):
     """ffn_hidden_size is a multiple of TP."""
 
-    reads = ("model.ffn_hidden_size", TP)
+    reads = (FFN_HIDDEN, TP)
     why = "The MLP is split over the TP ranks."
     source = MCORE + "tensor_parallel/layers.py:842, 1166"
     refused = ("parallelism.tensor_model_parallel_size=4", "model.ffn_hidden_size=1022")
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return c["model.ffn_hidden_size"] is not None
+        return c[FFN_HIDDEN] is not None
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return c["model.ffn_hidden_size"] % c[TP] == 0
+        return c[FFN_HIDDEN] % c[TP] == 0
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        width = c["model.ffn_hidden_size"]
+        width = c[FFN_HIDDEN]
         fewer = Fix(f"{TP}={divisor_below(gcd(width, c[TP]), c[TP])}", "fewer TP ranks")
         return (fewer, *(Fix(f"model.ffn_hidden_size={n}", ARCHITECTURE) for n in neighbours(width, c[TP])))
 
@@ -398,7 +419,7 @@ class PAR013(Rule):
 class PAR014(Rule):
     """Only one of bf16 and fp16."""
 
-    reads = ("precision.bf16", "precision.fp16")
+    reads = (BF16, FP16)
     why = "Parameters have one 16-bit format."
     source = MCORE + "transformer/transformer_config.py:915-918"
     refused = ("precision.bf16=true", "precision.fp16=true")
@@ -406,13 +427,13 @@ class PAR014(Rule):
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return not (c["precision.bf16"] and c["precision.fp16"])
+        return not (c[BF16] and c[FP16])
 
 
 class PAR015(Rule):
     """fp8_param_gather needs FP8 and the distributed optimizer."""
 
-    reads = ("precision.fp8_param_gather", "precision.fp8", "ddp.use_distributed_optimizer")
+    reads = (FP8_PARAM_GATHER, FP8, DDP_DISTRIBUTED)
     why = "Parameters can be gathered in FP8 only if they are FP8, and only the distributed optimizer gathers them."
     records = ("precision-fp8-param-needs-fp8", "dp-fp8-param-gather-needs-distopt")
     source = MCORE + "transformer/transformer_config.py:1028; megatron/training/arguments.py:655-657"
@@ -428,37 +449,37 @@ class PAR015(Rule):
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c["precision.fp8_param_gather"])
+        return bool(c[FP8_PARAM_GATHER])
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return c["precision.fp8"] is not None and bool(c["ddp.use_distributed_optimizer"])
+        return c[FP8] is not None and bool(c[DDP_DISTRIBUTED])
 
 
 class PAR016(Rule):
     """Full recomputation names a method and a number of layers, selective recomputation neither."""
 
-    reads = ("model.recompute_granularity", "model.recompute_method", "model.recompute_num_layers")
+    reads = (RECOMPUTE, RECOMPUTE_METHOD, RECOMPUTE_LAYERS)
     why = "megatron-core raises while the config is built."
     source = MCORE + "transformer/transformer_config.py:1161-1185"
     refused = ("model.recompute_granularity=full",)
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return c["model.recompute_granularity"] is not None
+        return c[RECOMPUTE] is not None
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        method, layers = c["model.recompute_method"], c["model.recompute_num_layers"]
-        if c["model.recompute_granularity"] == "full":
+        method, layers = c[RECOMPUTE_METHOD], c[RECOMPUTE_LAYERS]
+        if c[RECOMPUTE] == "full":
             return method is not None and layers is not None
         return layers is None
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        if c["model.recompute_granularity"] == "selective":
+        if c[RECOMPUTE] == "selective":
             return (Fix("model.recompute_num_layers=null", "recomputes modules"),)
-        method, layers = c["model.recompute_method"] or "uniform", c["model.recompute_num_layers"] or 1
+        method, layers = c[RECOMPUTE_METHOD] or "uniform", c[RECOMPUTE_LAYERS] or 1
         full = Fix(f"model.recompute_method={method} model.recompute_num_layers={layers}", "recomputes whole layers")
         none = "model.recompute_granularity=null model.recompute_method=null model.recompute_num_layers=null"
         return (full, Fix(none, "keeps all activations"))
@@ -468,7 +489,7 @@ class PAR017(Rule):
     """Uneven pipeline stages leave every model chunk a whole number of layers."""
 
     requires = ("PAR005",)
-    reads = (LAYERS, PP, VPP, *UNEVEN)
+    reads = (NUM_LAYERS, PP, VPP, *UNEVEN)
     why = (
         "What the first and last stage do not take is dealt out evenly over the others, and each stage's layers over its "
         "model chunks; sizes of the outer stages and counting embedding or loss as a layer exclude each other."
@@ -482,7 +503,7 @@ class PAR017(Rule):
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return cls._fills(c, c[LAYERS])
+        return cls._fills(c, c[NUM_LAYERS])
 
     @classmethod
     def _fills(cls, c: Config, layers: int | None) -> bool:
@@ -502,7 +523,7 @@ class PAR017(Rule):
 
     @classmethod
     def why_for(cls, c: Config) -> str:
-        layers = "The layers" if c[LAYERS] is None else f"{c[LAYERS]} layers"
+        layers = "The layers" if c[NUM_LAYERS] is None else f"{c[NUM_LAYERS]} layers"
         parts = [f"{layers} over {c[PP]} stages of {c[VPP] or 1} model chunks"]
         parts += [f"{c[FIRST_STAGE]} on the first stage"] if c[FIRST_STAGE] is not None else []
         parts += [f"{c[LAST_STAGE]} on the last"] if c[LAST_STAGE] is not None else []
@@ -514,13 +535,13 @@ class PAR017(Rule):
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
         reset = {FIRST_STAGE: "null", LAST_STAGE: "null", COUNT_EMBEDDING: "false", COUNT_LOSS: "false"}
         even = " ".join(f"{key}={value}" for key, value in reset.items() if c[key])
-        architecture = (Fix(f"{LAYERS}={n}", ARCHITECTURE) for n in cls._legal_neighbours(c))
+        architecture = (Fix(f"{NUM_LAYERS}={n}", ARCHITECTURE) for n in cls._legal_neighbours(c))
         return (Fix(even, "even stages"), *architecture)
 
     @classmethod
     def _legal_neighbours(cls, c: Config) -> list[int]:
         """The two numbers of layers nearest to the one said that fill the stages; searched within 4,096."""
-        layers, reach = c[LAYERS], min(2 * c[PP] * (c[VPP] or 1), 4096)
+        layers, reach = c[NUM_LAYERS], min(2 * c[PP] * (c[VPP] or 1), 4096)
         if layers is None:
             return []
         near = sorted(range(max(1, layers - reach), layers + reach + 1), key=lambda n: (abs(n - layers), n))
@@ -530,7 +551,7 @@ class PAR017(Rule):
 class PAR018(Rule):
     """Experts fed with microbatches of different lengths need the alltoall or flex token dispatcher."""
 
-    reads = ("model.variable_seq_lengths", "model.num_moe_experts", "model.moe_token_dispatcher_type")
+    reads = (VARIABLE_LENGTHS, EXPERTS, DISPATCHER)
     why = "The allgather dispatcher takes one length; megatron-core raises while the config is built."
     source = MCORE + "transformer/transformer_config.py:1827-1832"
     refused = ("model.variable_seq_lengths=true", "model.num_moe_experts=4")
@@ -541,34 +562,34 @@ class PAR018(Rule):
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c["model.variable_seq_lengths"]) and c["model.num_moe_experts"] is not None
+        return bool(c[VARIABLE_LENGTHS]) and c[EXPERTS] is not None
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return bool(c["model.moe_token_dispatcher_type"] != "allgather")
+        return bool(c[DISPATCHER] != "allgather")
 
 
 class PAR019(Rule):
     """num_attention_heads is a multiple of num_query_groups."""
 
     requires = ("PAR006", "PAR007")
-    reads = ("model.num_attention_heads", "model.num_query_groups", "model.multi_latent_attention")
+    reads = (HEADS, QUERY_GROUPS, MLA)
     why = "Every key/value head serves the same number of query heads; megatron-core fails in the first forward."
     source = MCORE + "transformer/attention.py:1389-1395"
     refused = ("model.num_attention_heads=6", "model.num_query_groups=4")
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        heads, groups = c["model.num_attention_heads"], c["model.num_query_groups"]
-        return heads is not None and groups is not None and not c["model.multi_latent_attention"]
+        heads, groups = c[HEADS], c[QUERY_GROUPS]
+        return heads is not None and groups is not None and not c[MLA]
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return c["model.num_attention_heads"] % c["model.num_query_groups"] == 0
+        return c[HEADS] % c[QUERY_GROUPS] == 0
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        heads, groups, tp = c["model.num_attention_heads"], c["model.num_query_groups"], c[TP]
+        heads, groups, tp = c[HEADS], c[QUERY_GROUPS], c[TP]
         shared = (n for n in range(min(groups, heads), 0, -1) if heads % n == 0 and (n % tp == 0 or tp % n == 0))
         more = (Fix(f"model.num_attention_heads={n}", ARCHITECTURE) for n in neighbours(heads, lcm(groups, tp)))
         return (Fix(f"model.num_query_groups={next(shared)}", ARCHITECTURE), *more)
@@ -578,8 +599,8 @@ class PAR020(Rule):
     """A head that rotary embedding turns has an even width."""
 
     reads = (
-        "model.position_embedding_type", "model.kv_channels", "model.hidden_size", "model.num_attention_heads",
-        "model.multi_latent_attention",
+        POSITION_EMBEDDING, KV_CHANNELS, HIDDEN, HEADS,
+        MLA,
     )  # fmt: skip
     why = "It turns pairs of channels; megatron-core makes one angle too many for an odd width and fails in the first forward."
     source = MCORE + "models/common/embeddings/rotary_pos_embedding.py:80, 168"
@@ -587,14 +608,14 @@ class PAR020(Rule):
 
     @staticmethod
     def _width(c: Config) -> int | None:
-        said, hidden, heads = c["model.kv_channels"], c["model.hidden_size"], c["model.num_attention_heads"]
+        said, hidden, heads = c[KV_CHANNELS], c[HIDDEN], c[HEADS]
         if said is None and hidden is not None and heads is not None:
             return int(hidden // heads)
         return None if said is None else int(said)
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        rotates = c["model.position_embedding_type"] == "rope" and not c["model.multi_latent_attention"]
+        rotates = c[POSITION_EMBEDDING] == "rope" and not c[MLA]
         return rotates and cls._width(c) is not None
 
     @classmethod

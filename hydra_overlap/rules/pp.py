@@ -1,35 +1,31 @@
 """PP: pipeline p2p overlap and the deferral of the output layer's weight gradient."""
 
 from ..findings import Fix
-from ._base import ARCHITECTURE, GIVES_UP, KEEPS, Config, Derivation, Rule
-from .layout import (
+from ..schema.keys import (
+    BATCH_P2P,
     CP,
+    DEFER,
+    DEFERRAL_LIMIT,
+    EP_OVERLAP,
     FSDP,
+    GAF,
     GBS,
+    GRAD_REDUCE,
     GROUP,
     MBS,
+    MTP,
+    P2P,
+    P2P_FLUSH,
     PP,
+    TE,
     TP,
+    VARIABLE_LENGTHS,
     VPP,
     WORLD,
-    data_parallel_size,
-    dp_cp_size,
-    interleave,
-    interleaved,
-    num_microbatches,
 )
+from ._base import ARCHITECTURE, GIVES_UP, KEEPS, Config, Derivation, Rule
+from .layout import data_parallel_size, dp_cp_size, interleave, interleaved, num_microbatches
 
-OVERLAP = "comm_overlap.pp.overlap_p2p_comm"
-BATCH = "comm_overlap.pp.batch_p2p_comm"
-FLUSH = "comm_overlap.pp.overlap_p2p_comm_warmup_flush"
-DEFER = "comm_overlap.pp.defer_embedding_wgrad_compute"
-LIMIT = "comm_overlap.pp.wgrad_deferral_limit"
-GAF = "model.gradient_accumulation_fusion"
-GRAD_REDUCE = "comm_overlap.dp.overlap_grad_reduce"
-TE = "software.transformer_engine"
-VARIABLE = "model.variable_seq_lengths"
-A2A = "comm_overlap.ep.overlap_moe_expert_parallel_comm"
-MTP = "model.mtp_num_layers"
 MCORE = "megatron-core core_v0.16.1 megatron/core/"
 CONFIG = MCORE + "model_parallel_config.py:"
 
@@ -37,18 +33,18 @@ CONFIG = MCORE + "model_parallel_config.py:"
 class PP001(Rule):
     """p2p overlap needs the interleaved schedule: PP > 1 and VPP > 1."""
 
-    reads = (OVERLAP, PP, VPP)
+    reads = (P2P, PP, VPP)
     why = (
         "Only the interleaved schedule has other microbatches to run while a tensor travels; the plain 1F1B schedule of "
         "megatron-core raises at step 0, and Megatron-LM's argument parser switches the flag off."
     )
     records = ("pp-overlap-p2p-needs-vpp", "pp-overlap-p2p-pp1")
     source = MCORE + "pipeline_parallel/schedules.py:2004-2007"
-    refused = (f"{OVERLAP}=true",)
+    refused = (f"{P2P}=true",)
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[OVERLAP])
+        return bool(c[P2P])
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -57,30 +53,30 @@ class PP001(Rule):
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
         keeps = Fix(interleave(c), KEEPS + ("" if c[PP] > 1 else " (twice the ranks)"))
-        return (keeps, Fix(f"{OVERLAP}=false", GIVES_UP), Fix(f"{OVERLAP}=null", "lets the layout decide"))
+        return (keeps, Fix(f"{P2P}=false", GIVES_UP), Fix(f"{P2P}=null", "lets the layout decide"))
 
 
 class PP002(Rule):
     """p2p is overlapped or batched, not both."""
 
     requires = ("PP001",)
-    reads = (OVERLAP, BATCH)
+    reads = (P2P, BATCH_P2P)
     why = "Batched sends and receives are waited for at once; megatron-core raises at step 0."
     records = ("pp-overlap-and-batch-exclusive",)
     source = MCORE + "pipeline_parallel/schedules.py:921-922"
-    refused = (f"{BATCH}=true", f"{PP}=2", f"{VPP}=2")  # fmt: skip
-    fixes = (Fix(f"{BATCH}=null", KEEPS), Fix(f"{OVERLAP}=false {BATCH}=null", GIVES_UP))
+    refused = (f"{BATCH_P2P}=true", f"{PP}=2", f"{VPP}=2")  # fmt: skip
+    fixes = (Fix(f"{BATCH_P2P}=null", KEEPS), Fix(f"{P2P}=false {BATCH_P2P}=null", GIVES_UP))
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return not (c[OVERLAP] and c[BATCH])
+        return not (c[P2P] and c[BATCH_P2P])
 
 
 class PP003(Rule):
     """The interleaved schedule of two stages does not run on batched p2p."""
 
     requires = ("PP002",)
-    reads = (BATCH, PP, VPP)
+    reads = (BATCH_P2P, PP, VPP)
     why = (
         "With two stages the previous rank is the next one as well: of a batch's two sends to it, each is received in the "
         "other's place, and the run trains on gradients for activations without a word (gradient norm 36.9 to 68,782 in "
@@ -88,8 +84,8 @@ class PP003(Rule):
     )
     records = ("pp-pp2-vpp-batched-p2p-corrupts", "pp-lm-no-overlap-vpp-needs-pp-gt-2")
     source = MCORE + "pipeline_parallel/p2p_communication.py:16-54; megatron/training/arguments.py:579-582"
-    refused = (f"{BATCH}=true", f"{OVERLAP}=false", f"{PP}=2", f"{VPP}=2")
-    fixes = (Fix(f"{BATCH}=null {OVERLAP}=null", "overlapped p2p"), Fix(f"{BATCH}=false", "plain p2p"))
+    refused = (f"{BATCH_P2P}=true", f"{P2P}=false", f"{PP}=2", f"{VPP}=2")
+    fixes = (Fix(f"{BATCH_P2P}=null {P2P}=null", "overlapped p2p"), Fix(f"{BATCH_P2P}=false", "plain p2p"))
 
     @classmethod
     def applies(cls, c: Config) -> bool:
@@ -97,31 +93,31 @@ class PP003(Rule):
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return not c[BATCH] or c[PP] > 2
+        return not c[BATCH_P2P] or c[PP] > 2
 
 
 class PP004(Rule):
     """p2p overlap in warm-up and flush needs p2p overlap."""
 
     requires = ("PP001", "PP002")
-    reads = (FLUSH, OVERLAP)
+    reads = (P2P_FLUSH, P2P)
     why = "It extends the overlap of the steady state; alone megatron-core raises while the config is built."
     records = ("pp-warmup-flush",)
     source = CONFIG + "450-455"
-    refused = (f"{FLUSH}=true",)
+    refused = (f"{P2P_FLUSH}=true",)
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[FLUSH])
+        return bool(c[P2P_FLUSH])
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return bool(c[OVERLAP])
+        return bool(c[P2P])
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        keeps = Fix(f"{OVERLAP}=null" if interleaved(c) else interleave(c), KEEPS)
-        return (keeps, Fix(f"{FLUSH}=false", GIVES_UP))
+        keeps = Fix(f"{P2P}=null" if interleaved(c) else interleave(c), KEEPS)
+        return (keeps, Fix(f"{P2P_FLUSH}=false", GIVES_UP))
 
 
 class DeferRule(Rule):
@@ -171,16 +167,19 @@ class PP007(DeferRule):
     """wgrad_deferral_limit is 0 or more."""
 
     requires = ("PP005",)
-    reads = (DEFER, LIMIT)
+    reads = (DEFER, DEFERRAL_LIMIT)
     why = "0 defers every microbatch. Megatron-Bridge derives -1, which megatron-core refuses."
     records = ("pp-defer-wgrad-limit",)
     source = CONFIG + "435-438"
-    refused = (f"{DEFER}=true", f"{PP}=2", f"{GAF}=true", f"{LIMIT}=-1")
-    fixes = (Fix(f"{LIMIT}=0", "defers all"), Fix(f"{DEFER}=false {LIMIT}=null", "gives the deferral up"))
+    refused = (f"{DEFER}=true", f"{PP}=2", f"{GAF}=true", f"{DEFERRAL_LIMIT}=-1")
+    fixes = (
+        Fix(f"{DEFERRAL_LIMIT}=0", "defers all"),
+        Fix(f"{DEFER}=false {DEFERRAL_LIMIT}=null", "gives the deferral up"),
+    )
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return c[LIMIT] >= 0
+        return c[DEFERRAL_LIMIT] >= 0
 
 
 class PP008(DeferRule):
@@ -209,12 +208,12 @@ class PP008(DeferRule):
 class PP009(Rule):
     """A deferral limit needs the deferral."""
 
-    reads = (LIMIT, DEFER)
+    reads = (DEFERRAL_LIMIT, DEFER)
     why = "megatron-core never reads wgrad_deferral_limit while defer_embedding_wgrad_compute is off."
     records = ("pp-defer-wgrad-limit-without-defer",)
     source = CONFIG + "327-332"
-    refused = (f"{LIMIT}=22",)
-    fixes = (Fix(f"{DEFER}=true", "turns the deferral on"), Fix(f"{LIMIT}=null", "no limit"))
+    refused = (f"{DEFERRAL_LIMIT}=22",)
+    fixes = (Fix(f"{DEFER}=true", "turns the deferral on"), Fix(f"{DEFERRAL_LIMIT}=null", "no limit"))
 
     @classmethod
     def applies(cls, c: Config) -> bool:
@@ -222,7 +221,7 @@ class PP009(Rule):
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return c[LIMIT] == 0
+        return c[DEFERRAL_LIMIT] == 0
 
 
 class PP010(DeferRule):
@@ -296,7 +295,7 @@ class PP201(Rule):
 
     severity = "warning"
     requires = ("PAR001", "PAR005", "PAR009", "PAR010")
-    reads = (PP, VPP, GROUP, GBS, MBS, WORLD, TP, CP, FLUSH, A2A)
+    reads = (PP, VPP, GROUP, GBS, MBS, WORLD, TP, CP, P2P_FLUSH, EP_OVERLAP)
     shows = (GBS, PP, VPP)
     records = ("pp-few-microbatches",)
     source = MCORE + "pipeline_parallel/schedules.py:756-787, 1470-1490"
@@ -307,14 +306,16 @@ class PP201(Rule):
         """Forwards of one model chunk that the first stage runs before its first backward."""
         if not interleaved(c):
             return int(c[PP] - 1)
-        return int(2 * (c[PP] - 1) + (c[VPP] - 1) * (c[GROUP] or c[PP]) + bool(c[A2A]))
+        return int(2 * (c[PP] - 1) + (c[VPP] - 1) * (c[GROUP] or c[PP]) + bool(c[EP_OVERLAP]))
 
     @classmethod
     def _waiting(cls, c: Config) -> str:
         """What the first stage overlaps only after its warm-up; in the plain schedule it alternates, and overlaps nothing."""
         if not interleaved(c):
             return "forward and backward alternate"
-        waiting = [what for what, waits in (("p2p", not c[FLUSH]), ("the experts' all-to-alls", c[A2A])) if waits]
+        waiting = [
+            what for what, waits in (("p2p", not c[P2P_FLUSH]), ("the experts' all-to-alls", c[EP_OVERLAP])) if waits
+        ]
         return f"it overlaps {' and '.join(waiting)}" if waiting else ""
 
     @classmethod
@@ -337,8 +338,8 @@ class PP201(Rule):
         least = cls.warm_up(c) // (c[VPP] or 1) + 1  # microbatches; then up to a whole group
         samples = -(-least // group) * group * c[MBS] * data_parallel_size(c)
         more = Fix(f"{GBS}={samples}", "enough microbatches for a steady state")
-        flush = Fix(f"{FLUSH}=true", "overlaps p2p in the warm-up as well")
-        return (more, flush) if interleaved(c) and not c[A2A] else (more,)
+        flush = Fix(f"{P2P_FLUSH}=true", "overlaps p2p in the warm-up as well")
+        return (more, flush) if interleaved(c) and not c[EP_OVERLAP] else (more,)
 
 
 class PP202(Rule):
@@ -346,15 +347,15 @@ class PP202(Rule):
 
     severity = "note"
     requires = ("PAR005",)
-    reads = (BATCH, PP, VPP)
+    reads = (BATCH_P2P, PP, VPP)
     why = (
         "Neither overlapped nor batched, they are issued one by one, in odd and even order against deadlock: legal, and the "
         "slowest of the three."
     )
     records = ("pp-both-flags-off",)
     source = MCORE + "pipeline_parallel/p2p_communication.py:54-110"
-    refused = (f"{BATCH}=false", f"{PP}=2")
-    fixes = (Fix(f"{BATCH}=null", "batched"),)
+    refused = (f"{BATCH_P2P}=false", f"{PP}=2")
+    fixes = (Fix(f"{BATCH_P2P}=null", "batched"),)
 
     @classmethod
     def applies(cls, c: Config) -> bool:
@@ -362,26 +363,26 @@ class PP202(Rule):
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return bool(c[BATCH])
+        return bool(c[BATCH_P2P])
 
 
 class PP203(Rule):
     """A pipeline sends tensors of one shape."""
 
     severity = "note"
-    reads = (VARIABLE, PP)
+    reads = (VARIABLE_LENGTHS, PP)
     why = (
         "With variable lengths stages exchange every tensor's shape before the tensor, and wait for it; what is overlapped "
         "is the tensor alone."
     )
     records = ("pp-variable-seq-lengths",)
     source = MCORE + "pipeline_parallel/p2p_communication.py:301-309"
-    refused = (f"{VARIABLE}=true", f"{PP}=2")
-    fixes = (Fix(f"{VARIABLE}=false", "pads to one length"),)
+    refused = (f"{VARIABLE_LENGTHS}=true", f"{PP}=2")
+    fixes = (Fix(f"{VARIABLE_LENGTHS}=false", "pads to one length"),)
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[VARIABLE])
+        return bool(c[VARIABLE_LENGTHS])
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -401,7 +402,7 @@ def _layout(c: Config) -> str:
 DERIVATIONS: tuple[Derivation, ...] = (
     Derivation(
         id="PP101",
-        key=OVERLAP,
+        key=P2P,
         value=interleaved,
         reason=lambda c: f"true only for PP > 1 and VPP > 1; here {_layout(c)}",
         source="Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:453-464",
@@ -409,16 +410,18 @@ DERIVATIONS: tuple[Derivation, ...] = (
     ),
     Derivation(
         id="PP102",
-        key=BATCH,
+        key=BATCH_P2P,
         value=lambda c: c[PP] > 1 and not interleaved(c),
         reason=lambda c: (
             f"batched in the plain 1F1B schedule only, and waited for at once (batch_p2p_sync); here {_layout(c)}"
         ),
         source="Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:453-464",
         records=("pp-p2p-derivation-megatron-lm", "pp-mcore-default-is-inconsistent", "pp-batch-p2p-sync"),
-        limit=lambda c: "one stage sends nothing" if c[BATCH] and c[PP] == 1 else "",
+        limit=lambda c: "one stage sends nothing" if c[BATCH_P2P] and c[PP] == 1 else "",
     ),
-    Derivation(id="PP103", key=FLUSH, value=lambda c: False, reason="megatron-core's default", source=CONFIG + "334"),
+    Derivation(
+        id="PP103", key=P2P_FLUSH, value=lambda c: False, reason="megatron-core's default", source=CONFIG + "334"
+    ),
     Derivation(
         id="PP104",
         key=DEFER,
@@ -427,5 +430,7 @@ DERIVATIONS: tuple[Derivation, ...] = (
         source=CONFIG + "322",
         records=("pp-defer-wgrad-last-stage-only",),
     ),
-    Derivation(id="PP105", key=LIMIT, value=lambda c: 0, reason="megatron-core's default", source=CONFIG + "327"),
+    Derivation(
+        id="PP105", key=DEFERRAL_LIMIT, value=lambda c: 0, reason="megatron-core's default", source=CONFIG + "327"
+    ),
 )

@@ -1,22 +1,24 @@
 """PREC: number formats, as far as megatron-core refuses them or an overlap depends on them."""
 
 from ..findings import Fix
+from ..schema.keys import (
+    BF16_AT_END,
+    BF16_AT_START,
+    DDP_REUSE,
+    FIRST_LAST_BF16,
+    FP8,
+    FP8_PARAM_GATHER,
+    FP8_RECIPE,
+    FSDP,
+    NUM_LAYERS,
+    OPTIMIZER_REUSE,
+    PP,
+    SM,
+    TE,
+)
 from ..schema.versions import at_least
 from ._base import BLACKWELL, Config, Rule
-from .layout import PP
 
-FP8 = "precision.fp8"
-RECIPE = "precision.fp8_recipe"
-PARAM_GATHER = "precision.fp8_param_gather"
-MIXED = "precision.first_last_layers_bf16"
-AT_START = "precision.num_layers_at_start_in_bf16"
-AT_END = "precision.num_layers_at_end_in_bf16"
-NUM_LAYERS = "model.num_layers"
-DDP_REUSE = "ddp.reuse_grad_buf_for_mxfp8_param_ag"
-OPTIMIZER_REUSE = "optimizer.reuse_grad_buf_for_mxfp8_param_ag"
-FSDP = "ddp.use_megatron_fsdp"
-SM = "platform.sm"
-TE = "software.transformer_engine"
 CONFIG = "megatron-core core_v0.16.1 megatron/core/transformer/transformer_config.py:"
 SHARDED = ("ddp.use_distributed_optimizer=true", "optimizer.use_distributed_optimizer=true")
 NEVER = 10_000  # a compute capability x 10 that no GPU reaches
@@ -25,60 +27,64 @@ GPUS = {
     "delayed": (89, NEVER, "h100"), "tensorwise": (89, NEVER, "h100"), "blockwise": (90, NEVER, "h100"),
     "mxfp8": (100, 120, "b200"),
 }  # fmt: skip
-OFF = Fix(f"{FP8}=null {RECIPE}=null {PARAM_GATHER}=false", "trains without FP8")
+OFF = Fix(f"{FP8}=null {FP8_RECIPE}=null {FP8_PARAM_GATHER}=false", "trains without FP8")
 
 
 class PREC001(Rule):
     """First and last layers in bf16 exclude delayed FP8 scaling."""
 
-    reads = (FP8, RECIPE, MIXED)
+    reads = (FP8, FP8_RECIPE, FIRST_LAST_BF16)
     why = "Delayed scaling reduces its history over all layers alike; megatron-core raises. It is the recipe where none is said."
     source = CONFIG + "987-990"
     records = ("precision-fp8-first-last-layers",)
-    refused = (f"{FP8}=hybrid", f"{MIXED}=true")
+    refused = (f"{FP8}=hybrid", f"{FIRST_LAST_BF16}=true")
     fixes = (
-        Fix(f"{RECIPE}=tensorwise", "keeps those layers in bf16"),
-        Fix(f"{MIXED}=false", "all layers in FP8"),
+        Fix(f"{FP8_RECIPE}=tensorwise", "keeps those layers in bf16"),
+        Fix(f"{FIRST_LAST_BF16}=false", "all layers in FP8"),
     )
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return c[FP8] is not None and bool(c[MIXED])
+        return c[FP8] is not None and bool(c[FIRST_LAST_BF16])
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return c[RECIPE] not in (None, "delayed")
+        return c[FP8_RECIPE] not in (None, "delayed")
 
 
 class PREC002(Rule):
     """The layers kept in bf16 fit into a pipeline stage at each end."""
 
     requires = ("PAR004", "PREC001")
-    reads = (FP8, MIXED, AT_START, AT_END, NUM_LAYERS, PP)
+    reads = (FP8, FIRST_LAST_BF16, BF16_AT_START, BF16_AT_END, NUM_LAYERS, PP)
     why = "The first and the last stage count them among their own layers."
     source = CONFIG + "992-1017"
-    refused = (f"{FP8}=hybrid", f"{RECIPE}=tensorwise", f"{MIXED}=true", f"{AT_START}=3", f"{NUM_LAYERS}=2")
+    refused = (
+        f"{FP8}=hybrid",
+        f"{FP8_RECIPE}=tensorwise",
+        f"{FIRST_LAST_BF16}=true",
+        f"{BF16_AT_START}=3",
+        f"{NUM_LAYERS}=2",
+    )
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return c[FP8] is not None and bool(c[MIXED]) and c[NUM_LAYERS] is not None
+        return c[FP8] is not None and bool(c[FIRST_LAST_BF16]) and c[NUM_LAYERS] is not None
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        counts = (c[AT_START], c[AT_END])
+        counts = (c[BF16_AT_START], c[BF16_AT_END])
         return min(counts) >= 0 and max(counts) <= c[NUM_LAYERS] // c[PP]
 
     @classmethod
     def why_for(cls, c: Config) -> str:
-        return (
-            f"{c[NUM_LAYERS] // c[PP]} layers a stage, {c[AT_START]} at the start and {c[AT_END]} at the end. {cls.why}"
-        )
+        return f"{c[NUM_LAYERS] // c[PP]} layers a stage, {c[BF16_AT_START]} at the start and {c[BF16_AT_END]} at the end. {cls.why}"
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
         most = c[NUM_LAYERS] // c[PP]
-        fitting = " ".join(f"{key}={min(max(c[key], 0), most)}" for key in (AT_START, AT_END))
-        return (Fix(fitting, "as many as fit"), Fix(f"{MIXED}=false", "all layers in FP8"))
+        fitting = " ".join(f"{key}={min(max(c[key], 0), most)}" for key in (BF16_AT_START, BF16_AT_END))
+        return (Fix(fitting, "as many as fit"), Fix(f"{FIRST_LAST_BF16}=false", "all layers in FP8"))
 
 
 class PREC003(Rule):
@@ -89,23 +95,23 @@ class PREC003(Rule):
     """
 
     requires = ("PAR015",)
-    reads = (PARAM_GATHER, FP8, RECIPE, DDP_REUSE, OPTIMIZER_REUSE, FSDP)
+    reads = (FP8_PARAM_GATHER, FP8, FP8_RECIPE, DDP_REUSE, OPTIMIZER_REUSE, FSDP)
     why = "Parameters are gathered in bf16 through a buffer, which they share with the gradients, and cast to MXFP8 afterwards."
     source = (
         "Megatron-Bridge v0.4.2 src/megatron/bridge/training/mixed_precision.py:107-112; megatron-core core_v0.16.1 "
         "megatron/core/distributed/param_and_grad_buffer.py:774-780, 818-828; optimizer/optimizer_config.py:364-373"
     )
     records = ("precision-mxfp8-param-gather-reuse",)
-    refused = (f"{FP8}=hybrid", f"{RECIPE}=mxfp8", f"{PARAM_GATHER}=true", *SHARDED)
+    refused = (f"{FP8}=hybrid", f"{FP8_RECIPE}=mxfp8", f"{FP8_PARAM_GATHER}=true", *SHARDED)
     fixes = (
         Fix(f"{DDP_REUSE}=true {OPTIMIZER_REUSE}=true", "gathers through the gradient buffer"),
-        Fix(f"{PARAM_GATHER}=false {DDP_REUSE}=false {OPTIMIZER_REUSE}=false", "keeps parameters in bf16"),
+        Fix(f"{FP8_PARAM_GATHER}=false {DDP_REUSE}=false {OPTIMIZER_REUSE}=false", "keeps parameters in bf16"),
     )
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        mxfp8 = c[FP8] is not None and c[RECIPE] == "mxfp8"
-        return bool(c[PARAM_GATHER]) and mxfp8 and not c[FSDP]
+        mxfp8 = c[FP8] is not None and c[FP8_RECIPE] == "mxfp8"
+        return bool(c[FP8_PARAM_GATHER]) and mxfp8 and not c[FSDP]
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -116,7 +122,7 @@ class PREC004(Rule):
     """Only MXFP8 parameters are gathered through the gradient buffer."""
 
     requires = ("PREC003",)
-    reads = (PARAM_GATHER, FP8, RECIPE, DDP_REUSE, OPTIMIZER_REUSE)
+    reads = (FP8_PARAM_GATHER, FP8, FP8_RECIPE, DDP_REUSE, OPTIMIZER_REUSE)
     why = "megatron-core asserts fp8_param_gather; with another recipe parameters live in a buffer of their own."
     source = "megatron-core core_v0.16.1 megatron/core/distributed/distributed_data_parallel_config.py:153-154"
     records = ("precision-reuse-grad-buf-needs-param-gather",)
@@ -129,7 +135,7 @@ class PREC004(Rule):
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return bool(c[PARAM_GATHER]) and c[FP8] is not None and c[RECIPE] == "mxfp8"
+        return bool(c[FP8_PARAM_GATHER]) and c[FP8] is not None and c[FP8_RECIPE] == "mxfp8"
 
 
 class PREC005(Rule):
@@ -174,14 +180,14 @@ class PREC006(Rule):
     trains in 16 bits.
     """
 
-    reads = (SM, FP8, RECIPE, TE)
-    shows = (SM, FP8, RECIPE)
+    reads = (SM, FP8, FP8_RECIPE, TE)
+    shows = (SM, FP8, FP8_RECIPE)
     why = "Transformer Engine raises in the first forward."
     source = (
         "Transformer Engine v2.8 transformer_engine/pytorch/fp8.py:35-85; v2.9 to v2.20 pytorch/quantization.py "
         "(v2.11:48-101)"
     )
-    refused = (f"{FP8}=hybrid", f"{RECIPE}=mxfp8", f"{SM}=90")
+    refused = (f"{FP8}=hybrid", f"{FP8_RECIPE}=mxfp8", f"{SM}=90")
 
     @classmethod
     def applies(cls, c: Config) -> bool:
@@ -189,11 +195,11 @@ class PREC006(Rule):
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return runs(c[RECIPE] or "delayed", c)
+        return runs(c[FP8_RECIPE] or "delayed", c)
 
     @classmethod
     def why_for(cls, c: Config) -> str:
-        recipe = c[RECIPE] or "delayed"
+        recipe = c[FP8_RECIPE] or "delayed"
         first, behind, _ = GPUS[recipe]
         needs = f"compute capability {first / 10:.1f} or more" + (
             f", below {behind / 10:.1f}" if behind < NEVER else ""
@@ -204,9 +210,9 @@ class PREC006(Rule):
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        others = [recipe for recipe in ("mxfp8", "tensorwise") if recipe != c[RECIPE] and runs(recipe, c)]
-        recipes = [Fix(f"{RECIPE}={recipe}", "keeps FP8, on this GPU") for recipe in others[:1]]
-        platform = GPUS[c[RECIPE] or "delayed"][2]
+        others = [recipe for recipe in ("mxfp8", "tensorwise") if recipe != c[FP8_RECIPE] and runs(recipe, c)]
+        recipes = [Fix(f"{FP8_RECIPE}={recipe}", "keeps FP8, on this GPU") for recipe in others[:1]]
+        platform = GPUS[c[FP8_RECIPE] or "delayed"][2]
         elsewhere = Fix(f"platform={platform}", "keeps the recipe (plans for that GPU)")
         return (*recipes, elsewhere, OFF)
 
@@ -216,13 +222,13 @@ class PREC201(Rule):
 
     severity = "note"
     requires = ("PREC006",)
-    reads = (SM, FP8, RECIPE)
+    reads = (SM, FP8, FP8_RECIPE)
     why = "Every GEMM converts its operands, and scales are powers of two: slower than MXFP8 itself, other numbers than Hopper's."
     source = (
         "Transformer Engine v2.11 transformer_engine/pytorch/csrc/extensions/gemm.cpp:247-256; "
         "common/transpose/quantize_transpose_square_blockwise.cu:490"
     )
-    refused = (f"{FP8}=e4m3", f"{RECIPE}=blockwise", f"{SM}=100")
+    refused = (f"{FP8}=e4m3", f"{FP8_RECIPE}=blockwise", f"{SM}=100")
 
     @classmethod
     def applies(cls, c: Config) -> bool:
@@ -230,12 +236,12 @@ class PREC201(Rule):
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return c[RECIPE] != "blockwise"
+        return c[FP8_RECIPE] != "blockwise"
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
         recipe = "mxfp8" if runs("mxfp8", c) else "tensorwise"
-        return (Fix(f"{RECIPE}={recipe}", "runs as it is on this GPU"),)
+        return (Fix(f"{FP8_RECIPE}={recipe}", "runs as it is on this GPU"),)
 
 
 RULES: tuple[type[Rule], ...] = (PREC001, PREC002, PREC003, PREC004, PREC005, PREC006, PREC201)

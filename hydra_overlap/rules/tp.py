@@ -1,38 +1,48 @@
 """TP: tensor-parallel overlap, Transformer Engine's userbuffers."""
 
 from ..findings import Fix
+from ..schema.keys import (
+    BF16,
+    BOOTSTRAP,
+    BULK_DGRAD,
+    BULK_WGRAD,
+    CP,
+    DELAY_WGRAD,
+    EXPERTS,
+    FP8,
+    FP8_RECIPE,
+    FP16,
+    GPU,
+    HIDDEN,
+    MBS,
+    MLA,
+    MTP,
+    NO_FC1,
+    NO_QKV,
+    NVLINK_DOMAIN,
+    OVERLAP_AG,
+    OVERLAP_RS,
+    RS_DGRAD,
+    SEQ_LENGTH,
+    SHARED_EXPERT,
+    SHARED_EXPERT_OVERLAP,
+    SP,
+    SYMMETRIC_AR,
+    TE,
+    TORCH,
+    TP,
+    TP_OVERLAP,
+    TUNED_TP,
+    UB_LAYERS,
+    VARIABLE_LENGTHS,
+    WORLD,
+)
 from ..schema.versions import at_least
 from ._base import ARCHITECTURE, GIVES_UP, KEEPS, Config, Derivation, Rule
-from .layout import CP, MBS, SP, TP, WORLD, divisor_below, neighbours
+from .layout import divisor_below, neighbours
 
-ON = "comm_overlap.tp.tp_comm_overlap"
-TE = "software.transformer_engine"
-TUNED_TP = "userbuffers.tuned_for.tp"
-PARTS = (
-    "tp_comm_overlap_ag",
-    "tp_comm_overlap_rs",
-    "tp_comm_overlap_rs_dgrad",
-    "tp_comm_bulk_dgrad",
-    "tp_comm_bulk_wgrad",
-)
-PART_KEYS = tuple(f"comm_overlap.tp.{name}" for name in PARTS)
-RS_DGRAD = "comm_overlap.tp.tp_comm_overlap_rs_dgrad"
-BULK_DGRAD = "comm_overlap.tp.tp_comm_bulk_dgrad"
-BULK_WGRAD = "comm_overlap.tp.tp_comm_bulk_wgrad"
-NO_QKV = "comm_overlap.tp.tp_comm_overlap_disable_qkv"
-NO_FC1 = "comm_overlap.tp.tp_comm_overlap_disable_fc1"
-DELAYED_WGRAD = "comm_overlap.ep.delay_wgrad_compute"
-LAYERS = "userbuffers.layers"
-BF16 = "precision.bf16"
-FP8 = "precision.fp8"
-RECIPE = "precision.fp8_recipe"
-SYMMETRIC = "model.symmetric_ar_type"
-EXPERTS = "model.num_moe_experts"
-SHARED = "model.moe_shared_expert_intermediate_size"
-SHARED_OVERLAP = "model.moe_shared_expert_overlap"
-HIDDEN = "model.hidden_size"
-SEQUENCE = "model.seq_length"
-OFF = Fix(f"{ON}=false", GIVES_UP)
+PART_KEYS = (OVERLAP_AG, OVERLAP_RS, RS_DGRAD, BULK_DGRAD, BULK_WGRAD)
+OFF = Fix(f"{TP_OVERLAP}=false", GIVES_UP)
 CONFIG = "megatron-core core_v0.16.1 megatron/core/model_parallel_config.py:"
 LINEAR = "megatron-core core_v0.16.1 megatron/core/extensions/transformer_engine.py:"
 TE_212 = "Transformer Engine v2.12 transformer_engine/"
@@ -40,13 +50,13 @@ TE_212 = "Transformer Engine v2.12 transformer_engine/"
 OLDEST_TE = "2.8.0"
 TP_SIZES = (2, 4, 8, 16, 32)  # the kernels are instantiated for these numbers of ranks
 MXFP8_BLOCK = 128  # rows and columns; MXFP8 scales are padded to such tiles
-LEGAL = (f"{ON}=true", f"{TP}=2", f"{SP}=true", f"{TE}=2.11.0")
+LEGAL = (f"{TP_OVERLAP}=true", f"{TP}=2", f"{SP}=true", f"{TE}=2.11.0")
 """The smallest legal request with TP overlap, as overrides; most examples add one to it."""
 
 
 def scaled_by_mxfp8(c: Config) -> bool:
     """Whether GEMMs run in MXFP8; a recipe without FP8 is read by nobody."""
-    return (c[FP8] is not None, c[RECIPE]) == (True, "mxfp8")
+    return (c[FP8] is not None, c[FP8_RECIPE]) == (True, "mxfp8")
 
 
 def dgrad_layers(c: Config) -> dict[str, bool]:
@@ -65,7 +75,7 @@ def has_tp_mlp(c: Config) -> bool:
     Experts have none; a shared expert has, unless its overlap moves it beside the dispatch. Source: megatron/core/
     transformer/moe/shared_experts.py:92-101 (core_v0.16.1).
     """
-    experts, shared, beside_dispatch = c[EXPERTS], c[SHARED], c[SHARED_OVERLAP]
+    experts, shared, beside_dispatch = c[EXPERTS], c[SHARED_EXPERT], c[SHARED_EXPERT_OVERLAP]
     return not experts or (bool(shared) and not beside_dispatch)
 
 
@@ -74,17 +84,17 @@ class TpRule(Rule):
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[ON])
+        return bool(c[TP_OVERLAP])
 
 
 class TP001(TpRule):
     """TP overlap needs at least two tensor-parallel ranks."""
 
-    reads = (ON, TP)
+    reads = (TP_OVERLAP, TP)
     why = "With TP = 1 there is no tensor-parallel communication to overlap; Megatron-Bridge switches it off with a log line."
     source = "Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:444"
     records = ("tp-overlap-requires-tp-gt-1",)
-    refused = (f"{ON}=true",)
+    refused = (f"{TP_OVERLAP}=true",)
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -101,14 +111,14 @@ class TP002(TpRule):
     """TP overlap needs sequence parallelism."""
 
     requires = ("TP001",)
-    reads = (ON, SP)
+    reads = (TP_OVERLAP, SP)
     why = (
         "Userbuffers overlap the all-gathers and reduce-scatters that sequence parallelism creates; without it there "
         "are none. Megatron-Bridge switches the overlap off, Megatron-LM asserts."
     )
     source = "megatron-core core_v0.16.1 megatron/training/arguments.py:915-916"
     records = ("tp-overlap-requires-sequence-parallel",)
-    refused = (f"{ON}=true", f"{TP}=2", f"{TE}=2.11.0")
+    refused = (f"{TP_OVERLAP}=true", f"{TP}=2", f"{TE}=2.11.0")
     fixes = (Fix(f"{SP}=true", KEEPS), OFF)
 
     @classmethod
@@ -120,14 +130,14 @@ class TP003(TpRule):
     """TP overlap needs Transformer Engine."""
 
     requires = ("TP001",)
-    reads = (ON, TE)
+    reads = (TP_OVERLAP, TE)
     why = (
         "Userbuffers are Transformer Engine's. Without it Megatron-Bridge switches the overlap off with a log line, and "
         "megatron-core's local layers never read the flag."
     )
     source = "Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:450"
     records = ("tp-overlap-requires-transformer-engine",)
-    refused = (f"{ON}=true", f"{TP}=2", f"{SP}=true")
+    refused = (f"{TP_OVERLAP}=true", f"{TP}=2", f"{SP}=true")
     fixes = (Fix(f"{TE}=2.11.0", KEEPS + ", if that version is what the run will find"), OFF)
 
     @classmethod
@@ -138,7 +148,7 @@ class TP003(TpRule):
 class TP004(TpRule):
     """TP overlap needs a GPU platform."""
 
-    reads = (ON, "platform.name")
+    reads = (TP_OVERLAP, GPU)
     why = "Userbuffers are CUDA kernels and NVLink peer buffers. A plan for a GPU can be rehearsed on this machine."
     source = "Transformer Engine v2.11 transformer_engine/pytorch/module/base.py initialize_ub"
     refused = (*LEGAL, "platform.name=cpu")
@@ -146,13 +156,13 @@ class TP004(TpRule):
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return c["platform.name"] != "cpu"
+        return c[GPU] != "cpu"
 
 
 class TP005(Rule):
     """A part of TP overlap needs TP overlap."""
 
-    reads = (ON, *PART_KEYS)
+    reads = (TP_OVERLAP, *PART_KEYS)
     why = "These flags choose how userbuffers overlap each GEMM; megatron-core reads none of them with tp_comm_overlap=false."
     source = CONFIG + "186-215"
     records = ("tp-bulk-flags-without-overlap",)
@@ -160,7 +170,7 @@ class TP005(Rule):
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return not c[ON]
+        return not c[TP_OVERLAP]
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -169,13 +179,13 @@ class TP005(Rule):
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
         asked = " ".join(f"{key}=null" for key in PART_KEYS if c[key])
-        return (Fix(asked, GIVES_UP), Fix(f"{ON}=true", KEEPS))
+        return (Fix(asked, GIVES_UP), Fix(f"{TP_OVERLAP}=true", KEEPS))
 
 
 class TP006(TpRule):
     """Bulk wgrad overlap excludes delayed weight gradients."""
 
-    reads = (ON, BULK_WGRAD, DELAYED_WGRAD)
+    reads = (TP_OVERLAP, BULK_WGRAD, DELAY_WGRAD)
     why = (
         "The bulk reduce-scatter hides under the wgrad GEMM that delay_wgrad_compute takes out of backward; "
         "Transformer Engine fails while the model is built."
@@ -183,16 +193,16 @@ class TP006(TpRule):
     source = "Transformer Engine v2.11 transformer_engine/pytorch/module/layernorm_linear.py; reproduced on 2.12"
     records = ("tp-overlap-delay-wgrad-bulk-wgrad",)
     refused = (
-        *LEGAL, f"{BULK_WGRAD}=true", f"{DELAYED_WGRAD}=true", "comm_overlap.ep.overlap_moe_expert_parallel_comm=true", "model.num_moe_experts=4", "parallelism.expert_model_parallel_size=2", "model.moe_token_dispatcher_type=alltoall", "software.torch=2.11.0",
+        *LEGAL, f"{BULK_WGRAD}=true", f"{DELAY_WGRAD}=true", "comm_overlap.ep.overlap_moe_expert_parallel_comm=true", "model.num_moe_experts=4", "parallelism.expert_model_parallel_size=2", "model.moe_token_dispatcher_type=alltoall", "software.torch=2.11.0",
     )  # fmt: skip
     fixes = (
         Fix(f"{BULK_WGRAD}=false", "keeps both other overlaps"),
-        Fix(f"{DELAYED_WGRAD}=false", "keeps the bulk overlap"),
+        Fix(f"{DELAY_WGRAD}=false", "keeps the bulk overlap"),
     )
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[ON] and c[DELAYED_WGRAD])
+        return bool(c[TP_OVERLAP] and c[DELAY_WGRAD])
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -203,7 +213,7 @@ class TP007(TpRule):
     """TP overlap stays inside one NVLink domain."""
 
     requires = ("TP001", "TP004")
-    reads = (ON, TP, "platform.nvlink_domain_size")
+    reads = (TP_OVERLAP, TP, NVLINK_DOMAIN)
     why = "Userbuffers write into their peers' memory over NVLink; ranks beyond the domain cannot be reached so."
     source = (
         TE_212
@@ -211,17 +221,17 @@ class TP007(TpRule):
     )
     records = ("tp-overlap-tp-domain",)
     refused = (
-        f"{ON}=true", f"{TP}=16", f"{SP}=true", f"{TE}=2.11.0", "platform.nvlink_domain_size=8",
+        f"{TP_OVERLAP}=true", f"{TP}=16", f"{SP}=true", f"{TE}=2.11.0", "platform.nvlink_domain_size=8",
     )  # fmt: skip
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        domain = c["platform.nvlink_domain_size"]
+        domain = c[NVLINK_DOMAIN]
         return domain is None or c[TP] <= domain
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        return (Fix(f"{TP}={divisor_below(c[TP], c['platform.nvlink_domain_size'])}", KEEPS + " (fewer TP ranks)"), OFF)
+        return (Fix(f"{TP}={divisor_below(c[TP], c[NVLINK_DOMAIN])}", KEEPS + " (fewer TP ranks)"), OFF)
 
 
 class TP008(TpRule):
@@ -233,14 +243,14 @@ class TP008(TpRule):
     """
 
     requires = ("TP003",)
-    reads = (ON, TE)
+    reads = (TP_OVERLAP, TE)
     why = (
         "initialize_ub takes quantization_modes since 2.8, not 2.7, and room for the 24 buffers of two number formats came "
         "with it."
     )
     source = "Megatron-Bridge v0.6.0 src/megatron/bridge/training/initialize.py:360; Transformer Engine v2.8 transformer_engine/pytorch/module/base.py"
     records = ("tp-init-te-27-userbuffer-mode", "tp-init-te-lt-19-mpi")
-    refused = (f"{ON}=true", f"{TP}=2", f"{SP}=true", f"{TE}=2.7.0")
+    refused = (f"{TP_OVERLAP}=true", f"{TP}=2", f"{SP}=true", f"{TE}=2.7.0")
     fixes = (Fix(f"{TE}=2.11.0", KEEPS + ", if that version is what the run will find"), OFF)
 
     @classmethod
@@ -258,8 +268,8 @@ class TP009(TpRule):
     """
 
     requires = ("TP001",)
-    reads = (ON, BF16, "precision.fp16", SEQUENCE, HIDDEN)
-    shows = (ON, BF16, "precision.fp16")
+    reads = (TP_OVERLAP, BF16, FP16, SEQ_LENGTH, HIDDEN)
+    shows = (TP_OVERLAP, BF16, FP16)
     why = (
         "The buffers and the kernels that add in them are bf16. The bits of fp16 numbers would be added as if they were "
         "bf16, without a word; fp32 numbers do not fit and stop the first forward."
@@ -272,11 +282,11 @@ class TP009(TpRule):
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return not c["precision.fp16"] and (bool(c[BF16]) or None in (c[SEQUENCE], c[HIDDEN]))
+        return not c[FP16] and (bool(c[BF16]) or None in (c[SEQ_LENGTH], c[HIDDEN]))
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        other = " precision.fp16=false" if c["precision.fp16"] else ""
+        other = " precision.fp16=false" if c[FP16] else ""
         return (Fix(f"{BF16}=true{other}", f"{KEEPS}, trains in bf16"), OFF)
 
 
@@ -287,14 +297,14 @@ class TP010(TpRule):
     """
 
     requires = ("TP001", "TP007")
-    reads = (ON, TP)
+    reads = (TP_OVERLAP, TP)
     why = (
         "The userbuffers kernels exist for these numbers of ranks; for another one none is launched, no error is raised, "
         "and the data is wrong."
     )
     source = TE_212 + "common/comm_gemm_overlap/userbuffers/userbuffers.cu:1881-1895"
     records = ("tp-overlap-tp-size-set",)
-    refused = (f"{ON}=true", f"{TP}=6", f"{SP}=true", f"{TE}=2.11.0")
+    refused = (f"{TP_OVERLAP}=true", f"{TP}=6", f"{SP}=true", f"{TE}=2.11.0")
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -317,7 +327,7 @@ class TP011(TpRule):
     buffers; the warning says "for this layer". The same in megatron-core 0.16.1 to 0.19.0.
     """
 
-    reads = (ON, "model.multi_latent_attention")
+    reads = (TP_OVERLAP, MLA)
     why = "megatron-core switches the overlap off for the whole model while it builds the first latent projection."
     source = LINEAR + "536-547"
     records = ("tp-overlap-mla",)
@@ -326,7 +336,7 @@ class TP011(TpRule):
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return not c["model.multi_latent_attention"]
+        return not c[MLA]
 
 
 class TP012(TpRule):
@@ -337,7 +347,7 @@ class TP012(TpRule):
     tp_comm_overlap reads False after the build.
     """
 
-    reads = (ON, "model.mtp_num_layers")
+    reads = (TP_OVERLAP, MTP)
     why = (
         "The projection of a multi-token-prediction layer has no buffer: the build stops, or switches the overlap off."
     )
@@ -348,13 +358,13 @@ class TP012(TpRule):
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return not c["model.mtp_num_layers"]
+        return not c[MTP]
 
 
 class TP013(TpRule):
     """TP overlap needs sequences of one length."""
 
-    reads = (ON, "model.variable_seq_lengths")
+    reads = (TP_OVERLAP, VARIABLE_LENGTHS)
     why = (
         "The buffers are made once, for seq_length x micro_batch_size tokens; a microbatch with another number of tokens "
         "stops the run in the middle of a forward."
@@ -369,52 +379,52 @@ class TP013(TpRule):
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return not c["model.variable_seq_lengths"]
+        return not c[VARIABLE_LENGTHS]
 
 
 class TP014(TpRule):
     """TP overlap under FP8 needs delayed, tensorwise or MXFP8 scaling."""
 
-    reads = (ON, FP8, RECIPE)
+    reads = (TP_OVERLAP, FP8, FP8_RECIPE)
     why = "Userbuffers gather FP8 data with one scale a tensor, or MXFP8: the first forward raises for any other quantizer."
     source = TE_212 + "pytorch/module/base.py:501-603"
     records = ("ub-precision-unsupported-quantizer",)
-    refused = (*LEGAL, f"{FP8}=e4m3", f"{RECIPE}=blockwise")
+    refused = (*LEGAL, f"{FP8}=e4m3", f"{FP8_RECIPE}=blockwise")
     fixes = (
-        Fix(f"{RECIPE}=tensorwise", KEEPS + ", one scale a tensor"),
-        Fix(f"{FP8}=null {RECIPE}=null precision.fp8_param_gather=false", KEEPS + ", trains in bf16"),
+        Fix(f"{FP8_RECIPE}=tensorwise", KEEPS + ", one scale a tensor"),
+        Fix(f"{FP8}=null {FP8_RECIPE}=null precision.fp8_param_gather=false", KEEPS + ", trains in bf16"),
         OFF,
     )
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[ON]) and c[FP8] is not None
+        return bool(c[TP_OVERLAP]) and c[FP8] is not None
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return c[RECIPE] in (None, "delayed", "tensorwise", "mxfp8")  # megatron-core's default: delayed
+        return c[FP8_RECIPE] in (None, "delayed", "tensorwise", "mxfp8")  # megatron-core's default: delayed
 
 
 class TP015(TpRule):
     """TP overlap under MXFP8 has a multiple of 128 tokens a rank, and of 128 channels."""
 
     requires = ("PAR008", "TP014")
-    reads = (ON, FP8, RECIPE, SEQUENCE, MBS, CP, TP, HIDDEN)
+    reads = (TP_OVERLAP, FP8, FP8_RECIPE, SEQ_LENGTH, MBS, CP, TP, HIDDEN)
     why = "MXFP8 scales are padded to 128 x 128 tiles, and a chunk of a userbuffer is gathered without padding."
     source = (
         TE_212 + "pytorch/module/base.py:559-563; common/comm_gemm_overlap/comm_gemm_overlap.cpp (get_tensor_chunk)"
     )
     records = ("ub-mxfp8-alignment", "cp-ub-buffer-shape")
-    refused = (*LEGAL, f"{FP8}=e4m3", f"{RECIPE}=mxfp8", f"{SEQUENCE}=128")
+    refused = (*LEGAL, f"{FP8}=e4m3", f"{FP8_RECIPE}=mxfp8", f"{SEQ_LENGTH}=128")
 
     @classmethod
     def rows(cls, c: Config) -> int | None:
         """Tokens of a micro-batch on one rank; None while seq_length is not said."""
-        return None if c[SEQUENCE] is None else c[SEQUENCE] * c[MBS] // (c[CP] * c[TP])
+        return None if c[SEQ_LENGTH] is None else c[SEQ_LENGTH] * c[MBS] // (c[CP] * c[TP])
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[ON]) and scaled_by_mxfp8(c)
+        return bool(c[TP_OVERLAP]) and scaled_by_mxfp8(c)
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -433,16 +443,16 @@ class TP015(TpRule):
         architecture = neighbours(hidden, MXFP8_BLOCK) if hidden is not None and hidden % MXFP8_BLOCK else ()
         fixes = [Fix(f"{HIDDEN}={n}", ARCHITECTURE) for n in architecture]
         if rows is not None and rows % MXFP8_BLOCK:
-            lengths = neighbours(c[SEQUENCE], MXFP8_BLOCK * c[CP] * c[TP])
-            fixes += [Fix(f"{SEQUENCE}={n}", "legal neighbour, " + KEEPS) for n in lengths]
-        return (*fixes, Fix(f"{RECIPE}=tensorwise", KEEPS + ", one scale a tensor"), OFF)
+            lengths = neighbours(c[SEQ_LENGTH], MXFP8_BLOCK * c[CP] * c[TP])
+            fixes += [Fix(f"{SEQ_LENGTH}={n}", "legal neighbour, " + KEEPS) for n in lengths]
+        return (*fixes, Fix(f"{FP8_RECIPE}=tensorwise", KEEPS + ", one scale a tensor"), OFF)
 
 
 class TP016(TpRule):
     """TP overlap has at least one part on."""
 
     requires = ("TP001",)
-    reads = (ON, *PART_KEYS)
+    reads = (TP_OVERLAP, *PART_KEYS)
     why = "With every part off, tp_comm_overlap=true allocates the buffers and overlaps nothing."
     source = LINEAR + "550-566, 782-804"
     refused = (
@@ -463,7 +473,7 @@ class TP017(TpRule):
     """A bulk overlap and the dgrad reduce-scatter are not asked of the same layers."""
 
     requires = ("TP001",)
-    reads = (ON, RS_DGRAD, BULK_DGRAD, BULK_WGRAD, NO_QKV, NO_FC1)
+    reads = (TP_OVERLAP, RS_DGRAD, BULK_DGRAD, BULK_WGRAD, NO_QKV, NO_FC1)
     why = (
         "Transformer Engine drops both bulk overlaps of a layer that reduce-scatters under its dgrad GEMM, so those "
         "asked for would not be there."
@@ -474,7 +484,7 @@ class TP017(TpRule):
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[ON] and c[RS_DGRAD])
+        return bool(c[TP_OVERLAP] and c[RS_DGRAD])
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -493,7 +503,7 @@ class TP018(TpRule):
     """The dgrad reduce-scatter has a layer to overlap in."""
 
     requires = ("TP001",)
-    reads = (ON, RS_DGRAD, NO_QKV, NO_FC1, EXPERTS, SHARED, SHARED_OVERLAP)
+    reads = (TP_OVERLAP, RS_DGRAD, NO_QKV, NO_FC1, EXPERTS, SHARED_EXPERT, SHARED_EXPERT_OVERLAP)
     shows = (RS_DGRAD, NO_QKV, NO_FC1, EXPERTS)
     why = (
         "megatron-core takes it from qkv and from fc1 together with their all-gathers; no other layer has it, and experts "
@@ -508,7 +518,7 @@ class TP018(TpRule):
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[ON] and c[RS_DGRAD])
+        return bool(c[TP_OVERLAP] and c[RS_DGRAD])
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -519,40 +529,40 @@ class TP018(TpRule):
 class TP019(Rule):
     """Symmetric all-reduce needs torch 2.7 and Transformer Engine 2.3."""
 
-    reads = (SYMMETRIC, "software.torch", TE)
+    reads = (SYMMETRIC_AR, TORCH, TE)
     why = (
         "megatron-core asserts both; without Transformer Engine 0.16.1 stops with a TypeError, and its own layers never read "
         "the setting."
     )
     source = "megatron-core core_v0.16.1 megatron/core/transformer/transformer_config.py:1953-1962"
     records = ("tp-symmetric-ar-type",)
-    refused = (f"{SYMMETRIC}=one_shot", f"{TP}=2")
+    refused = (f"{SYMMETRIC_AR}=one_shot", f"{TP}=2")
     fixes = (
         Fix(f"software.torch=2.11.0 {TE}=2.11.0", "if those versions are what the run will find"),
-        Fix(f"{SYMMETRIC}=null", "NCCL's all-reduce"),
+        Fix(f"{SYMMETRIC_AR}=null", "NCCL's all-reduce"),
     )
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return c[SYMMETRIC] is not None
+        return c[SYMMETRIC_AR] is not None
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return at_least(c["software.torch"], "2.7.0a0") and at_least(c[TE], "2.3.0")
+        return at_least(c[TORCH], "2.7.0a0") and at_least(c[TE], "2.3.0")
 
 
 class TP020(Rule):
     """Symmetric all-reduce needs tensor parallelism without sequence parallelism."""
 
-    reads = (SYMMETRIC, TP, SP)
+    reads = (SYMMETRIC_AR, TP, SP)
     why = "Sequence parallelism replaces the all-reduce of a row-parallel layer by a reduce-scatter; with TP = 1 there is none."
     source = TE_212 + "pytorch/module/linear.py:352-363"
-    refused = (f"{SYMMETRIC}=one_shot", "software.torch=2.11.0", f"{TE}=2.11.0")
-    fixes = (Fix(f"{SYMMETRIC}=null", "says what happens"),)
+    refused = (f"{SYMMETRIC_AR}=one_shot", "software.torch=2.11.0", f"{TE}=2.11.0")
+    fixes = (Fix(f"{SYMMETRIC_AR}=null", "says what happens"),)
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return c[SYMMETRIC] is not None
+        return c[SYMMETRIC_AR] is not None
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -564,7 +574,7 @@ class TP201(TpRule):
 
     severity = "note"
     requires = ("TP001",)
-    reads = (ON, NO_QKV, NO_FC1, BULK_DGRAD, BULK_WGRAD)
+    reads = (TP_OVERLAP, NO_QKV, NO_FC1, BULK_DGRAD, BULK_WGRAD)
     why = "tp_comm_overlap_disable_qkv and _fc1 reach the all-gather of the forward and the dgrad reduce-scatter, no more."
     source = LINEAR + "783-804"
     records = ("tp-disable-qkv-fc1-partial",)
@@ -573,7 +583,7 @@ class TP201(TpRule):
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[ON] and (c[NO_QKV] or c[NO_FC1]))
+        return bool(c[TP_OVERLAP] and (c[NO_QKV] or c[NO_FC1]))
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -585,7 +595,7 @@ class TP202(TpRule):
 
     severity = "note"
     requires = ("TP001",)
-    reads = (ON, "model.num_moe_experts")
+    reads = (TP_OVERLAP, EXPERTS)
     why = (
         "Grouped and expert layers get no buffers, and bulk overlaps exist only where a norm is fused into the layer after "
         "it, which a shared expert's fc1 has not."
@@ -596,7 +606,7 @@ class TP202(TpRule):
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return c["model.num_moe_experts"] is None
+        return c[EXPERTS] is None
 
 
 RULES: tuple[type[Rule], ...] = (
@@ -607,7 +617,7 @@ RULES: tuple[type[Rule], ...] = (
 
 def _non_bulk(c: Config) -> bool:
     """Whether the userbuffers dictionary names dgrads of qkv or fc1, none of them bulk."""
-    entries = [c[LAYERS][f"{layer}_dgrad"] for layer in ("qkv", "fc1") if f"{layer}_dgrad" in c[LAYERS]]
+    entries = [c[UB_LAYERS][f"{layer}_dgrad"] for layer in ("qkv", "fc1") if f"{layer}_dgrad" in c[UB_LAYERS]]
     return bool(entries) and all(entry.get("method", "bulk") != "bulk" for entry in entries)
 
 
@@ -616,7 +626,7 @@ def _bulk_everywhere_taken(c: Config) -> bool:
 
 
 def _bulk_reason(c: Config) -> str:
-    if not c[ON]:
+    if not c[TP_OVERLAP]:
         return "tp_comm_overlap is off"
     taken = _bulk_everywhere_taken(c)
     return "tp_comm_overlap_rs_dgrad takes its place (TP017)" if taken else "megatron-core's default"
@@ -624,15 +634,15 @@ def _bulk_reason(c: Config) -> str:
 
 def _default(name: str, value: bool, number: str, line: int) -> Derivation:
     return Derivation(
-        id=number, key=f"comm_overlap.tp.{name}", value=lambda c: value and bool(c[ON]),
-        reason=lambda c: "megatron-core's default" if c[ON] else "tp_comm_overlap is off", source=f"{CONFIG}{line}",
+        id=number, key=f"comm_overlap.tp.{name}", value=lambda c: value and bool(c[TP_OVERLAP]),
+        reason=lambda c: "megatron-core's default" if c[TP_OVERLAP] else "tp_comm_overlap is off", source=f"{CONFIG}{line}",
     )  # fmt: skip
 
 
 DERIVATIONS: tuple[Derivation, ...] = (
     Derivation(
         id="TP101",
-        key=ON,
+        key=TP_OVERLAP,
         value=lambda c: False,
         reason="userbuffers are opt-in upstream: nothing turns them on by itself",
         source=CONFIG + "186",
@@ -640,7 +650,7 @@ DERIVATIONS: tuple[Derivation, ...] = (
     ),
     Derivation(
         id="TP102",
-        key="comm_overlap.tp.tp_comm_bootstrap_backend",
+        key=BOOTSTRAP,
         value=lambda c: "nccl",
         reason="megatron-core's default",
         source=CONFIG + "261",
@@ -651,10 +661,10 @@ DERIVATIONS: tuple[Derivation, ...] = (
     Derivation(
         id="TP105",
         key=RS_DGRAD,
-        value=lambda c: bool(c[ON]) and _non_bulk(c),
+        value=lambda c: bool(c[TP_OVERLAP]) and _non_bulk(c),
         reason=lambda c: (
             "tp_comm_overlap is off"
-            if not c[ON]
+            if not c[TP_OVERLAP]
             else "the userbuffers dictionary names dgrads that are not bulk (UB008)"
             if _non_bulk(c)
             else "megatron-core's default"
@@ -665,17 +675,17 @@ DERIVATIONS: tuple[Derivation, ...] = (
     Derivation(
         id="TP106",
         key=BULK_DGRAD,
-        value=lambda c: bool(c[ON]) and not _bulk_everywhere_taken(c),
+        value=lambda c: bool(c[TP_OVERLAP]) and not _bulk_everywhere_taken(c),
         reason=lambda c: _bulk_reason(c),
         source=CONFIG + "197",
     ),
     Derivation(
         id="TP107",
         key=BULK_WGRAD,
-        value=lambda c: bool(c[ON]) and not c[DELAYED_WGRAD] and not _bulk_everywhere_taken(c),
+        value=lambda c: bool(c[TP_OVERLAP]) and not c[DELAY_WGRAD] and not _bulk_everywhere_taken(c),
         reason=lambda c: (
             "delay_wgrad_compute takes the wgrad GEMM out of backward (TP006)"
-            if c[ON] and c[DELAYED_WGRAD]
+            if c[TP_OVERLAP] and c[DELAY_WGRAD]
             else _bulk_reason(c)
         ),
         source=CONFIG + "192",

@@ -4,16 +4,40 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 from ..findings import Fix, Place, yaml_value
+from ..schema.keys import (
+    BF16,
+    BF16_AT_END,
+    BF16_AT_START,
+    CP,
+    FIRST_LAST_BF16,
+    FP8,
+    FP8_RECIPE,
+    GPU,
+    HIDDEN,
+    MBS,
+    NO_FC1,
+    NO_QKV,
+    RS_DGRAD,
+    SEQ_LENGTH,
+    TP,
+    TP_OVERLAP,
+    TUNED_CP,
+    TUNED_GPU,
+    TUNED_HIDDEN,
+    TUNED_MBS,
+    TUNED_PRECISION,
+    TUNED_SEQ_LENGTH,
+    TUNED_TP,
+    UB_LAYERS,
+    UB_NAME,
+    WORLD,
+)
 from ..suggest import did_you_mean, nearest
 from ._base import Config, Origin, Rule
-from .layout import TP, WORLD, divisor_below
-from .tp import FP8, HIDDEN, LEGAL, MXFP8_BLOCK, NO_FC1, NO_QKV, RECIPE, RS_DGRAD, dgrad_layers, scaled_by_mxfp8
+from .layout import divisor_below
+from .tp import LEGAL, MXFP8_BLOCK, dgrad_layers, scaled_by_mxfp8
 
-NAME = "userbuffers.name"
-LAYERS = "userbuffers.layers"
-TUNED_TP = "userbuffers.tuned_for.tp"
-ON = "comm_overlap.tp.tp_comm_overlap"
-TE = "Transformer Engine v2.11 transformer_engine/pytorch/module/base.py "
+TE_BASE = "Transformer Engine v2.11 transformer_engine/pytorch/module/base.py "
 
 ALL_GATHER = ("qkv_fprop", "qkv_dgrad", "proj_dgrad", "proj_wgrad", "fc1_fprop", "fc1_dgrad", "fc2_dgrad", "fc2_wgrad")
 REDUCE_SCATTER = ("proj_fprop", "fc2_fprop", "qkv_wgrad", "fc1_wgrad")
@@ -34,9 +58,6 @@ METHODS = ("bulk", "pipeline", "ring_exchange", "external")
 MAX_SM = 32  # NVTE_MAX_SMS: the kernels' array of flags has that many entries
 MAX_CGA = 4  # CTAs of a cluster; Megatron-Bridge v0.6.0 docs/performance-guide.md
 SPLITS = 4  # Transformer Engine's default for pipelined GEMMs
-MIXED = "precision.first_last_layers_bf16"
-AT_START = "precision.num_layers_at_start_in_bf16"
-AT_END = "precision.num_layers_at_end_in_bf16"
 TE_212 = "Transformer Engine v2.12 transformer_engine/"
 NONE_FIX = Fix("userbuffers=none", "keeps the overlap with Transformer Engine's defaults")
 
@@ -76,8 +97,8 @@ class Problem(NamedTuple):
 class UbRule(Rule):
     """Base: judges the dictionary entry by entry."""
 
-    reads: ClassVar[tuple[str, ...]] = (LAYERS,)
-    shows: ClassVar[tuple[str, ...]] = (NAME,)
+    reads: ClassVar[tuple[str, ...]] = (UB_LAYERS,)
+    shows: ClassVar[tuple[str, ...]] = (UB_NAME,)
 
     @classmethod
     def problems(cls, c: Config) -> Iterator[Problem]:
@@ -85,7 +106,7 @@ class UbRule(Rule):
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[LAYERS])
+        return bool(c[UB_LAYERS])
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -99,7 +120,8 @@ class UbRule(Rule):
     def places(cls, c: Config, origin: Origin) -> tuple[Place, ...]:
         paths = dict.fromkeys(problem.path for problem in cls.problems(c))
         entries = (
-            Place(f"{LAYERS}.{path}", yaml_value(_at(c[LAYERS], path)), origin(f"{LAYERS}.{path}")) for path in paths
+            Place(f"{UB_LAYERS}.{path}", yaml_value(_at(c[UB_LAYERS], path)), origin(f"{UB_LAYERS}.{path}"))
+            for path in paths
         )
         return (*super().places(c, origin), *entries)
 
@@ -125,27 +147,27 @@ def _at(layers: Mapping[str, Mapping[str, Any]], path: str) -> Any:
 
 def _delete(*path: str) -> str | None:
     """The override that takes an entry or argument out; None for a name that no override can say."""
-    return f"~{LAYERS}.{'.'.join(path)}" if all(name.isidentifier() for name in path) else None
+    return f"~{UB_LAYERS}.{'.'.join(path)}" if all(name.isidentifier() for name in path) else None
 
 
 class UB001(Rule):
     """A userbuffers preset is used at the TP size it was tuned for."""
 
     requires = ("TP001",)
-    reads = (ON, TUNED_TP, TP)
-    shows = (NAME, TUNED_TP, TP)
+    reads = (TP_OVERLAP, TUNED_TP, TP)
+    shows = (UB_NAME, TUNED_TP, TP)
     why = (
         "SM counts, splits and chunk sizes are chosen for one number of peers; at another size the ring has other "
         "chunks and the published figures say nothing."
     )
-    source = TE + "initialize_ub (num_splits = tp_size on rings); docs/decisions/0004-preset-off-its-shape.md"
+    source = TE_BASE + "initialize_ub (num_splits = tp_size on rings); docs/decisions/0004-preset-off-its-shape.md"
     refused = (
         *LEGAL, "userbuffers.tuned_for.tp=4",
     )  # fmt: skip
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[ON]) and c[TUNED_TP] is not None
+        return bool(c[TP_OVERLAP]) and c[TUNED_TP] is not None
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -169,13 +191,13 @@ class UB002(UbRule):
     """A userbuffers entry names one of Transformer Engine's twelve GEMMs."""
 
     why = "Transformer Engine looks entries up by name and never reads one with another name."
-    source = TE + "initialize_ub"
+    source = TE_BASE + "initialize_ub"
     records = ("ub-unknown-gemm-name",)
     refused = ("userbuffers.layers.qkv_fwd={method:ring_exchange}",)
 
     @classmethod
     def problems(cls, c: Config) -> Iterator[Problem]:
-        for gemm in c[LAYERS]:
+        for gemm in c[UB_LAYERS]:
             if gemm not in GEMMS:
                 hint = f" (did you mean {meant(gemm)}?)" if meant(gemm) else ""
                 yield Problem(gemm, f"There is no GEMM {gemm}{hint}", _delete(gemm))
@@ -186,13 +208,13 @@ class UB003(UbRule):
 
     requires = ("UB002",)
     why = "num_sm beyond 32 overruns the kernels' flags; Transformer Engine checks names only."
-    source = TE + "add_ub; common/comm_gemm_overlap/userbuffers/userbuffers.h NVTE_MAX_SMS"
+    source = TE_BASE + "add_ub; common/comm_gemm_overlap/userbuffers/userbuffers.h NVTE_MAX_SMS"
     records = ("ub-unknown-key", "ub-num-sm-range", "ub-fp8-buf-tuple-truthy")
     refused = ("userbuffers.layers.qkv_fprop={num_sm:64}",)
 
     @classmethod
     def problems(cls, c: Config) -> Iterator[Problem]:
-        for gemm, entry in c[LAYERS].items():
+        for gemm, entry in c[UB_LAYERS].items():
             for name, value in entry.items():
                 text, override = _judged(gemm, name, value, entry)
                 if text:
@@ -201,7 +223,7 @@ class UB003(UbRule):
 
 def _judged(gemm: str, name: str, value: Any, entry: Mapping[str, Any]) -> tuple[str, str | None]:
     """What is wrong with one argument (nothing: empty), and the override that mends it."""
-    place = f"{LAYERS}.{gemm}.{name}"
+    place = f"{UB_LAYERS}.{gemm}.{name}"
     if name not in FIELDS:
         return f"{gemm} has no argument {name}{did_you_mean(name, FIELDS)}", _delete(gemm, name)
     if type(value) is not FIELDS[name]:
@@ -218,17 +240,17 @@ class UB004(UbRule):
 
     requires = ("UB002",)
     why = "Unknown and misplaced methods are accepted at start and fail or fall back later."
-    source = TE + "initialize_ub (methods)"
+    source = TE_BASE + "initialize_ub (methods)"
     records = ("ub-unknown-method", "ub-pipeline-not-for-allgather", "ub-external-only")
     refused = ("userbuffers.layers.proj_fprop={method:bulk}",)
 
     @classmethod
     def problems(cls, c: Config) -> Iterator[Problem]:
-        for gemm, entry in c[LAYERS].items():
+        for gemm, entry in c[UB_LAYERS].items():
             method, legal = entry.get("method"), legal_methods(gemm)
             if method is not None and method not in legal:
                 text = f"{gemm} runs {' or '.join(legal)}, not {yaml_value(method)}"
-                yield Problem(f"{gemm}.method", text, f"{LAYERS}.{gemm}.method={legal[0]}")
+                yield Problem(f"{gemm}.method", text, f"{UB_LAYERS}.{gemm}.method={legal[0]}")
 
 
 class UB005(UbRule):
@@ -236,7 +258,7 @@ class UB005(UbRule):
 
     requires = ("UB004",)
     why = "Transformer Engine asserts that qkv/fc1 have either a bulk wgrad or a reduce-scatter on dgrad."
-    source = TE + "initialize_ub (dgrad_reduce_scatter_overlap)"
+    source = TE_BASE + "initialize_ub (dgrad_reduce_scatter_overlap)"
     records = ("ub-nonbulk-dgrad-with-wgrad-entry",)
     refused = (
         "userbuffers.layers.qkv_dgrad={method:pipeline}",
@@ -247,8 +269,8 @@ class UB005(UbRule):
     def problems(cls, c: Config) -> Iterator[Problem]:
         for gemm in DGRAD:
             wgrad = gemm.replace("dgrad", "wgrad")
-            method = c[LAYERS].get(gemm, {}).get("method", "bulk")
-            if method != "bulk" and wgrad in c[LAYERS]:
+            method = c[UB_LAYERS].get(gemm, {}).get("method", "bulk")
+            if method != "bulk" and wgrad in c[UB_LAYERS]:
                 yield Problem(f"{gemm}.method", f"{gemm} is {method} and {wgrad} is set too", _delete(wgrad))
 
 
@@ -266,45 +288,45 @@ class UB006(UbRule):
 
     @classmethod
     def problems(cls, c: Config) -> Iterator[Problem]:
-        for gemm, entry in c[LAYERS].items():
+        for gemm, entry in c[UB_LAYERS].items():
             if entry.get("atomic_gemm"):
                 path = f"{gemm}.atomic_gemm"
-                yield Problem(path, f"{path} is true", f"{LAYERS}.{path}=false")
+                yield Problem(path, f"{path} is true", f"{UB_LAYERS}.{path}=false")
 
 
 class UB007(UbRule):
     """A pipelined or ring dgrad is not used with FP8 beside bf16 layers."""
 
     requires = ("UB004",)
-    reads = (LAYERS, ON, FP8, MIXED, AT_START, AT_END)
-    shows = (NAME, FP8, MIXED)
+    reads = (UB_LAYERS, TP_OVERLAP, FP8, FIRST_LAST_BF16, BF16_AT_START, BF16_AT_END)
+    shows = (UB_NAME, FP8, FIRST_LAST_BF16)
     why = (
         "Two sets of buffers are made, and the second one takes the GEMM out of a list it has already left: "
         "ValueError: list.remove(x): x not in list."
     )
-    source = TE + "initialize_ub (two quantization modes); measured on 2.10 to 2.20.2"
+    source = TE_BASE + "initialize_ub (two quantization modes); measured on 2.10 to 2.20.2"
     records = ("ub-nonbulk-dgrad-with-two-quant-modes",)
     refused = (
-        *LEGAL, f"{FP8}=hybrid", f"{RECIPE}=tensorwise", f"{MIXED}=true", "userbuffers.layers.qkv_dgrad={method:ring_exchange}",
+        *LEGAL, f"{FP8}=hybrid", f"{FP8_RECIPE}=tensorwise", f"{FIRST_LAST_BF16}=true", "userbuffers.layers.qkv_dgrad={method:ring_exchange}",
     )  # fmt: skip
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        mixed = c[FP8] is not None and c[MIXED] and c[AT_START] + c[AT_END] > 0
-        return bool(c[LAYERS] and c[ON] and mixed)
+        mixed = c[FP8] is not None and c[FIRST_LAST_BF16] and c[BF16_AT_START] + c[BF16_AT_END] > 0
+        return bool(c[UB_LAYERS] and c[TP_OVERLAP] and mixed)
 
     @classmethod
     def problems(cls, c: Config) -> Iterator[Problem]:
         for gemm in DGRAD:
-            method = c[LAYERS].get(gemm, {}).get("method", "bulk")
+            method = c[UB_LAYERS].get(gemm, {}).get("method", "bulk")
             if method != "bulk":
-                yield Problem(f"{gemm}.method", f"{gemm} is {method}", f"{LAYERS}.{gemm}.method=bulk")
+                yield Problem(f"{gemm}.method", f"{gemm} is {method}", f"{UB_LAYERS}.{gemm}.method=bulk")
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
         return (
             *super().fixes_for(c),
-            Fix(f"{MIXED}=false", "keeps the preset, all layers in FP8"),
+            Fix(f"{FIRST_LAST_BF16}=false", "keeps the preset, all layers in FP8"),
         )
 
 
@@ -318,8 +340,8 @@ class UB008(UbRule):
     """
 
     requires = ("TP001", "UB004", "UB005")
-    reads = (LAYERS, ON, RS_DGRAD, NO_QKV, NO_FC1)
-    shows = (NAME, RS_DGRAD)
+    reads = (UB_LAYERS, TP_OVERLAP, RS_DGRAD, NO_QKV, NO_FC1)
+    shows = (UB_NAME, RS_DGRAD)
     why = (
         "A pipelined entry would be driven as a bulk overlap, or the other way round, and a ring stops the first backward "
         'with "Operation not supported".'
@@ -330,20 +352,22 @@ class UB008(UbRule):
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[LAYERS] and c[ON])
+        return bool(c[UB_LAYERS] and c[TP_OVERLAP])
 
     @classmethod
     def problems(cls, c: Config) -> Iterator[Problem]:
         for layer, scattered in dgrad_layers(c).items():
             dgrad, wgrad = f"{layer}_dgrad", f"{layer}_wgrad"
-            if dgrad in c[LAYERS]:
-                method = c[LAYERS][dgrad].get("method", "bulk")
+            if dgrad in c[UB_LAYERS]:
+                method = c[UB_LAYERS][dgrad].get("method", "bulk")
                 runs, legal = ("a reduce-scatter", "pipeline") if scattered else ("bulk", "bulk")
                 if (method != "bulk") != scattered:
                     yield Problem(
-                        f"{dgrad}.method", f"{dgrad} is {method} and runs as {runs}", f"{LAYERS}.{dgrad}.method={legal}"
+                        f"{dgrad}.method",
+                        f"{dgrad} is {method} and runs as {runs}",
+                        f"{UB_LAYERS}.{dgrad}.method={legal}",
                     )
-            elif scattered and wgrad in c[LAYERS]:
+            elif scattered and wgrad in c[UB_LAYERS]:
                 yield Problem(wgrad, f"{wgrad} has an entry and no bulk overlap", _delete(wgrad))
 
     @classmethod
@@ -357,17 +381,17 @@ class UB009(UbRule):
 
     requires = ("UB003", "UB004")
     why = "Transformer Engine would build a communicator for the other collective, which nobody asks for at that GEMM."
-    source = TE + "initialize_ub (layers_all_gather_overlap, layers_reduce_scatter_overlap)"
+    source = TE_BASE + "initialize_ub (layers_all_gather_overlap, layers_reduce_scatter_overlap)"
     refused = ("userbuffers.layers.fc1_fprop={is_reduce_scatter:true}",)
 
     @classmethod
     def problems(cls, c: Config) -> Iterator[Problem]:
-        for gemm, entry in c[LAYERS].items():
+        for gemm, entry in c[UB_LAYERS].items():
             scatters = gemm in REDUCE_SCATTER or (gemm in DGRAD and entry.get("method", "bulk") != "bulk")
             if entry.get("is_reduce_scatter", scatters) != scatters:
                 path = f"{gemm}.is_reduce_scatter"
                 does = "a reduce-scatter" if scatters else "an all-gather"
-                yield Problem(path, f"{gemm} overlaps {does}", f"{LAYERS}.{path}={yaml_value(scatters)}")
+                yield Problem(path, f"{gemm} overlaps {does}", f"{UB_LAYERS}.{path}={yaml_value(scatters)}")
 
 
 class UB010(UbRule):
@@ -377,7 +401,7 @@ class UB010(UbRule):
     """
 
     requires = ("UB003", "UB004", "TP015")
-    reads = (LAYERS, HIDDEN, FP8, RECIPE)
+    reads = (UB_LAYERS, HIDDEN, FP8, FP8_RECIPE)
     why = "The GEMM's hidden_size outputs are cut into num_splits parts; the remainder would be neither computed nor sent."
     source = TE_212 + "common/comm_gemm_overlap/comm_gemm_overlap.cpp:406 (m_chunk = m / num_splits)"
     records = ("ub-num-splits",)
@@ -385,18 +409,18 @@ class UB010(UbRule):
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[LAYERS]) and c[HIDDEN] is not None
+        return bool(c[UB_LAYERS]) and c[HIDDEN] is not None
 
     @classmethod
     def problems(cls, c: Config) -> Iterator[Problem]:
         block = MXFP8_BLOCK if scaled_by_mxfp8(c) else 1
-        for gemm, entry in c[LAYERS].items():
+        for gemm, entry in c[UB_LAYERS].items():
             splits = entry.get("num_splits", SPLITS)
             if method_of(gemm, entry) == "pipeline" and c[HIDDEN] % (splits * block):
                 fitting = divisor_below(c[HIDDEN] // block, splits)
                 path = f"{gemm}.num_splits"
                 yield Problem(
-                    path, f"{gemm} cuts {c[HIDDEN]} outputs into {splits} parts", f"{LAYERS}.{path}={fitting}"
+                    path, f"{gemm} cuts {c[HIDDEN]} outputs into {splits} parts", f"{UB_LAYERS}.{path}={fitting}"
                 )
 
 
@@ -406,12 +430,12 @@ class UB201(Rule):
     severity = "note"
     requires = ("UB001",)
     reads = (
-        ON, "userbuffers.tuned_for.gpu", "userbuffers.tuned_for.hidden_size", "userbuffers.tuned_for.cp",
-        "userbuffers.tuned_for.mbs", "userbuffers.tuned_for.seq_length", "userbuffers.tuned_for.precision",
-        "platform.name", "model.hidden_size", "parallelism.context_parallel_size", "training.micro_batch_size",
-        "model.seq_length", "precision.fp8", "precision.bf16",
+        TP_OVERLAP, TUNED_GPU, TUNED_HIDDEN, TUNED_CP,
+        TUNED_MBS, TUNED_SEQ_LENGTH, TUNED_PRECISION,
+        GPU, HIDDEN, CP, MBS,
+        SEQ_LENGTH, FP8, BF16,
     )  # fmt: skip
-    shows = (NAME,)
+    shows = (UB_NAME,)
     source = "docs/decisions/0004-preset-off-its-shape.md"
     records = ("precision-tp-overlap-fp8-preset-mismatch",)
     refused = (
@@ -422,12 +446,12 @@ class UB201(Rule):
     def differences(cls, c: Config) -> list[str]:
         """`hidden_size 8192, here 4096` for each dimension that is said on both sides and differs."""
         here = {
-            "gpu": c["platform.name"],
-            "hidden_size": c["model.hidden_size"],
-            "cp": c["parallelism.context_parallel_size"],
-            "mbs": c["training.micro_batch_size"],
-            "seq_length": c["model.seq_length"],
-            "precision": "fp8" if c["precision.fp8"] else "bf16" if c["precision.bf16"] else None,
+            "gpu": c[GPU],
+            "hidden_size": c[HIDDEN],
+            "cp": c[CP],
+            "mbs": c[MBS],
+            "seq_length": c[SEQ_LENGTH],
+            "precision": "fp8" if c[FP8] else "bf16" if c[BF16] else None,
         }
         pairs = [(name, c[f"userbuffers.tuned_for.{name}"], value) for name, value in here.items()]
         return [
@@ -438,7 +462,7 @@ class UB201(Rule):
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[ON])
+        return bool(c[TP_OVERLAP])
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -453,20 +477,20 @@ class UB202(Rule):
     """A userbuffers dictionary has an effect only with TP overlap."""
 
     severity = "note"
-    reads = (ON, LAYERS)
-    shows = (NAME, ON)
+    reads = (TP_OVERLAP, UB_LAYERS)
+    shows = (UB_NAME, TP_OVERLAP)
     why = "Nothing reads it while tp_comm_overlap is off."
     source = "megatron-core core_v0.16.1 megatron/training/initialize.py:242-252"
     refused = ("userbuffers.layers.qkv_fprop={method:ring_exchange}",)
-    fixes = (Fix(f"{ON}=true", "turns the overlap on"), Fix("userbuffers=none", "says what happens"))
+    fixes = (Fix(f"{TP_OVERLAP}=true", "turns the overlap on"), Fix("userbuffers=none", "says what happens"))
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[LAYERS])
+        return bool(c[UB_LAYERS])
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return bool(c[ON])
+        return bool(c[TP_OVERLAP])
 
 
 class UB203(UbRule):
@@ -484,13 +508,13 @@ class UB203(UbRule):
 
     @classmethod
     def problems(cls, c: Config) -> Iterator[Problem]:
-        for gemm, entry in c[LAYERS].items():
+        for gemm, entry in c[UB_LAYERS].items():
             num_sm, cga = entry.get("num_sm"), entry.get("cga_size")
             if num_sm is not None and cga is not None and num_sm % cga:
                 text = f"{gemm}.num_sm={num_sm} is no multiple of cga_size={cga}"
-                yield Problem(f"{gemm}.num_sm", text, f"{LAYERS}.{gemm}.cga_size=1")
+                yield Problem(f"{gemm}.num_sm", text, f"{UB_LAYERS}.{gemm}.cga_size=1")
             elif cga is not None and cga > MAX_CGA:
-                yield Problem(f"{gemm}.cga_size", f"{gemm}.cga_size={cga}", f"{LAYERS}.{gemm}.cga_size={MAX_CGA}")
+                yield Problem(f"{gemm}.cga_size", f"{gemm}.cga_size={cga}", f"{UB_LAYERS}.{gemm}.cga_size={MAX_CGA}")
 
 
 class UB204(Rule):
@@ -498,8 +522,8 @@ class UB204(Rule):
 
     severity = "note"
     requires = ("TP001",)
-    reads = (ON, LAYERS)
-    shows = (NAME,)
+    reads = (TP_OVERLAP, UB_LAYERS)
+    shows = (UB_NAME,)
     why = (
         "Rings on 1 SM in as many chunks as ranks; bulk and pipelined GEMMs on 16 SMs, pipelined ones in 4 parts. They "
         "are tuned for no shape."
@@ -513,11 +537,11 @@ class UB204(Rule):
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[ON])
+        return bool(c[TP_OVERLAP])
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return bool(c[LAYERS])
+        return bool(c[UB_LAYERS])
 
 
 class UB205(UbRule):
@@ -530,13 +554,13 @@ class UB205(UbRule):
     severity = "note"
     requires = ("UB003", "UB004")
     why = "Transformer Engine takes the value and gives it to nobody."
-    source = TE + "initialize_ub, add_ub"
+    source = TE_BASE + "initialize_ub, add_ub"
     records = ("ub-fp8-buf-ignored-on-ag", "ub-method-aggregate")
     refused = ("userbuffers.layers.proj_fprop={method:pipeline,aggregate:true}",)
 
     @classmethod
     def problems(cls, c: Config) -> Iterator[Problem]:
-        for gemm, entry in c[LAYERS].items():
+        for gemm, entry in c[UB_LAYERS].items():
             method = method_of(gemm, entry)
             for name in _ignored(gemm, method):
                 if entry.get(name):

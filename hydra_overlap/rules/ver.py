@@ -6,22 +6,30 @@ Differences that belong to one overlap stand in that overlap's family (EP007, EP
 from typing import Any
 
 from ..findings import Fix, Place, yaml_value
+from ..schema.keys import (
+    CORE,
+    CUDA_GRAPH_SCOPE,
+    DISPATCH_WGRAD,
+    EARLY_RELEASE,
+    EXPERTS,
+    FLEX_BACKEND,
+    FP32_SUM,
+    MANUAL_REGISTRATION,
+    SM,
+    TE,
+)
 from ..schema.versions import at_least
 from ._base import KEEPS, Config, Origin, Rule
-
-CORE = "software.megatron_core"
-TE = "software.transformer_engine"
-EXPERTS = "model.num_moe_experts"
 
 # Settings that megatron-core got within the supported range: key -> the first version that takes them. It removed none
 # of ours. A test compares with tests/reference/core_fields.json, which is read from every release.
 SINCE = {
-    "model.moe_flex_dispatcher_backend": "0.16.0",
-    "model.ep_overlap_early_attn_memory_release": "0.16.0",
-    "model.overlap_dispatch_backward_with_experts_wgrad": "0.18.0",
-    "model.cuda_graph_scope": "0.16.0",  # as a list; before that one text, full, attn or full_iteration
-    "ddp.reduce_scatter_with_fp32_accumulation": "0.16.0",
-    "ddp.fsdp_manual_registration": "0.16.0",
+    FLEX_BACKEND: "0.16.0",
+    EARLY_RELEASE: "0.16.0",
+    DISPATCH_WGRAD: "0.18.0",
+    CUDA_GRAPH_SCOPE: "0.16.0",  # as a list; before that one text, full, attn or full_iteration
+    FP32_SUM: "0.16.0",
+    MANUAL_REGISTRATION: "0.16.0",
 }
 
 
@@ -79,7 +87,7 @@ def _off(value: Any) -> str:
 class VER002(Rule):
     """Mixtures of experts on a GPU need Transformer Engine before megatron-core 0.17."""
 
-    reads = (EXPERTS, "platform.sm", CORE, TE)
+    reads = (EXPERTS, SM, CORE, TE)
     why = "The router names te_general_gemm, which is defined only where Transformer Engine is: NameError in the first step."
     source = "megatron-core core_v0.16.1 megatron/core/transformer/moe/moe_utils.py:22-40, 1192; mended in 0.17"
     records = ("ep-moe-needs-te-general-gemm",)
@@ -91,7 +99,7 @@ class VER002(Rule):
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return c[EXPERTS] is not None and c["platform.sm"] is not None and c[CORE] is not None
+        return c[EXPERTS] is not None and c[SM] is not None and c[CORE] is not None
 
     @classmethod
     def holds(cls, c: Config) -> bool:

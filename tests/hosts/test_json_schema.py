@@ -11,8 +11,9 @@ from hydra_overlap.cli import main
 from hydra_overlap.reference.json_schema import UnknownNodeError, schema
 from hydra_overlap.resolver.normalise import DEFAULTS, LEAVES, NODES
 from hydra_overlap.rules.cfg import BELOW, MINIMUM, judge_values
-from hydra_overlap.rules.ub import DGRAD, FIELDS, GEMMS, LAYERS, METHODS, UB002, UB003, UB004, UB009
+from hydra_overlap.rules.ub import DGRAD, FIELDS, GEMMS, METHODS, UB002, UB003, UB004, UB009
 from hydra_overlap.schema.docs import descriptions
+from hydra_overlap.schema.keys import UB_LAYERS
 
 jsonschema = pytest.importorskip("jsonschema")
 
@@ -108,7 +109,7 @@ def test_an_entry_is_valid_where_the_rules_take_it(gemm: str) -> None:
     rules = [UB002, UB003, UB004, *([] if gemm in DGRAD else [UB009])]  # at a dgrad two arguments decide together
     for entry in ENTRIES:
         layers = {gemm: entry}
-        taken = all(rule.holds({LAYERS: layers}) for rule in rules)
+        taken = all(rule.holds({UB_LAYERS: layers}) for rule in rules)
         assert validator.is_valid({"layers": layers}) is taken, entry
 
 

@@ -3,12 +3,12 @@
 import pytest
 
 from hydra_overlap.rules import prec
+from hydra_overlap.schema.keys import FP8_RECIPE
 from tests.overrides import errors_of, refusing, remarks, request_of
 
 FP8 = ("precision.bf16=true", "precision.fp8=e4m3")
 MIXED = "precision.first_last_layers_bf16=true"
 TENSORWISE = "precision.fp8_recipe=tensorwise"
-RECIPE = prec.RECIPE
 OFF = prec.OFF.override
 
 
@@ -81,11 +81,11 @@ def test_without_fp8_or_without_a_gpu_nothing_is_held_against_it() -> None:
 
 
 @pytest.mark.parametrize(("sm", "recipe", "fixes"), [
-    (80, "delayed", ["platform=h100", OFF]), (90, "mxfp8", [f"{RECIPE}=tensorwise", "platform=b200", OFF]),
-    (120, "mxfp8", [f"{RECIPE}=tensorwise", "platform=b200", OFF]), (89, "blockwise", [f"{RECIPE}=tensorwise", "platform=h100", OFF]),
+    (80, "delayed", ["platform=h100", OFF]), (90, "mxfp8", [f"{FP8_RECIPE}=tensorwise", "platform=b200", OFF]),
+    (120, "mxfp8", [f"{FP8_RECIPE}=tensorwise", "platform=b200", OFF]), (89, "blockwise", [f"{FP8_RECIPE}=tensorwise", "platform=h100", OFF]),
 ])  # fmt: skip
 def test_fixes_name_a_recipe_for_this_gpu_and_a_gpu_for_this_recipe(sm: int, recipe: str, fixes: list[str]) -> None:
-    (error,) = errors_of(request_of(*FP8, f"{RECIPE}={recipe}", f"platform.sm={sm}"))
+    (error,) = errors_of(request_of(*FP8, f"{FP8_RECIPE}={recipe}", f"platform.sm={sm}"))
     assert [fix.override for fix in error.fixes] == fixes
 
 
