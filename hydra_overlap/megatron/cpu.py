@@ -1,8 +1,9 @@
 """Lets unmodified megatron-core 0.16.1 train on CPU: torch's CUDA entry points answer for the CPU.
 
 megatron-core names CUDA in its Python code (`device="cuda"`, `torch.cuda.current_device()`, streams, tensor type
-names). On a machine without CUDA those names are redirected, once, to what the CPU has; no operator is intercepted.
-Two gaps of megatron-core itself are filled as well, each named where it is. Where CUDA is available nothing changes.
+names). On a machine without CUDA those names are redirected, once, to what the CPU has. Operators stay torch's, but for
+products of 16-bit matrices (matmul.py). Two gaps of megatron-core itself are filled as well, each named where it is. Where
+CUDA is available nothing changes.
 """
 
 import contextlib
@@ -10,6 +11,8 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from . import matmul
 
 _SHAPED = ("empty", "zeros", "ones", "full", "rand", "randn")  # each has a `_like` beside it
 _FACTORIES = (*_SHAPED, *(f"{name}_like" for name in _SHAPED), "tensor", "as_tensor", "arange")
@@ -37,6 +40,7 @@ def install() -> bool:
     _redirect_streams()
     _redirect_tensors()
     _accept_split_tensors()
+    matmul.install()
     return True
 
 

@@ -85,8 +85,15 @@ def rehearse(plan: Plan, other_versions: Sequence[str] = ()) -> Plan:
         "shrunk": [vars(change) for change in shrunk],
         "replaced": [vars(change) for change in replaced],
         "not_exercised": left_out,
+        "arithmetic": _arithmetic(rehearsed["request"]["precision"]),
     }
     return rehearsed
+
+
+def _arithmetic(precision: dict[str, Any]) -> list[str]:
+    """What is computed otherwise than the number format says (megatron/matmul.py)."""
+    formats = [name for name in ("bf16", "fp16") if precision[name]]
+    return [f"{name} matrices are multiplied in fp32 and rounded to {name} once, on every CPU" for name in formats]
 
 
 def _gather_experts_after_their_step(plan: Plan, replaced: list[Change], left_out: list[str]) -> None:

@@ -9,7 +9,7 @@ from ..launch.plan import Plan
 
 
 def print_rehearsal(plan: Plan, console: Console) -> None:
-    """Say that this is a rehearsal, what was shrunk or replaced, and what it cannot exercise."""
+    """Say that this is a rehearsal, what was shrunk or replaced, how it computes, and what it cannot exercise."""
     rehearsal = plan["rehearsal"]
     title = f"REHEARSAL on CPU with gloo{_planned_for(plan)}. Layout and schedule are those of the plan."
     console.print()
@@ -23,6 +23,8 @@ def print_rehearsal(plan: Plan, console: Console) -> None:
             planned, here = yaml_value(change["planned"]), yaml_value(change["rehearsed"])
             table.add_row(f"  {change['key']}", planned, here, change["reason"])
         console.print(table)
+    for text in rehearsal["arithmetic"]:
+        console.print(Text(f"{text}."), soft_wrap=True)
     console.print("not exercised here:")
     for text in rehearsal["not_exercised"]:
         console.print(Text(f"  - {text}"), soft_wrap=True)

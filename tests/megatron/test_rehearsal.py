@@ -4,6 +4,8 @@ import pytest
 
 from hydra_overlap import LaunchError, resolve
 from hydra_overlap.megatron.rehearsal import HIDDEN, rehearse
+from hydra_overlap.resolver.ledger_table import make_console
+from hydra_overlap.run.rehearsal_notice import print_rehearsal
 from tests.plans import plan_of
 
 BIG = ("comm_overlap=tp4_h100", "model=llama3_70b", "parallelism.world_size=64", "training.global_batch_size=256")
@@ -75,6 +77,25 @@ def test_names_userbuffers_and_the_environment_as_not_exercised():
     left_out = " ".join(rehearse(plan_of("comm_overlap=tp4_h100"))["rehearsal"]["not_exercised"])
     assert "userbuffers" in left_out
     assert "CUDA_DEVICE_MAX_CONNECTIONS" in left_out
+
+
+@pytest.mark.parametrize(
+    ("precision", "said"),
+    [
+        ("bf16", ["bf16 matrices are multiplied in fp32 and rounded to bf16 once, on every CPU"]),
+        ("fp16", ["fp16 matrices are multiplied in fp32 and rounded to fp16 once, on every CPU"]),
+        ("fp8_delayed", ["bf16 matrices are multiplied in fp32 and rounded to bf16 once, on every CPU"]),
+        ("fp32", []),
+    ],
+)
+def test_says_how_it_multiplies(precision, said):
+    rehearsed = rehearse(plan_of("platform=h100", f"precision={precision}"))
+    assert rehearsed["rehearsal"]["arithmetic"] == said
+    console = make_console()
+    with console.capture() as shown:
+        print_rehearsal(rehearsed, console)
+    assert all(f"{text}.\n" in shown.get() for text in said)
+    assert said or "multiplied in fp32" not in shown.get()
 
 
 def test_replaces_what_only_cuda_has_in_request_and_settings():
