@@ -13,7 +13,8 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from hydra_overlap import Finding, GatingError, resolve
-from hydra_overlap.resolver.normalise import DEFAULTS, normalise
+from hydra_overlap.resolver.normalise import normalise
+from hydra_overlap.schema.fields import DEFAULTS
 
 CONF = Path(__file__).parent.parent / "conf"
 Request = dict[str, Any]

@@ -4,9 +4,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from hydra_overlap.resolver.normalise import DEFAULTS, LEAVES
-from hydra_overlap.rules.cfg import CHOICES
-from hydra_overlap.rules.ub import FIELDS, GEMMS, METHODS
+from hydra_overlap.rules.ub import GEMMS, METHODS, UB_ARGUMENTS
+from hydra_overlap.schema.fields import CHOICES, DEFAULTS, FIELDS
 
 Request = dict[str, Any]
 
@@ -24,7 +23,7 @@ def nest(flat: Request) -> Request:
 
 
 tri_state = st.sampled_from([None, None, None, True, False])
-OVERLAP = {key: tri_state for key in DEFAULTS if key.startswith("comm_overlap.") and LEAVES[key].kind is bool} | {
+OVERLAP = {key: tri_state for key in DEFAULTS if key.startswith("comm_overlap.") and FIELDS[key].kind is bool} | {
     "comm_overlap.tp.tp_comm_bootstrap_backend": st.sampled_from(["nccl", "mpi", "gloo", None]),
     "comm_overlap.pp.wgrad_deferral_limit": st.sampled_from([None, None, None, 0, 22, -1]),
     "comm_overlap.dp.bucket_size": st.sampled_from([None, None, 1000, 1_000_000, 40_000_000]),
@@ -232,7 +231,7 @@ def wild(draw: st.DrawFn) -> Any:
         node[name] = draw(anything | _choices | st.integers(-2, 16))
     if draw(st.integers(0, 3)) == 0:
         names = st.text(max_size=4) | st.sampled_from(GEMMS)
-        entry = st.dictionaries(st.text(max_size=4) | st.sampled_from(sorted(FIELDS)), scalars, max_size=3)
+        entry = st.dictionaries(st.text(max_size=4) | st.sampled_from(sorted(UB_ARGUMENTS)), scalars, max_size=3)
         request["userbuffers"] = {"layers": draw(st.dictionaries(names, entry | st.none(), max_size=3))}
     if draw(st.booleans()):
         request[draw(st.text(max_size=6) | st.sampled_from(["comm_overlap", "model", "userbuffers"]))] = draw(anything)

@@ -9,9 +9,9 @@ from typing import Any
 from ..errors import HydraOverlapError
 from ..export._base import FACTS_MARK
 from ..findings import Finding, Fix, Place
-from ..resolver.normalise import LEAVES
 from ..rules import RULES
-from ..rules.cfg import CFG001, CHOICES, LISTS, MINIMUM, VERSIONS
+from ..rules.cfg import CFG001
+from ..schema.fields import FIELDS
 from ..suggest import did_you_mean, nearest
 
 # Names of settings that bear on overlap, in Megatron-LM, Bridge and NeMo: named when no rule reads them.
@@ -56,12 +56,12 @@ class Intake:
 
     def take(self, key: str, value: Any, said: str) -> bool:
         """Set one key, if the value is one our field can hold; else a verdict that hangs on it stays open."""
-        if not isinstance(value, Unknown) and legible(key, value):
+        if not isinstance(value, Unknown) and _holds(key, value):
             self.flat[key] = value
             self.said[key] = said
             return True
         if bears(key):
-            self.leave(key, said, "" if isinstance(value, Unknown) else wanted(key))
+            self.leave(key, said, "" if isinstance(value, Unknown) else FIELDS[key].wanted())
         else:
             self.overlook(said)
         return False
@@ -109,27 +109,9 @@ def alike(name: str, known: str) -> bool:
     return (name.startswith("--") and known.startswith(name)) or SequenceMatcher(None, name, known).ratio() >= LIKE
 
 
-def wanted(key: str) -> str:
-    """What our field of that name can hold."""
-    choices = CHOICES.get(key) or LISTS.get(key)
-    if choices:
-        return f"one of {', '.join(choices)}" if key in CHOICES else f"a list of {', '.join(choices)}"
-    least = f", at least {MINIMUM[key]:g}" if key in MINIMUM else ""
-    return LEAVES[key].describe() + least
-
-
-def legible(key: str, value: Any) -> bool:
+def _holds(key: str, value: Any) -> bool:
     """Whether our field of that name can hold the value."""
-    leaf = LEAVES.get(key)
-    if leaf is None or not leaf.accepts(value):
-        return False
-    if value is None:
-        return True
-    if key in LISTS:
-        return all(item in LISTS[key] for item in value)
-    if key in VERSIONS:
-        return value != "auto"
-    return value in CHOICES.get(key, (value,)) and not (key in MINIMUM and value < MINIMUM[key])
+    return key in FIELDS and FIELDS[key].allows(value)
 
 
 def facts_of(text: str) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..findings import Finding, Fix, Place, yaml_value
-from ..rules.ub import FIELDS, TYPES, UB003
+from ..rules.ub import TYPES, UB003, UB_ARGUMENTS
 from ..schema.keys import UB_LAYERS
 from ._base import Intake, Unknown
 from .yamls import number_or_text
@@ -49,14 +49,14 @@ def entry(what: Any) -> Any:
 
 
 def _switch(name: str, value: Any) -> Any:
-    return bool(value) if FIELDS.get(name) is bool and type(value) is int and value in (0, 1) else value
+    return bool(value) if UB_ARGUMENTS.get(name) is bool and type(value) is int and value in (0, 1) else value
 
 
 def _texts(layers: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """(GEMM, argument, value) of text where none belongs."""
     for gemm, arguments in layers.items():
         for name, value in arguments.items() if isinstance(arguments, Mapping) else ():
-            if isinstance(value, str) and name in FIELDS and (FIELDS[name] is not str or "${" in value):
+            if isinstance(value, str) and name in UB_ARGUMENTS and (UB_ARGUMENTS[name] is not str or "${" in value):
                 yield gemm, name, value
 
 
@@ -64,12 +64,12 @@ def _named(name: str, text: str) -> Any:
     """The value that a text names, of the argument's type; None if there is none."""
     default = NAMED_DEFAULT.search(text)
     value = _switch(name, number_or_text(default[1] if default else text))
-    return value if type(value) is FIELDS[name] and value != text else None
+    return value if type(value) is UB_ARGUMENTS[name] and value != text else None
 
 
 def _finding(meant: Mapping[str, Any], texts: Mapping[str, str], said: str, why: str) -> Finding:
     wrong = "; ".join(
-        f"{place} is {TYPES[FIELDS[place.rpartition('.')[2]]]}, not the text {texts[place]}" for place in meant
+        f"{place} is {TYPES[UB_ARGUMENTS[place.rpartition('.')[2]]]}, not the text {texts[place]}" for place in meant
     )
     overrides = " ".join(f"{UB_LAYERS}.{place}={yaml_value(value)}" for place, value in meant.items())
     return Finding(

@@ -11,7 +11,7 @@ from .. import dotted
 from ..export.megatron_bridge import path
 from ..export.megatron_lm import BASES
 from ..machine import local
-from ..resolver.normalise import LEAVES
+from ..schema.fields import FIELDS
 from . import dictionary, shell, yamls
 from ._base import Intake, Unknown, bears
 
@@ -22,7 +22,7 @@ NODES = (
 )  # fmt: skip
 SIGNS = ("comm_overlap", "mixed_precision", "ddp", "train")  # nodes that no other format here has at its top
 
-PLACES: dict[str, str] = {place: key for key in LEAVES if (place := path(key)) is not None}
+PLACES: dict[str, str] = {place: key for key in FIELDS if (place := path(key)) is not None}
 PLACES |= {key: key for key in BASES}
 PLACES |= {
     f"model.{name}": f"precision.{name}" for name in ("bf16", "fp16", "fp8", "fp8_recipe", "first_last_layers_bf16")
@@ -150,7 +150,7 @@ def _field(intake: Intake, place: str, value: Any) -> None:
     if key is None:
         intake.unknown(place, () if place.rpartition(".")[2] in NAMES else _siblings(place), said, SKIPS, SKIPPED)
     elif value is not None or place in ("comm_overlap.tp_comm_bootstrap_backend",):
-        intake.take(key, _number(value, LEAVES[key].kind), said)
+        intake.take(key, _number(value, FIELDS[key].kind), said)
 
 
 def _siblings(place: str) -> list[str]:
@@ -250,5 +250,5 @@ def say(override: str) -> str:
     if about_dictionary is not None:
         return about_dictionary
     key, equals, value = override.partition("=")
-    place = path(key) if key in LEAVES else None
+    place = path(key) if key in FIELDS else None
     return f"{place}{equals}{value}" if place else override

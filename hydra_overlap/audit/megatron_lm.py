@@ -14,8 +14,8 @@ import yaml
 from ..export.megatron_lm import TRANSLATED, destination, spell
 from ..export.megatron_lm_parser import VERSION, by_dest, default, parser, rows
 from ..export.megatron_lm_parser import UnreadableError as WrongFlagError
-from ..resolver.normalise import LEAVES
 from ..rules.env import CONNECTIONS
+from ..schema.fields import FIELDS
 from . import dictionary, shell, yamls
 from ._base import Intake, UnreadableError, bears
 
@@ -50,7 +50,7 @@ def _known() -> frozenset[str]:
 @lru_cache(maxsize=1)
 def _judged_flags() -> tuple[str, ...]:
     """Flags on whose fields a verdict hangs."""
-    dests = {_translated(key) or destination(key) for key in LEAVES if bears(key)} | {DICTIONARY}
+    dests = {_translated(key) or destination(key) for key in FIELDS if bears(key)} | {DICTIONARY}
     return tuple(flag for row in rows() if row["dest"] in dests for flag in row["flags"])
 
 
@@ -131,13 +131,13 @@ def _intake(run: _Run, script: shell.Script, folder: Path | None) -> Intake:
     if world is not None:
         intake.take("parallelism.world_size", world, f"{world} ranks started")
     values = {row["dest"]: default(row) for row in rows()} | given
-    for key in LEAVES:
+    for key in FIELDS:
         dest = destination(key)
         if dest is not None:
             _take(intake, key, dest, values, said)
     _translate(intake, values, said)
     _dictionary(intake, given, folder)
-    known = {destination(key) for key in LEAVES} | set(HELPERS)
+    known = {destination(key) for key in FIELDS} | set(HELPERS)
     for dest, flag in said.items():
         if dest not in known:
             intake.overlook(flag)
@@ -171,7 +171,7 @@ def _keys_of(flag: str) -> list[str]:
     """The fields a flag sets, of those a verdict hangs on."""
     name = flag.partition("=")[0]
     dests = {row["dest"] for row in rows() if name in row["flags"]}
-    return [key for key in LEAVES if bears(key) and (_translated(key) or destination(key)) in dests]
+    return [key for key in FIELDS if bears(key) and (_translated(key) or destination(key)) in dests]
 
 
 def _translated(key: str) -> str | None:
@@ -197,10 +197,10 @@ def _take(intake: Intake, key: str, dest: str, values: Mapping[str, Any], said: 
     """One field with a flag of its own. What Megatron-LM does unasked is an ask only where that leaves an overlap off."""
     row, value = by_dest()[dest], values[dest]
     chosen = key.startswith("comm_overlap.") and default(row) is not False
-    if dest not in said and (chosen or (LEAVES[key].default is None and not key.startswith("comm_overlap."))):
+    if dest not in said and (chosen or (FIELDS[key].default is None and not key.startswith("comm_overlap."))):
         return
     text = said.get(dest, f"no {row['flags'][0]}")
-    if value is None or (isinstance(value, str) and LEAVES[key].kind is not str):
+    if value is None or (isinstance(value, str) and FIELDS[key].kind is not str):
         return
     intake.take(key, value, text)
 

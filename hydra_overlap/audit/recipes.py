@@ -15,9 +15,9 @@ from ..errors import GatingError
 from ..export.megatron_lm import BASES
 from ..findings import Finding
 from ..machine import local
-from ..resolver.normalise import TREE
 from ..resolver.resolve import resolve
 from ..rules import RULES
+from ..schema.fields import TREE
 from .megatron_bridge import preset
 
 DIMS = {"layers": "num_layers", "hidden": "hidden_size", "ffn": "ffn_hidden_size", "heads": "num_attention_heads",

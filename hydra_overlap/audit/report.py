@@ -9,12 +9,12 @@ from .. import dotted
 from ..errors import GatingError
 from ..findings import Finding, Fix, Place, render
 from ..machine import local
-from ..resolver.normalise import LEAVES, NODES
 from ..resolver.resolution import Resolution
 from ..resolver.resolve import resolve
 from ..rules.cfg import CFG001, CFG003
 from ..rules.env import CONNECTIONS, ENV002
 from ..rules.layout import data_parallel_size, smallest_world
+from ..schema.fields import FIELDS, NODES
 from ..suggest import nearest
 from ._base import Intake, UnreadableError, facts_of
 
@@ -192,12 +192,12 @@ def _apply(found: list[tuple[str, Any]], overrides: Iterable[str]) -> list[tuple
                 fixes = (Fix(f"{key}={match}", "did you mean this?"),) if match else ()
                 why = f"{group} has no option {value!r}; it has: {', '.join(known)}."
                 raise GatingError([CFG003.refuse(key, value, COMMAND_LINE, why, *fixes)])
-            found += dotted.flatten(local.option(group, value), group.replace("/", "."), whole=LEAVES).items()
-        elif key in LEAVES:
+            found += dotted.flatten(local.option(group, value), group.replace("/", "."), whole=FIELDS).items()
+        elif key in FIELDS:
             found.append((key, value))
         else:
             parent = key.rpartition(".")[0]
-            siblings = tuple(leaf.rpartition(".")[2] for leaf in LEAVES if leaf.rpartition(".")[0] == parent)
+            siblings = tuple(leaf.rpartition(".")[2] for leaf in FIELDS if leaf.rpartition(".")[0] == parent)
             raise GatingError([CFG001.unknown(key, value, COMMAND_LINE, siblings or NODES)])
     return found
 
@@ -218,7 +218,7 @@ def _complete(intake: Intake, said: list[tuple[str, Any]]) -> list[str]:
         intake.flat["software.origin"] = "assumed"
         assumed.append("software=reference")
     if intake.flat.get(WORLD) is None:
-        flat = {key: intake.flat.get(key, leaf.default) for key, leaf in LEAVES.items()}
+        flat = {key: intake.flat.get(key, leaf.default) for key, leaf in FIELDS.items()}
         smallest, batch = smallest_world(flat), flat["training.global_batch_size"]
         samples = flat["training.micro_batch_size"] * data_parallel_size({**flat, WORLD: smallest * 2})
         intake.flat[WORLD] = smallest * 2 if batch is None or batch % samples == 0 else smallest

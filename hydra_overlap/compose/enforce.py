@@ -27,12 +27,12 @@ from omegaconf.errors import InterpolationResolutionError
 
 from ..errors import GatingError
 from ..findings import Finding, Fix
-from ..resolver.normalise import NODES
 from ..resolver.resolution import Resolution
 from ..resolver.resolve import resolve
 from ..rules import env_conflicts
 from ..rules.cfg import CFG001, CFG002, CFG006
 from ..rules.env import ENV002
+from ..schema.fields import NODES
 from . import key_mapping, origins, pitfalls
 from .extract import IN_THE_JOBS, OPEN, Reading, ours, read
 from .interpolations import hydra_keys, written

@@ -15,8 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 from ..errors import GatingError
 from ..findings import Finding, Fix, yaml_value
 from ..machine import local
-from ..resolver.normalise import DEFAULTS, LEAVES, NODES
-from ..rules.cfg import CFG002, CHOICES, MINIMUM
+from ..rules.cfg import CFG002
+from ..schema.fields import DEFAULTS, FIELDS, NODES
 from ..schema.nodes import AUTO, Request
 from . import key_mapping
 from .interpolations import of_the_job, written
@@ -146,7 +146,7 @@ def _known_fields(cfg: DictConfig, name: str, unread: list[str]) -> dict[str, An
     for child in map(str, node):
         key = f"{name}.{child}"
         value = _UNKNOWN if OmegaConf.is_missing(node, child) else _value(node, child)
-        if _legible(key, value):
+        if key in FIELDS and FIELDS[key].allows(value):
             fields[child] = value
         else:
             unread.append(key)
@@ -160,13 +160,3 @@ def _value(node: DictConfig, name: Any) -> Any:
         return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_list(value) else value
     except OmegaConfBaseException:
         return _UNKNOWN
-
-
-def _legible(key: str, value: Any) -> bool:
-    """Whether a value of an app's own node can be what our field of that name means."""
-    leaf = LEAVES.get(key)
-    if leaf is None or not leaf.accepts(value):
-        return False
-    if value is None:
-        return True
-    return value in CHOICES.get(key, (value,)) and not (key in MINIMUM and value < MINIMUM[key])

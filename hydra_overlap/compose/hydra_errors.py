@@ -20,9 +20,10 @@ from .. import dotted
 from ..errors import REFUSED, USAGE, GatingError
 from ..findings import Finding, Fix, Place, render, yaml_value
 from ..machine import local
-from ..resolver.normalise import DEFAULTS, TREE, normalise
+from ..resolver.normalise import normalise
 from ..rules.cfg import CFG001, CFG002, CFG003, CFG007, CFG008
-from ..rules.ub import FIELDS, meant
+from ..rules.ub import UB_ARGUMENTS, meant
+from ..schema.fields import DEFAULTS, TREE
 from ..schema.keys import UB_LAYERS
 from ..suggest import nearest
 from .key_mapping import BROUGHT, OWN_NODE
@@ -290,12 +291,12 @@ def _no_such_key(text: str, cause: BaseException | None) -> Finding:
 def _userbuffers_fix(key: str, value: Any) -> tuple[Fix, ...]:
     """`userbuffers.layers.qkv_fprop.num_smm=4`: a preset holds the entries it sets, so that the others are added."""
     gemm, _, name = key.removeprefix(f"{UB_LAYERS}.").partition(".")
-    near = meant(gemm), nearest(name, FIELDS)
+    near = meant(gemm), nearest(name, UB_ARGUMENTS)
     return (Fix(f"++{UB_LAYERS}.{near[0]}.{near[1]}={yaml_value(value)}", "did you mean this?"),) if all(near) else ()
 
 
 def _as_the_rules_say(key: str, value: Any) -> Finding | None:
-    """The finding of `request.normalise` on this one setting: the same words on whatever way a mistake comes in."""
+    """The finding of `resolver.normalise` on this one setting: the same words on whatever way a mistake comes in."""
     if key.partition(".")[0] == OUTPUT:
         return CFG001.refuse(key, value, COMMAND_LINE, "overlap.* is what the rules answer; nothing is set there.")
     near = nearest_key(key)

@@ -21,8 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 from .. import dotted
 from ..errors import GatingError
 from ..findings import Finding, Fix, yaml_value
-from ..resolver.normalise import LEAVES, NODES
 from ..rules.cfg import CFG001, CFG002
+from ..schema.fields import FIELDS, NODES
 from ..suggest import nearest
 from .pitfalls import COMMAND_LINE, task_overrides
 
@@ -143,16 +143,16 @@ def _mapping(node: Any, prefix: str) -> Iterator[tuple[str, str]]:
 def _refusal(cfg: DictConfig, request: dict[str, Any], key: str, place: str, value: Any) -> Finding | None:
     """What is wrong with one line of the mapping."""
     line = f"{READS}.{key}"
-    if key not in LEAVES:
-        near = nearest(key, LEAVES)
+    if key not in FIELDS:
+        near = nearest(key, FIELDS)
         fixes = (Fix(f"++{READS}.{near}={place}", "did you mean this?"),) if near else ()
         return CFG001.refuse(line, place, "", f"There is no field {key}.", *fixes)
     if value is _ABSENT:
         near = nearest(place, _places(cfg))
         fixes = (Fix(f"++{line}={near}", "did you mean this?"),) if near else ()
         return CFG001.refuse(line, place, "", f"There is no value at {place}.", *fixes)
-    if not LEAVES[key].accepts(value):
-        why = f"{key} is {LEAVES[key].describe()}; {place} holds {yaml_value(value)}."
+    if not FIELDS[key].accepts(value):
+        why = f"{key} is {FIELDS[key].describe()}; {place} holds {yaml_value(value)}."
         return CFG002.refuse(line, place, "", why)
     said = _said(cfg, request, key)
     if said not in (None, value):

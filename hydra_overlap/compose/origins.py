@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from .. import dotted
 from ..machine import local
-from ..resolver.normalise import DEFAULTS, NODES
+from ..schema.fields import DEFAULTS, NODES
 from .pitfalls import COMMAND_LINE, overrides_of
 
 DEFAULT = "default"  # nobody said it: the schema's default

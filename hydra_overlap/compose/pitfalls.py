@@ -17,10 +17,10 @@ from .. import dotted
 from ..errors import GatingError
 from ..findings import Finding, Fix, yaml_value
 from ..machine.local import options
-from ..resolver.normalise import DEFAULTS, LEAVES, NODES, TREE
-from ..resolver.resolve import DDP_FIELDS, OPTIMIZER_FIELDS, TRANSFORMER_FIELDS
 from ..rules.cfg import CFG001, CFG002, CFG007, CFG008
+from ..schema.fields import DEFAULTS, FIELDS, NODES, TREE
 from ..schema.nodes import Overlap
+from ..schema.targets import DDP_FIELDS, OPTIMIZER_FIELDS, TRANSFORMER_FIELDS
 from ..suggest import nearest
 
 OUTPUT = "overlap"
@@ -69,7 +69,7 @@ def _numbers_for_flags(overrides: list[Override]) -> Iterator[Finding]:
     """`comm_overlap.dp.overlap_grad_reduce=2`: omegaconf makes true of every number but 0."""
     for override in overrides:
         key, value = override.key_or_group, override.value()
-        leaf = LEAVES.get(key)
+        leaf = FIELDS.get(key)
         if leaf is not None and leaf.kind is bool and type(value) is int and value not in (0, 1):
             fixes = [Fix(f"{key}={yaml_value(flag)}", "") for flag in (True, False)]
             yield CFG002.refuse(key, value, COMMAND_LINE, f"{key} is {leaf.describe()}.", *fixes)

@@ -8,8 +8,8 @@ from .._version import __version__
 from ..errors import GatingError
 from ..findings import Finding, Fix, Place, render, yaml_value
 from ..resolver.resolution import Resolution
-from ..resolver.resolve import in_effect
 from ..rules import lr
+from ..schema.targets import in_effect
 
 Files = dict[str, str]  # file name -> content
 

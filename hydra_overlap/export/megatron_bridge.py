@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from ..findings import Finding, Fix
-from ..resolver.normalise import DEFAULTS, LEAVES
 from ..resolver.resolution import Resolution
+from ..schema.fields import DEFAULTS, FIELDS
 from ._base import UNSAID, ExportError, Files, common_refusals, effective, header, unsayable
 from .env import NAME as ENV_NAME
 from .env import text as environment
@@ -107,7 +107,7 @@ def container(c: Mapping[str, Any], env: Mapping[str, str]) -> tuple[dict[str, A
     """Node -> field -> value, the userbuffers dictionary left out; and what cannot be said. c: flat effective request."""
     found: dict[str, dict[str, Any]] = {}
     problems = common_refusals(c)
-    for key in LEAVES:
+    for key in FIELDS:
         place, value = path(key), c[key]
         if place is None and key not in KNOWN_ELSEWHERE and not key.startswith(UNSAID) and value != DEFAULTS[key]:
             problems.append(unsayable(key, value, "ConfigContainer has no place for it.", SOURCE))

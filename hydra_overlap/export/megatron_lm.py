@@ -9,10 +9,10 @@ from typing import Any
 
 from .. import dotted
 from ..findings import Finding, Fix, yaml_value
-from ..resolver.normalise import DEFAULTS, LEAVES
 from ..resolver.resolution import Resolution
 from ..resolver.resolve import resolve
 from ..rules.layout import interleaved
+from ..schema.fields import DEFAULTS, FIELDS
 from ..schema.keys import CP, PP, TP, VPP
 from ._base import UNSAID, ExportError, Files, common_refusals, effective, header, unsayable
 from .env import NAME as ENV_NAME
@@ -47,7 +47,7 @@ TRANSLATED = (
     "parallelism.world_size", "optimizer.use_distributed_optimizer", "optimizer.reuse_grad_buf_for_mxfp8_param_ag",
 )  # fmt: skip
 BASES = tuple(
-    key for key in LEAVES if key.partition(".")[0] in ("ddp", "optimizer") and f"comm_overlap.dp.{key.partition('.')[2]}" in LEAVES
+    key for key in FIELDS if key.partition(".")[0] in ("ddp", "optimizer") and f"comm_overlap.dp.{key.partition('.')[2]}" in FIELDS
 )  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def arguments(c: Mapping[str, Any]) -> tuple[dict[str, Any], list[Finding]]:
     """Destination -> value, and what no flag can say. c: flat effective request."""
     values: dict[str, Any] = {}
     problems = common_refusals(c)
-    for key in LEAVES:
+    for key in FIELDS:
         name, value = destination(key), c[key]
         if irrelevant(key, c) or value is None:
             continue

@@ -11,8 +11,8 @@ from .. import dotted
 from ..errors import HydraOverlapError, LaunchError
 from ..findings import yaml_value
 from ..launch.plan import Plan
-from ..resolver.normalise import DEFAULTS
 from ..rules import lr
+from ..schema.fields import DEFAULTS
 
 _LAYOUT = (
     "tensor_model_parallel_size",

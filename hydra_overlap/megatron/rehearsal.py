@@ -14,8 +14,8 @@ from typing import Any
 from .. import dotted
 from ..errors import LaunchError
 from ..launch.plan import Plan
-from ..resolver.normalise import flattened
 from ..rules.layout import bucketed_parameters
+from ..schema.fields import complete
 
 HIDDEN = 256  # width of the residual stream above which a model is shrunk
 HEAD = 32  # width of one attention head
@@ -183,7 +183,7 @@ def _shrink_buckets(rehearsed: Plan, plan: Plan) -> list[Change]:
     """bucket_size in the proportion its parameters shrank in: they are cut into as many buckets as planned."""
     settings = rehearsed["resolution"]["ddp_config"]
     size = settings.get("bucket_size")
-    planned, here = (bucketed_parameters(flattened(p["request"])) for p in (plan, rehearsed))
+    planned, here = (bucketed_parameters(complete(p["request"])) for p in (plan, rehearsed))
     if size is None or not planned or not here or here[0] >= planned[0]:
         return []
     settings["bucket_size"] = max(1, size * here[0] // planned[0])

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from .. import dotted
 from ..errors import GatingError
 from ..machine import local
-from ..resolver.normalise import DEFAULTS
 from ..resolver.resolution import NO_PRESET
 from ..resolver.resolve import resolve
+from ..schema.fields import DEFAULTS
 from ..schema.nodes import AUTO
 from ..suggest import did_you_mean
 from .gemms import Gemm, Layers, gemm_map, memory_mib

@@ -98,31 +98,30 @@ def _keys() -> Iterator[tuple[str, str]]:
 
 def _fields() -> Texts:
     """Every key an override can set, arguments of userbuffers entries as well, and what it means."""
-    from ..rules.ub import FIELDS, GEMMS
+    from ..rules.ub import GEMMS, UB_ARGUMENTS
     from ..schema.docs import descriptions
 
-    return {**descriptions(), **{f"{UB_LAYERS}.{gemm}.{name}": "" for gemm in GEMMS for name in FIELDS}}
+    return {**descriptions(), **{f"{UB_LAYERS}.{gemm}.{name}": "" for gemm in GEMMS for name in UB_ARGUMENTS}}
 
 
 def _values(key: str) -> Texts:
     """The options of a group, or the values of a field that has few."""
     from ..machine.local import options
-    from ..resolver.normalise import LEAVES
-    from ..rules.cfg import CHOICES
-    from ..rules.ub import FIELDS, legal_methods
+    from ..rules.ub import UB_ARGUMENTS, legal_methods
+    from ..schema.fields import FIELDS
     from .hydra_help import CATALOGUE, GROUPS, description
 
     group = key.partition("@")[0]
     if group in (*GROUPS, CATALOGUE):
         return {name: description(group, name) for name in options(group)}
-    leaf = LEAVES.get(key)
-    if leaf is not None:
-        values = CHOICES.get(key, ("true", "false") if leaf.kind is bool else ())
-        return dict.fromkeys((*values, "null") if values and leaf.optional else values, "")
+    field = FIELDS.get(key)
+    if field is not None:
+        values = ("true", "false") if field.kind is bool else () if field.listed else field.choices
+        return dict.fromkeys((*values, "null") if values and field.optional else values, "")
     gemm, _, argument = key.removeprefix(f"{UB_LAYERS}.").partition(".")
     if argument == "method":
         return dict.fromkeys(legal_methods(gemm), "")
-    return dict.fromkeys(("true", "false") if FIELDS.get(argument) is bool else (), "")
+    return dict.fromkeys(("true", "false") if UB_ARGUMENTS.get(argument) is bool else (), "")
 
 
 def source(context: Context, parameter: Parameter, incomplete: str) -> "list[CompletionItem[str]]":
@@ -167,9 +166,9 @@ def pages(context: Context, parameter: Parameter, incomplete: str) -> "list[Comp
 
 def nodes(context: Context, parameter: Parameter, incomplete: str) -> "list[CompletionItem[str]]":
     """Nodes that have a schema of their own."""
-    from ..resolver.normalise import LEAVES
+    from ..schema.fields import FIELDS
 
-    paths = (key.rpartition(".")[0] for key in LEAVES)
+    paths = (key.rpartition(".")[0] for key in FIELDS)
     return _items(_starting(incomplete, {".".join(p.split(".")[:n]): "" for p in paths if p for n in (1, 2)}))
 
 

@@ -5,9 +5,9 @@ import textwrap
 from collections.abc import Iterable, Iterator
 
 from ..findings import yaml_value
-from ..resolver.normalise import DEFAULTS
 from ..rules import DERIVATIONS, RULES, Derivation, Rule
 from ..schema.docs import descriptions
+from ..schema.fields import DEFAULTS
 from ..suggest import nearest
 from .examples import decisions, example
 

@@ -1,7 +1,7 @@
 """The request as a JSON Schema: what an editor needs to complete and explain our YAML.
 
 Option files hold one node each (`model/llama3_70b.yaml` is a `model`), a primary config holds them all: there is a schema
-for each. Choices and limits are those of the CFG rules; those of a userbuffers entry, those of UB002 to UB004.
+for each. Choices and limits are those of `schema.fields`; those of a userbuffers entry, those of UB002 to UB004.
 """
 
 import dataclasses
@@ -11,11 +11,11 @@ from typing import Any
 
 from .. import dotted
 from ..machine.local import options
-from ..resolver.normalise import DEFAULTS
-from ..rules.cfg import BELOW, CHOICES, LISTS, MINIMUM, VERSIONS
-from ..rules.ub import DGRAD, FIELDS, GEMMS, MAX_SM, REDUCE_SCATTER, legal_methods
+from ..rules.ub import DGRAD, GEMMS, MAX_SM, REDUCE_SCATTER, UB_ARGUMENTS, legal_methods
 from ..schema.annotations import unwrapped
 from ..schema.docs import descriptions
+from ..schema.fields import FIELDS, Field
+from ..schema.keys import GPU, UB_LAYERS
 from ..schema.nodes import AUTO, Request
 
 DIALECT = "http://json-schema.org/draft-07/schema#"  # what yaml-language-server reads
@@ -68,36 +68,37 @@ def _object(node: Any, prefix: str) -> dict[str, Any]:
             made = _object(inner, f"{key}.")
             properties[field.name] = made | {"type": ["object", "null"]} if optional else made
         else:
-            properties[field.name] = _leaf(key, inner, optional)
+            properties[field.name] = _leaf(key)
     described = (node.__doc__ or "").strip()
     return {"type": "object", "description": described, "properties": properties, "additionalProperties": False}
 
 
-def _leaf(key: str, kind: Any, optional: bool) -> dict[str, Any]:
+def _leaf(key: str) -> dict[str, Any]:
     """One field: its type or an interpolation, its choices and limits, what it means."""
-    if key == "userbuffers.layers":
-        value: dict[str, Any] = _layers()
-    elif typing.get_origin(kind) in (list, dict):
-        listed = typing.get_origin(kind) is list
-        value = {"type": "object"}
-        if listed:
-            value = {"type": "array", "items": {"type": TYPES[typing.get_args(kind)[0]]}}
-        if key in LISTS:
-            value["items"] = {"enum": list(LISTS[key])}
-    else:
-        value = {"type": TYPES[kind]}
-        if key in CHOICES:
-            value = {"enum": list(CHOICES[key])}
-        if key == "platform.name":  # rules take the name of any GPU; a mistyped one is read as a GPU of no known kind
-            value = {"enum": list(options("platform"))}
-        if key in VERSIONS:
-            value = dict(VERSION)
-        if key in MINIMUM:
-            value["minimum"] = MINIMUM[key]
-        if key in BELOW:
-            value["exclusiveMaximum"] = BELOW[key]
-    alternatives = [value, *([{"type": "null"}] if optional else []), INTERPOLATION]
-    return {"description": descriptions()[key], "default": DEFAULTS[key], "anyOf": alternatives}
+    field = FIELDS[key]
+    alternatives = [_value(key, field), *([{"type": "null"}] if field.optional else []), INTERPOLATION]
+    return {"description": descriptions()[key], "default": field.default, "anyOf": alternatives}
+
+
+def _value(key: str, field: Field) -> dict[str, Any]:
+    """What may stand there that is neither null nor an interpolation."""
+    if key == UB_LAYERS:
+        return _layers()
+    if field.kind is dict:
+        return {"type": "object"}
+    if field.listed:
+        return {
+            "type": "array",
+            "items": {"enum": list(field.choices)} if field.choices else {"type": TYPES[field.item]},
+        }
+    if key == GPU:  # rules take the name of any GPU; a mistyped one is read as a GPU of no known kind
+        return {"enum": list(options("platform"))}
+    if field.choices:
+        return {"enum": list(field.choices)}
+    if field.version:
+        return dict(VERSION)
+    limits = {"minimum": field.minimum, "exclusiveMaximum": field.below}
+    return {"type": TYPES[field.kind], **{name: limit for name, limit in limits.items() if limit is not None}}
 
 
 def _layers() -> dict[str, Any]:
@@ -107,7 +108,7 @@ def _layers() -> dict[str, Any]:
 
 def _entry(gemm: str) -> dict[str, Any]:
     """What Transformer Engine can do at one GEMM; null takes the entry out."""
-    arguments: dict[str, dict[str, Any]] = {name: {"type": TYPES[kind]} for name, kind in FIELDS.items()}
+    arguments: dict[str, dict[str, Any]] = {name: {"type": TYPES[kind]} for name, kind in UB_ARGUMENTS.items()}
     arguments["method"] = {"enum": list(legal_methods(gemm))}
     for name, bounds in COUNTED.items():
         arguments[name] |= {"minimum": 1, **bounds}

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..resolver.resolve import in_effect
 from ..schema.keys import (
     CORE,
     EP_OVERLAP,
@@ -26,6 +25,7 @@ from ..schema.keys import (
     TORCH,
     TP_OVERLAP,
 )
+from ..schema.targets import in_effect
 from ..schema.versions import at_least
 from ._base import BLACKWELL, HOPPER, Config
 

@@ -48,7 +48,7 @@ EXTERNAL = ("proj_wgrad", "fc2_wgrad")
 BULK = ("qkv_dgrad", "qkv_wgrad", "fc1_dgrad", "fc1_wgrad")
 PIPELINED = ("proj_fprop", "fc2_fprop")
 
-FIELDS: dict[str, Any] = {
+UB_ARGUMENTS: dict[str, Any] = {
     "method": str, "is_reduce_scatter": bool, "num_sm": int, "cga_size": int, "set_sm_margin": bool, "num_splits": int,
     "aggregate": bool, "atomic_gemm": bool, "use_ce": bool, "fp8_buf": bool, "comm_priority": int,
     "gemm_priority": int, "pipeline_rs_overlap_first_gemm": bool,
@@ -224,10 +224,10 @@ class UB003(UbRule):
 def _judged(gemm: str, name: str, value: Any, entry: Mapping[str, Any]) -> tuple[str, str | None]:
     """What is wrong with one argument (nothing: empty), and the override that mends it."""
     place = f"{UB_LAYERS}.{gemm}.{name}"
-    if name not in FIELDS:
-        return f"{gemm} has no argument {name}{did_you_mean(name, FIELDS)}", _delete(gemm, name)
-    if type(value) is not FIELDS[name]:
-        return f"{gemm}.{name} is {TYPES[FIELDS[name]]}, not {yaml_value(value)}", _delete(gemm, name)
+    if name not in UB_ARGUMENTS:
+        return f"{gemm} has no argument {name}{did_you_mean(name, UB_ARGUMENTS)}", _delete(gemm, name)
+    if type(value) is not UB_ARGUMENTS[name]:
+        return f"{gemm}.{name} is {TYPES[UB_ARGUMENTS[name]]}, not {yaml_value(value)}", _delete(gemm, name)
     if name == "num_sm" and not 1 <= value <= MAX_SM:
         return f"{gemm}.num_sm={value} is outside 1..{MAX_SM}", f"{place}={_num_sm(entry)}"
     if name in ("cga_size", "num_splits") and value < 1:

@@ -6,31 +6,15 @@ Differences that belong to one overlap stand in that overlap's family (EP007, EP
 from typing import Any
 
 from ..findings import Fix, Place, yaml_value
+from ..schema.fields import SINCE
 from ..schema.keys import (
     CORE,
-    CUDA_GRAPH_SCOPE,
-    DISPATCH_WGRAD,
-    EARLY_RELEASE,
     EXPERTS,
-    FLEX_BACKEND,
-    FP32_SUM,
-    MANUAL_REGISTRATION,
     SM,
     TE,
 )
 from ..schema.versions import at_least
 from ._base import KEEPS, Config, Origin, Rule
-
-# Settings that megatron-core got within the supported range: key -> the first version that takes them. It removed none
-# of ours. A test compares with tests/reference/core_fields.json, which is read from every release.
-SINCE = {
-    FLEX_BACKEND: "0.16.0",
-    EARLY_RELEASE: "0.16.0",
-    DISPATCH_WGRAD: "0.18.0",
-    CUDA_GRAPH_SCOPE: "0.16.0",  # as a list; before that one text, full, attn or full_iteration
-    FP32_SUM: "0.16.0",
-    MANUAL_REGISTRATION: "0.16.0",
-}
 
 
 class VER001(Rule):

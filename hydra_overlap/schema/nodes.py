@@ -1,5 +1,7 @@
 """The request: one dataclass per config group, and what each field means, in which unit.
 
+What a field may hold beyond its type is said where it stands, by the functions of `limits`.
+
 Field names are megatron-core's and Transformer Engine's own. An overlap field is tri-state: `None` means "decide for
 me", anything else means "asked" and either holds or is refused. This module imports neither hydra nor torch; the
 `hydra_plugins` search-path plugin registers these classes with Hydra's ConfigStore.
@@ -8,7 +10,9 @@ me", anything else means "asked" and either holds or is refused. This module imp
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional
 
-AUTO = "auto"  # a fact to be read from the machine at composition; see facts.py
+from .limits import at_least, choice, names, since, version
+
+AUTO = "auto"  # a fact to be read from the machine at composition; see machine/local.py
 
 
 @dataclass
@@ -17,7 +21,7 @@ class TpOverlap:
 
     tp_comm_overlap: Optional[bool] = None
     """Overlap TP communication with GEMMs. null = false: upstream never turns userbuffers on by itself."""
-    tp_comm_bootstrap_backend: Optional[str] = "nccl"
+    tp_comm_bootstrap_backend: Optional[str] = choice("nccl", "mpi", "gloo", default="nccl")
     """Process group that exchanges userbuffers handles: nccl, mpi or gloo."""
     tp_comm_overlap_ag: Optional[bool] = None
     """Pipeline the all-gather with the GEMM that follows it."""
@@ -63,7 +67,7 @@ class DpOverlap:
     """Gather the first chunk's parameters during the optimizer step; needs the interleaved schedule."""
     align_param_gather: Optional[bool] = None
     """All pipeline stages launch their gathers together; needs the interleaved schedule."""
-    bucket_size: Optional[int] = None
+    bucket_size: Optional[int] = at_least(1)
     """Bucket size in parameters (not bytes). null = max(40 000 000, 1 000 000 x DP size), less for small stages."""
 
 
@@ -95,7 +99,7 @@ class TunedFor:
     """GPU, as in platform.name."""
     hidden_size: Optional[int] = None
     """model.hidden_size."""
-    tp: Optional[int] = None
+    tp: Optional[int] = at_least(1)
     """tensor_model_parallel_size."""
     cp: Optional[int] = None
     """context_parallel_size."""
@@ -125,23 +129,23 @@ class Userbuffers:
 class Parallelism:
     """How ranks are laid out."""
 
-    tensor_model_parallel_size: int = 1
+    tensor_model_parallel_size: int = at_least(1, default=1)
     """Ranks a layer is split over."""
-    pipeline_model_parallel_size: int = 1
+    pipeline_model_parallel_size: int = at_least(1, default=1)
     """Pipeline stages, ranks."""
-    virtual_pipeline_model_parallel_size: Optional[int] = None
+    virtual_pipeline_model_parallel_size: Optional[int] = at_least(1)
     """Model chunks per pipeline rank; null = not interleaved."""
-    microbatch_group_size_per_vp_stage: Optional[int] = None
+    microbatch_group_size_per_vp_stage: Optional[int] = at_least(1)
     """Contiguous microbatches per virtual stage; null = pipeline_model_parallel_size."""
-    context_parallel_size: int = 1
+    context_parallel_size: int = at_least(1, default=1)
     """Ranks a sequence is split over."""
-    expert_model_parallel_size: int = 1
+    expert_model_parallel_size: int = at_least(1, default=1)
     """Ranks the experts are split over."""
-    expert_tensor_parallel_size: Optional[int] = None
+    expert_tensor_parallel_size: Optional[int] = at_least(1)
     """Ranks one expert is split over; null = tensor_model_parallel_size."""
     sequence_parallel: bool = False
     """Split norm and dropout activations along the sequence over the TP ranks."""
-    world_size: Optional[int] = None
+    world_size: Optional[int] = at_least(1)
     """Ranks in all; null = TP x PP x CP, or more if the experts need them. Data parallelism is what is left over."""
 
 
@@ -151,33 +155,33 @@ class Model:
 
     name: Optional[str] = None
     """For reports only."""
-    num_layers: Optional[int] = None
+    num_layers: Optional[int] = at_least(1)
     """Transformer layers."""
-    hidden_size: Optional[int] = None
+    hidden_size: Optional[int] = at_least(1)
     """Width of the residual stream."""
-    ffn_hidden_size: Optional[int] = None
+    ffn_hidden_size: Optional[int] = at_least(1)
     """Width inside the MLP; null = 4 x hidden_size."""
-    num_attention_heads: Optional[int] = None
+    num_attention_heads: Optional[int] = at_least(1)
     """Query heads."""
-    num_query_groups: Optional[int] = None
+    num_query_groups: Optional[int] = at_least(1)
     """Key/value heads; null = num_attention_heads."""
-    kv_channels: Optional[int] = None
+    kv_channels: Optional[int] = at_least(1)
     """Width of a head; null = hidden_size / num_attention_heads."""
-    seq_length: Optional[int] = None
+    seq_length: Optional[int] = at_least(1)
     """Tokens per sample."""
-    vocab_size: Optional[int] = None
+    vocab_size: Optional[int] = at_least(1)
     """Tokens in the vocabulary, before padding to a multiple of 128 x TP."""
-    position_embedding_type: str = "rope"
+    position_embedding_type: str = choice("rope", "learned_absolute", default="rope")
     """rope or learned_absolute."""
-    rotary_base: int = 10000
+    rotary_base: int = at_least(1, default=10000)
     """RoPE base period."""
     share_embeddings_and_output_weights: bool = False
     """Tie the input and output embedding."""
-    normalization: str = "RMSNorm"
+    normalization: str = choice("RMSNorm", "LayerNorm", default="RMSNorm")
     """LayerNorm or RMSNorm."""
-    layernorm_epsilon: float = 1e-5
+    layernorm_epsilon: float = at_least(0, default=1e-5)
     """Added to the variance in norms."""
-    activation_func: str = "silu"
+    activation_func: str = choice("silu", "gelu", default="silu")
     """silu or gelu."""
     gated_linear_unit: bool = True
     """SwiGLU-style gated MLP (with silu)."""
@@ -187,51 +191,51 @@ class Model:
     """Bias in the QKV projection alone."""
     qk_layernorm: bool = False
     """Normalise queries and keys."""
-    attention_dropout: float = 0.0
+    attention_dropout: float = at_least(0, default=0.0, below=1)
     """Probability."""
-    hidden_dropout: float = 0.0
+    hidden_dropout: float = at_least(0, default=0.0, below=1)
     """Probability."""
-    init_method_std: float = 0.02
+    init_method_std: float = at_least(0, default=0.02)
     """Standard deviation of the initial weights."""
     gradient_accumulation_fusion: bool = False
     """Accumulate weight gradients inside the wgrad GEMM; a CUDA kernel."""
-    num_moe_experts: Optional[int] = None
+    num_moe_experts: Optional[int] = at_least(1)
     """Experts per MoE layer; null = dense."""
-    moe_ffn_hidden_size: Optional[int] = None
+    moe_ffn_hidden_size: Optional[int] = at_least(1)
     """Width inside one expert; null = ffn_hidden_size."""
-    moe_router_topk: int = 2
+    moe_router_topk: int = at_least(1, default=2)
     """Experts per token."""
-    moe_router_load_balancing_type: str = "aux_loss"
+    moe_router_load_balancing_type: str = choice("aux_loss", "seq_aux_loss", "sinkhorn", "none", default="aux_loss")
     """aux_loss, seq_aux_loss, sinkhorn or none."""
-    moe_aux_loss_coeff: float = 0.0
+    moe_aux_loss_coeff: float = at_least(0, default=0.0)
     """Weight of the load-balancing loss."""
-    moe_token_dispatcher_type: str = "allgather"
+    moe_token_dispatcher_type: str = choice("allgather", "alltoall", "flex", default="allgather")
     """allgather, alltoall or flex."""
-    moe_flex_dispatcher_backend: Optional[str] = None
+    moe_flex_dispatcher_backend: Optional[str] = choice("deepep", "hybridep", since="0.16.0")
     """deepep or hybridep, with the flex dispatcher."""
     moe_grouped_gemm: bool = False
     """One grouped GEMM for all local experts."""
-    moe_shared_expert_intermediate_size: Optional[int] = None
+    moe_shared_expert_intermediate_size: Optional[int] = at_least(1)
     """Width of the shared expert; null = none."""
     moe_shared_expert_overlap: bool = False
     """Run the shared expert under the dispatch; excludes overlap_moe_expert_parallel_comm."""
-    overlap_dispatch_backward_with_experts_wgrad: bool = False
+    overlap_dispatch_backward_with_experts_wgrad: bool = since("0.18.0", default=False)
     """Run the experts' weight gradients under the dispatch's backward; from megatron-core 0.18."""
-    ep_overlap_early_attn_memory_release: bool = False
+    ep_overlap_early_attn_memory_release: bool = since("0.16.0", default=False)
     """With overlap_moe_expert_parallel_comm: free attention's activations earlier."""
-    mtp_num_layers: Optional[int] = None
+    mtp_num_layers: Optional[int] = at_least(0)
     """Multi-token-prediction layers."""
     multi_latent_attention: bool = False
     """Multi-latent attention: queries, keys and values through low-rank projections."""
     variable_seq_lengths: bool = False
     """Microbatches of different lengths, such as packed sequences without padding."""
-    symmetric_ar_type: Optional[str] = None
+    symmetric_ar_type: Optional[str] = choice("two_shot", "one_shot", "multimem_all_reduce")
     """All-reduce over symmetric memory in the forward pass: two_shot, one_shot or multimem_all_reduce; null = NCCL's."""
-    cp_comm_type: Optional[str] = None
+    cp_comm_type: Optional[str] = choice("p2p", "all_gather", "a2a", "a2a+p2p")
     """How context-parallel ranks exchange keys and values: p2p, all_gather, a2a or a2a+p2p; null = p2p."""
-    num_layers_in_first_pipeline_stage: Optional[int] = None
+    num_layers_in_first_pipeline_stage: Optional[int] = at_least(1)
     """Layers of the first stage; null = as the others."""
-    num_layers_in_last_pipeline_stage: Optional[int] = None
+    num_layers_in_last_pipeline_stage: Optional[int] = at_least(1)
     """Layers of the last stage; null = as the others."""
     account_for_embedding_in_pipeline_split: bool = False
     """Count the embedding as a layer when layers are dealt out to stages."""
@@ -241,15 +245,21 @@ class Model:
     """Free a stage's output once it is sent; Megatron-LM always does."""
     calculate_per_token_loss: bool = False
     """Scale gradients by the tokens of the whole batch instead of averaging over microbatches and ranks."""
-    recompute_granularity: Optional[str] = None
+    recompute_granularity: Optional[str] = choice("selective", "full")
     """selective or full; null = keep all activations."""
-    recompute_method: Optional[str] = None
+    recompute_method: Optional[str] = choice("uniform", "block")
     """uniform or block, with full."""
-    recompute_num_layers: Optional[int] = None
+    recompute_num_layers: Optional[int] = at_least(1)
     """Layers per recomputed block, with full."""
-    recompute_modules: Optional[List[str]] = None
+    # Source of both lists: megatron-core core_v0.16.1 transformer_config.py:1198, transformer/enums.py CudaGraphScope.
+    recompute_modules: Optional[List[str]] = names(
+        "core_attn", "moe_act", "layernorm", "mla_up_proj", "mlp", "moe", "shared_experts"
+    )
     """Modules recomputed, with selective; null = core_attn."""
-    cuda_graph_scope: List[str] = field(default_factory=list)
+    # As a list from 0.16 on; before that it was one text: full, attn or full_iteration.
+    cuda_graph_scope: List[str] = names(
+        "full_iteration", "attn", "mlp", "moe", "moe_router", "moe_preprocess", "mamba", default=[], since="0.16.0"
+    )
     """Parts of a layer captured in CUDA graphs."""
 
 
@@ -261,9 +271,9 @@ class Precision:
     """Parameters and activations in bfloat16."""
     fp16: bool = False
     """Parameters and activations in float16, with loss scaling."""
-    fp8: Optional[str] = None
+    fp8: Optional[str] = choice("e4m3", "hybrid")
     """e4m3 or hybrid; null = no FP8 GEMMs."""
-    fp8_recipe: Optional[str] = None
+    fp8_recipe: Optional[str] = choice("delayed", "tensorwise", "blockwise", "mxfp8")
     """delayed, tensorwise, blockwise or mxfp8."""
     first_last_layers_bf16: bool = False
     """Keep the first and last layers in bf16 under FP8."""
@@ -289,9 +299,9 @@ class Ddp:
     """Set comm_overlap.dp.overlap_param_gather instead."""
     align_param_gather: Optional[bool] = None
     """Set comm_overlap.dp.align_param_gather instead."""
-    bucket_size: Optional[int] = None
+    bucket_size: Optional[int] = at_least(1)
     """Set comm_overlap.dp.bucket_size instead."""
-    num_distributed_optimizer_instances: int = 1
+    num_distributed_optimizer_instances: int = at_least(1, default=1)
     """Replicas of the optimizer shards."""
     average_in_collective: bool = False
     """Average inside the collective instead of scaling before it."""
@@ -299,7 +309,7 @@ class Ddp:
     """Check each bucket for NaN and Inf before it is reduced."""
     pad_buckets_for_high_nccl_busbw: bool = False
     """Pad buckets to a multiple of 2^16 parameters."""
-    reduce_scatter_with_fp32_accumulation: bool = False
+    reduce_scatter_with_fp32_accumulation: bool = since("0.16.0", default=False)
     """Reduce by an all-to-all in the gradients' format and a sum in fp32."""
     nccl_ub: bool = False
     """Allocate parameter and gradient buffers as registered NCCL user buffers: fewer SMs for communication."""
@@ -307,11 +317,13 @@ class Ddp:
     """With nccl_ub: register locally, not as symmetric windows."""
     use_megatron_fsdp: bool = False
     """Megatron FSDP in place of DistributedDataParallel; train.py does not build it."""
-    data_parallel_sharding_strategy: str = "no_shard"
+    data_parallel_sharding_strategy: str = choice(
+        "no_shard", "optim", "optim_grads", "optim_grads_params", default="no_shard"
+    )
     """With use_megatron_fsdp: no_shard, optim, optim_grads or optim_grads_params."""
     fsdp_double_buffer: bool = False
     """With use_megatron_fsdp: persistent double buffers; what nccl_ub registers."""
-    fsdp_manual_registration: bool = False
+    fsdp_manual_registration: bool = since("0.16.0", default=False)
     """With use_megatron_fsdp and nccl_ub: register all buffers in few calls."""
     reuse_grad_buf_for_mxfp8_param_ag: bool = False
     """Gather MXFP8 parameters through the gradient buffer. Must equal the optimizer's."""
@@ -321,7 +333,7 @@ class Ddp:
 class Optimizer:
     """Base values of OptimizerConfig and of the learning-rate schedule."""
 
-    optimizer: str = "adam"
+    optimizer: str = choice("adam", "sgd", default="adam")
     """adam or sgd."""
     use_distributed_optimizer: bool = False
     """Must equal ddp.use_distributed_optimizer."""
@@ -331,23 +343,23 @@ class Optimizer:
     """Set comm_overlap.dp.overlap_param_gather_with_optimizer_step instead."""
     reuse_grad_buf_for_mxfp8_param_ag: bool = False
     """Must equal ddp.reuse_grad_buf_for_mxfp8_param_ag."""
-    lr: float = 3.0e-4
+    lr: float = at_least(0, default=3.0e-4)
     """Peak learning rate."""
-    min_lr: float = 3.0e-5
+    min_lr: float = at_least(0, default=3.0e-5)
     """Learning rate at the end of the decay."""
-    lr_warmup_iters: int = 0
+    lr_warmup_iters: int = at_least(0, default=0)
     """Steps."""
-    lr_decay_style: str = "cosine"
+    lr_decay_style: str = choice("cosine", "linear", "constant", default="cosine")
     """cosine, linear or constant."""
-    weight_decay: float = 0.1
+    weight_decay: float = at_least(0, default=0.1)
     """Decoupled weight decay."""
-    adam_beta1: float = 0.9
+    adam_beta1: float = at_least(0, default=0.9, below=1)
     """Adam."""
-    adam_beta2: float = 0.95
+    adam_beta2: float = at_least(0, default=0.95, below=1)
     """Adam."""
-    adam_eps: float = 1.0e-8
+    adam_eps: float = at_least(0, default=1.0e-8)
     """Adam."""
-    clip_grad: float = 1.0
+    clip_grad: float = at_least(0, default=1.0)
     """Global gradient norm limit; 0 = off."""
 
 
@@ -355,27 +367,27 @@ class Optimizer:
 class Training:
     """Batch sizes and steps."""
 
-    micro_batch_size: int = 1
+    micro_batch_size: int = at_least(1, default=1)
     """Samples per forward."""
-    global_batch_size: Optional[int] = None
+    global_batch_size: Optional[int] = at_least(1)
     """Samples per step, all ranks; null = rules that need it do not apply."""
-    train_iters: int = 100
+    train_iters: int = at_least(1, default=100)
     """Optimizer steps."""
-    seed: int = 1234
+    seed: int = at_least(0, default=1234, below=2**32)  # numpy's limit, which shuffles the samples
     """Of weights and data order."""
-    log_interval: int = 1
+    log_interval: int = at_least(1, default=1)
     """Steps between log lines."""
     rampup_batch_size: Optional[List[int]] = None
     """[first size, increment, samples]: global_batch_size is reached from the first in equal parts of so many samples."""
-    eval_interval: Optional[int] = None
+    eval_interval: Optional[int] = at_least(1)
     """Steps between validation losses, with one at the end; null = none. Text needs data.held_out."""
-    eval_iters: int = 10
+    eval_iters: int = at_least(1, default=10)
     """Global batches of a validation loss, every time the same."""
-    on_nonfinite: str = "stop"
+    on_nonfinite: str = choice("stop", "skip", default="stop")
     """stop or skip: what becomes of a step whose loss or gradient norm is no number. No parameter is touched by either."""
-    spike_grad_norm: Optional[float] = None
+    spike_grad_norm: Optional[float] = at_least(0)
     """Gradient norm before clipping above which a step is treated so too; null = none is."""
-    max_skipped_steps: int = 10
+    max_skipped_steps: int = at_least(1, default=10)
     """With on_nonfinite=skip: as many in a row end the run."""
 
 
@@ -383,15 +395,15 @@ class Training:
 class Data:
     """Where tokens come from."""
 
-    kind: str = "stdlib"
+    kind: str = choice("stdlib", "text", "mock", default="stdlib")
     """stdlib (source files of the running Python), text (data.files) or mock."""
     files: List[str] = field(default_factory=list)
     """Text files, with kind=text; shell patterns are allowed."""
     cache_dir: Optional[str] = None
     """Where the tokenised data is kept; null = the user's cache directory."""
-    max_bytes: Optional[int] = None
+    max_bytes: Optional[int] = at_least(1)
     """Tokenise at most so many bytes; null = all."""
-    held_out: float = 0.0
+    held_out: float = at_least(0, default=0.0, below=1)
     """Share of the text, its end, that is kept from training for training.eval_interval, as in 0.03."""
 
 
@@ -403,9 +415,9 @@ class Checkpoint:
     """Directory they are written to; null = none are written."""
     load: Optional[str] = None
     """Directory whose last complete checkpoint is resumed; one without any starts anew."""
-    save_interval: Optional[int] = None
+    save_interval: Optional[int] = at_least(1)
     """Steps between checkpoints; null = only at the end and when the run is asked to stop."""
-    keep: int = 2
+    keep: int = at_least(1, default=2)
     """Newest checkpoints that are kept."""
     async_save: bool = False
     """Write in processes beside the ranks while training goes on; whole or not there all the same."""
@@ -417,7 +429,7 @@ class Platform:
 
     name: Optional[str] = None
     """a100, h100, h200, b200, gb200, b300, gb300, cpu, or auto (read here); null = not said."""
-    sm: Optional[int] = None
+    sm: Optional[int] = at_least(1)
     """Compute capability x 10 (90 = Hopper, 100 = Blackwell); null = no GPU."""
     num_sms: Optional[int] = None
     """Streaming multiprocessors."""
@@ -425,7 +437,7 @@ class Platform:
     """Device memory, GiB."""
     gpus_per_node: Optional[int] = None
     """GPUs one host drives."""
-    nvlink_domain_size: Optional[int] = None
+    nvlink_domain_size: Optional[int] = at_least(1)
     """GPUs that reach each other over NVLink."""
     nvlink_gbps: Optional[float] = None
     """NVLink bandwidth per GPU, both directions, GB/s (1e9 bytes)."""
@@ -437,12 +449,12 @@ class Platform:
 class Software:
     """Versions the plan is for, as facts. null = not installed; auto = read here, or assumed for another platform."""
 
-    torch: Optional[str] = None
+    torch: Optional[str] = version()
     """torch."""
-    megatron_core: Optional[str] = None
+    megatron_core: Optional[str] = version()
     """megatron-core."""
-    transformer_engine: Optional[str] = None
-    """transformer-engine, working (see facts.py)."""
+    transformer_engine: Optional[str] = version()
+    """transformer-engine, working (see machine/local.py)."""
     origin: str = "pinned"
     """pinned, installed (read on this machine) or assumed (a named reference stack)."""
 
@@ -451,13 +463,13 @@ class Software:
 class Slurm:
     """The job that launch=slurm submits: one allocation, one task a rank. launch=local reads none of it."""
 
-    nodes: Optional[int] = None
+    nodes: Optional[int] = at_least(1)
     """Nodes; null = as many as the ranks need at tasks_per_node each."""
-    tasks_per_node: Optional[int] = None
+    tasks_per_node: Optional[int] = at_least(1)
     """Ranks on every node; null = the platform's gpus_per_node, or all ranks where they are fewer."""
-    gpus_per_node: Optional[int] = None
+    gpus_per_node: Optional[int] = at_least(0)
     """GPUs asked of Slurm; 0 = a rehearsal on the nodes' CPUs; null = one for each task, none with platform=cpu."""
-    cpus_per_task: Optional[int] = None
+    cpus_per_task: Optional[int] = at_least(1)
     """Cores of a rank; null = Slurm's default."""
     partition: Optional[str] = None
     """Partition; null = the cluster's default."""
@@ -465,9 +477,9 @@ class Slurm:
     """Account that is charged; null = your default."""
     qos: Optional[str] = None
     """Quality of service; null = your default."""
-    time_min: Optional[int] = None
+    time_min: Optional[int] = at_least(1)
     """Time limit in minutes; null = the partition's default."""
-    stop_s: int = 120
+    stop_s: int = at_least(0, default=120)
     """Seconds before that limit at which ranks are asked to save and stop."""
     requeue: bool = True
     """Queue a job again that was asked to stop and has a checkpoint; it goes on from checkpoint.save."""
@@ -483,23 +495,23 @@ class Slurm:
 class Launch:
     """Where and how ranks start, and the environment they start with."""
 
-    where: str = "local"
+    where: str = choice("local", "slurm", default="local")
     """local: torch.distributed.elastic on this machine, or join what torchrun or srun started. slurm: a job of its own."""
-    layernorm_sm_margin: Optional[int] = None
+    layernorm_sm_margin: Optional[int] = at_least(0)
     """SMs that Transformer Engine's LayerNorm kernels leave to communication; null = not set."""
     nccl_pp_comm_chunksize: Optional[int] = None
     """NCCL_P2P_NET_CHUNKSIZE in bytes, with PP > 1; null = NCCL's default."""
     vboost: bool = False
     """Steer power to the tensor cores; needs root on the nodes."""
-    max_ranks: Optional[int] = None
+    max_ranks: Optional[int] = at_least(1)
     """Most ranks this machine may hold; null = derived from its cores, memory and GPUs."""
     dry_run: bool = False
     """launch.dry_run=true: start no rank, report what ranks would hold; one process, any world size, no GPU."""
     dry_run_ranks: List[int] = field(default_factory=list)
     """Ranks a dry run builds, as in [0,7]; [] = the first and last of every pipeline stage."""
-    distributed_timeout_minutes: float = 10.0
+    distributed_timeout_minutes: float = at_least(0.01, default=10.0)
     """Longest wait of a rank for another, in any collective; then the run ends and names who did not come."""
-    loggers: List[str] = field(default_factory=lambda: ["tensorboard"])
+    loggers: List[str] = names("tensorboard", "wandb", "mlflow", default=["tensorboard"])
     """What rank 0 logs to beside metrics.jsonl: tensorboard, wandb, mlflow; each reads its own environment variables."""
     slurm: Slurm = field(default_factory=Slurm)
     """The job of launch=slurm."""
@@ -522,14 +534,14 @@ class Overlap:
     env_copy: List[str] = field(default_factory=list)
     """What would stand in hydra.job.env_copy: variables to copy to remote jobs."""
     reads: Dict[str, Any] = field(default_factory=dict)
-    """Node -> field -> place in the app's own config that says it; see adapter.py."""
+    """Node -> field -> place in the app's own config that says it; see compose/key_mapping.py."""
 
 
 @dataclass
 class Request:
     """The whole request, as `resolve` takes it."""
 
-    gating: str = "strict"
+    gating: str = choice("strict", "bridge", default="strict")
     """strict: refuse what cannot hold. bridge: do what Megatron-Bridge v0.6.0 does, and say so."""
     parallelism: Parallelism = field(default_factory=Parallelism)
     comm_overlap: CommOverlap = field(default_factory=CommOverlap)

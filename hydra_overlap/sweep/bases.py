@@ -35,7 +35,7 @@ from ..compose.enforce import OUTPUT
 from ..compose.extract import ours, plain_node
 from ..compose.interpolations import stands_alone
 from ..compose.pitfalls import parsed
-from ..resolver.normalise import NODES
+from ..schema.fields import NODES
 
 KEPT_BASES = 32  # configs of distinct group choices held at once; about a megabyte each
 # What the end of a composition writes, for every point anew.

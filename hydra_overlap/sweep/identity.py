@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ..compose.enforce import OUTPUT, Answer
 from ..compose.extract import UNJUDGED, ours
 from ..compose.interpolations import of_the_job, stands_alone
-from ..resolver.resolve import DDP_FIELDS, OPTIMIZER_FIELDS
+from ..schema.targets import DDP_FIELDS, OPTIMIZER_FIELDS
 
 # Nodes and fields of our request that the answer replaces, or that change no number of a run; see above.
 REPLACED = ("comm_overlap", "userbuffers", "gating")

@@ -13,7 +13,7 @@ from hydra_overlap.export._base import effective
 from hydra_overlap.export.megatron_bridge import entries
 from hydra_overlap.export.megatron_lm import irrelevant
 from hydra_overlap.resolver.resolution import Resolution
-from hydra_overlap.resolver.resolve import LEDGER_KEYS
+from hydra_overlap.schema.targets import LEDGER_KEYS
 from tests.strategies import plausible
 
 FILES = {"megatron-lm": ("env.sh", "megatron_lm_flags.txt"), "megatron-bridge": ("megatron_bridge.yaml",)}

@@ -11,9 +11,9 @@ from hydra_overlap.cli import main
 from hydra_overlap.machine.local import options
 from hydra_overlap.presets.catalogue import catalogue
 from hydra_overlap.reference import hydra_help as page
-from hydra_overlap.resolver.normalise import LEAVES
 from hydra_overlap.rules import DERIVATIONS, RULES
 from hydra_overlap.rules.ub import legal_methods
+from hydra_overlap.schema.fields import FIELDS
 from tests.docs.blocks import ROOT
 
 NO_TORCH = """
@@ -99,7 +99,7 @@ def test_every_group_and_option_is_offered(group):
     assert offered("check", f"{group}=") == [f"{group}={name}" for name in options(group)]
 
 
-@pytest.mark.parametrize("key", LEAVES)
+@pytest.mark.parametrize("key", FIELDS)
 def test_every_key_is_offered(key):
     """Alone with its values, where they are few."""
     lone = offered("check", f"{key}=")

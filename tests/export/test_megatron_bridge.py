@@ -10,11 +10,11 @@ import yaml
 from hydra_overlap import resolve
 from hydra_overlap.export import ExportError, export
 from hydra_overlap.export.megatron_bridge import CLASSES, LAYERS, path
-from hydra_overlap.resolver.normalise import LEAVES
+from hydra_overlap.schema.fields import FIELDS
 from tests.overrides import request_of
 from tests.strategies import SCENARIOS, nest
 
-FIELDS = json.loads((Path(__file__).parents[1] / "reference" / "bridge_fields.json").read_text())["fields"]
+BRIDGE_FIELDS = json.loads((Path(__file__).parents[1] / "reference" / "bridge_fields.json").read_text())["fields"]
 PRESET = "bf16_h100_h8192_tp4_mbs1_seq8192"
 TP4 = (
     "platform=h100", "parallelism=tp4", "comm_overlap.tp.tp_comm_overlap=true", "software=reference", "precision=bf16",
@@ -30,20 +30,20 @@ def without_targets(node):
     return {name: value for name, value in node.items() if name != "_target_"}
 
 
-@pytest.mark.parametrize("key", LEAVES)
+@pytest.mark.parametrize("key", FIELDS)
 def test_every_field_has_a_place_that_exists_in_bridge(key: str) -> None:
     """A field added to the schema fails here until export/megatron_bridge.py says where it goes."""
     place = path(key)
     if place is not None:
         node, name = place.split(".")
-        assert name in FIELDS[node], f"ConfigContainer.{node} of v0.6.0 has no {name}"
-        assert node in FIELDS[""]
+        assert name in BRIDGE_FIELDS[node], f"ConfigContainer.{node} of v0.6.0 has no {name}"
+        assert node in BRIDGE_FIELDS[""]
 
 
 def test_the_classes_of_the_dictionary_have_the_fields_we_write() -> None:
     for name, arguments in CLASSES.values():
-        assert set(arguments) == set(FIELDS[name]) - {"method"}
-    assert set(LAYERS) == set(FIELDS["TransformerLayerTPOverlapCfg"])
+        assert set(arguments) == set(BRIDGE_FIELDS[name]) - {"method"}
+    assert set(LAYERS) == set(BRIDGE_FIELDS["TransformerLayerTPOverlapCfg"])
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -105,4 +105,4 @@ def test_the_snippet_sets_fields_of_the_container() -> None:
         (t.value.attr, t.attr) for t in targets if isinstance(t, ast.Attribute) and isinstance(t.value, ast.Attribute)
     }
     assert len(set_on) > 30
-    assert [pair for pair in set_on if pair[1] not in FIELDS[pair[0]]] == []
+    assert [pair for pair in set_on if pair[1] not in BRIDGE_FIELDS[pair[0]]] == []

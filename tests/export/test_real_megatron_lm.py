@@ -38,7 +38,7 @@ def differences(resolution, megatron) -> list[str]:
     """What Megatron-LM's own config would hold and the plan does not say."""
     from hydra_overlap.export._base import effective
     from hydra_overlap.export.megatron_lm import arguments, irrelevant, words
-    from hydra_overlap.resolver.resolve import DDP_FIELDS, OPTIMIZER_FIELDS, TRANSFORMER_FIELDS
+    from hydra_overlap.schema.targets import DDP_FIELDS, OPTIMIZER_FIELDS, TRANSFORMER_FIELDS
 
     c = effective(resolution)
     values, problems = arguments(c)

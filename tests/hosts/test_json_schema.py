@@ -9,10 +9,10 @@ from click.testing import CliRunner
 
 from hydra_overlap.cli import main
 from hydra_overlap.reference.json_schema import UnknownNodeError, schema
-from hydra_overlap.resolver.normalise import DEFAULTS, LEAVES, NODES
-from hydra_overlap.rules.cfg import BELOW, MINIMUM, judge_values
-from hydra_overlap.rules.ub import DGRAD, FIELDS, GEMMS, METHODS, UB002, UB003, UB004, UB009
+from hydra_overlap.rules.cfg import judge_values
+from hydra_overlap.rules.ub import DGRAD, GEMMS, METHODS, UB002, UB003, UB004, UB009, UB_ARGUMENTS
 from hydra_overlap.schema.docs import descriptions
+from hydra_overlap.schema.fields import BELOW, DEFAULTS, FIELDS, MINIMUM, NODES
 from hydra_overlap.schema.keys import UB_LAYERS
 
 jsonschema = pytest.importorskip("jsonschema")
@@ -42,11 +42,11 @@ def test_it_is_a_schema(node: str) -> None:
     jsonschema.Draft7Validator.check_schema(schema(node))
 
 
-@pytest.mark.parametrize("key", LEAVES)
+@pytest.mark.parametrize("key", FIELDS)
 def test_every_field_is_there_with_what_it_means(key: str) -> None:
     found = leaf(key)
     assert found["description"] == descriptions()[key]
-    assert found["default"] == LEAVES[key].default
+    assert found["default"] == FIELDS[key].default
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -99,7 +99,7 @@ def test_it_tells_right_from_wrong(node: str, text: str, good: bool) -> None:
 
 ENTRIES = [
     *({"method": method} for method in METHODS),
-    *({name: value} for name in FIELDS for value in (-1, 0, 1, 32, 33, 64, True, "bulk")),
+    *({name: value} for name in UB_ARGUMENTS for value in (-1, 0, 1, 32, 33, 64, True, "bulk")),
 ]
 
 

@@ -10,6 +10,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from hydra_overlap import resolve
 from hydra_overlap.compose.enforce import judged
 from hydra_overlap.compose.hydra_errors import explain
 from tests.hosts.conftest import Host
@@ -195,3 +196,13 @@ def test_a_structured_primary_makes_room_with_fields_of_type_any(host: Host, by_
 def test_the_page_shows_the_fields_that_make_room() -> None:
     shown = re.findall(r"    (\w+): Any = None", PAGE)
     assert shown == [name for name in Roomy.__dataclass_fields__ if name != "lr"]
+
+
+@pytest.mark.parametrize("written", [
+    "recompute_modules: [my_block]", "cuda_graph_scope: [my_part]", "hidden_dropout: 1.0", "num_layers: 0", "rotary_base: -1",
+])  # fmt: skip
+def test_a_value_of_the_apps_own_that_our_field_cannot_hold_goes_unread(host: Host, written: str) -> None:
+    cfg = host("+comm_overlap=none", host=f"model: {{hidden_size: 64, {written}}}\n")
+    key = written.partition(":")[0]
+    assert f"model.{key} is a key of your app's own; no rule reads it." in cfg.overlap.notes
+    assert resolve(cfg).request["model"]["hidden_size"] == 64

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hydra_overlap import GatingError, resolve
-from hydra_overlap.resolver.normalise import DEFAULTS
+from hydra_overlap.schema.fields import DEFAULTS
 
 REFERENCE = Path(__file__).parent.parent / "reference"
 PRESETS = json.loads((REFERENCE / "bridge_userbuffers_presets.json").read_text())["presets"]

@@ -11,8 +11,8 @@ import yaml
 
 from hydra_overlap import GatingError, resolve
 from hydra_overlap.reference.examples import example
-from hydra_overlap.resolver.normalise import DEFAULTS
 from hydra_overlap.rules import RULES
+from hydra_overlap.schema.fields import DEFAULTS
 from tests.overrides import CONF, request_of
 
 GOLDEN = Path(__file__).parent / "golden"

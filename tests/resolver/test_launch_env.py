@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from hydra_overlap import resolve
-from hydra_overlap.resolver.normalise import DEFAULTS
 from hydra_overlap.rules.env import launch_environment
+from hydra_overlap.schema.fields import DEFAULTS
 
 CASES = [
     json.loads(line)

@@ -19,13 +19,14 @@ from hypothesis import HealthCheck, event, given, settings
 from packaging.version import Version
 
 from hydra_overlap import ApplyError, GatingError, Resolution, dotted, resolve
-from hydra_overlap.resolver.resolve import TRANSFORMER_FIELDS, _complete
+from hydra_overlap.resolver.resolve import _complete
 from hydra_overlap.rules import DERIVATIONS, RULES
 from hydra_overlap.rules.cp import CP003
 from hydra_overlap.rules.ep import EP006, EP013
 from hydra_overlap.rules.layout import UNEVEN
 from hydra_overlap.rules.prec import PREC004
 from hydra_overlap.rules.tp import TP009, TP011, TP016
+from hydra_overlap.schema.targets import TRANSFORMER_FIELDS
 from tests.overrides import flat_of, refusing, request_of
 from tests.strategies import SCENARIOS, nest, plausible
 

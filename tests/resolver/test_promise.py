@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, example, given, settings
 from omegaconf import OmegaConf
 
 from hydra_overlap import GatingError, Resolution, resolve
-from hydra_overlap.resolver.normalise import DEFAULTS
-from hydra_overlap.resolver.resolve import DDP_FIELDS, OPTIMIZER_FIELDS, TRANSFORMER_FIELDS
 from hydra_overlap.rules import DERIVATIONS, RULES
+from hydra_overlap.schema.fields import DEFAULTS
+from hydra_overlap.schema.targets import DDP_FIELDS, OPTIMIZER_FIELDS, TRANSFORMER_FIELDS
 from tests.overrides import errors_of, overridden
 from tests.strategies import SCENARIOS, nest, plausible, wild
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from hydra_overlap.resolver.fixes import OPTIONS, changed
-from hydra_overlap.resolver.normalise import DEFAULTS
 from hydra_overlap.resolver.resolve import _complete, outcomes
 from hydra_overlap.rules import DERIVATIONS, RULES, Rule
 from hydra_overlap.rules._base import Derivation
 from hydra_overlap.rules.cfg import CFG001, CfgRule
+from hydra_overlap.schema.fields import DEFAULTS
 from tests.overrides import errors_of, flat_of, overridden, refusing, remarks, request_of
 
 JUDGED_AT_COMPOSITION = ["CFG006", "CFG007", "CFG008", "ENV002"]  # compose.py makes these findings; tests/compose

@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 
 from hydra_overlap import Finding, GatingError, resolve
-from hydra_overlap.resolver.normalise import DEFAULTS
-from hydra_overlap.rules.cfg import CHOICES, LISTS, MINIMUM, VERSIONS
+from hydra_overlap.schema.fields import CHOICES, DEFAULTS, LISTS, MINIMUM, VERSIONS
 from tests.overrides import refusing
 from tests.strategies import nest
 

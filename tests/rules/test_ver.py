@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from hydra_overlap.megatron import configs
-from hydra_overlap.resolver.normalise import LEAVES
-from hydra_overlap.resolver.resolve import DDP_FIELDS, OPTIMIZER_FIELDS, TRANSFORMER_FIELDS
-from hydra_overlap.rules.ver import SINCE
+from hydra_overlap.schema.fields import FIELDS, SINCE
+from hydra_overlap.schema.targets import DDP_FIELDS, OPTIMIZER_FIELDS, TRANSFORMER_FIELDS
 from tests.overrides import errors_of, refusing, remarks, request_of
 from tests.rules import core_fields
 
@@ -67,7 +66,7 @@ def settings() -> Iterator[tuple[str, str, str]]:
     """(our key, class, field) of everything in a request that becomes a field of a megatron-core object."""
     for name, fields in SET.items():
         yield from ((key, name, field) for field, key in fields.items())
-    for key in LEAVES:
+    for key in FIELDS:
         node, _, field = key.partition(".")
         if node in OURS and field not in configs._READ_HERE[node]:
             yield key, OURS[node], field
@@ -80,7 +79,7 @@ def settings() -> Iterator[tuple[str, str, str]]:
 def takes(key: str, name: str, field: str, version: str) -> bool:
     """Whether a release has the field, as a list where ours is one."""
     annotation = core_fields.at(RECORDED["fields"], version)[name].get(field)
-    return annotation is not None and (LEAVES[key].kind is not list or "list" in annotation.lower())
+    return annotation is not None and (FIELDS[key].kind is not list or "list" in annotation.lower())
 
 
 @pytest.mark.parametrize(("key", "name", "field"), list(settings()))

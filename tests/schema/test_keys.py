@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from hydra_overlap import rules
-from hydra_overlap.resolver.normalise import LEAVES
 from hydra_overlap.schema import keys
+from hydra_overlap.schema.fields import FIELDS
 
 NAMES = {name: value for name, value in vars(keys).items() if name.isupper()}
 MODULES = sorted(path for path in Path(rules.__file__).parent.glob("*.py"))
 
 
 def test_every_name_is_a_field_of_the_request():
-    assert not set(NAMES.values()) - set(LEAVES)
+    assert not set(NAMES.values()) - set(FIELDS)
 
 
 def test_no_field_has_two_names():
@@ -44,7 +44,7 @@ def test_a_module_of_rules_writes_no_key_out(path):
     written = [
         (node.lineno, node.value)
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in LEAVES
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in FIELDS
     ]
     assert written == [] or path.stem == "cfg", "name it as schema/keys.py does"
 

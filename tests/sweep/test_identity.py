@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from hydra.core.hydra_config import HydraConfig
 
-from hydra_overlap.resolver.normalise import TREE
-from hydra_overlap.resolver.resolve import DDP_FIELDS, OPTIMIZER_FIELDS
+from hydra_overlap.schema.fields import TREE
+from hydra_overlap.schema.targets import DDP_FIELDS, OPTIMIZER_FIELDS
 from hydra_overlap.sweep.composer import Composer
 from hydra_overlap.sweep.identity import LEFT_OUT, identity
 from tests.sweep.conftest import Sweeps, started
