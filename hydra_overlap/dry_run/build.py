@@ -3,7 +3,7 @@
 Process groups of our own (fake_world.py) answer for all other ranks, and every tensor lies on the meta device, which knows
 shapes and holds no bytes. So parallel state, model chunks, DistributedDataParallel with its buckets, and the optimizer with
 its shards are those of a run (`build.build`), for one chosen rank after another. One rank of every stage also takes a step,
-and its calls to process groups are recorded (recording.py). What ranks hold is counted in holdings.py, what all that sums up
+and its calls to process groups are recorded (recorded_step.py). What ranks hold is counted in holdings.py, what all that sums up
 to printed by show.py.
 
 The fake world belongs to the whole process and stays: nothing else can run in it afterwards.
@@ -200,7 +200,7 @@ def _look(plan: Plan, rank: int, *, recorded: bool) -> tuple[RankFigures, Record
     import torch
 
     from ..megatron import build
-    from . import recorder
+    from .recorded_step import record
 
     build.initialize_parallel_state(plan)
     configs.transformer_config(
@@ -213,7 +213,7 @@ def _look(plan: Plan, rank: int, *, recorded: bool) -> tuple[RankFigures, Record
     if not recorded:
         return found, None
     with _refusing(plan, f"a step of rank {rank}, without values,", verb="run"):
-        events = recorder.record(layers, built)
+        events = record(layers, built)
     calls = collectives.of_step(plan, events, [len(chunk.layers) for chunk in found.chunks])
     return found, Recorded(rank=rank, stage=found.stage, events=events, collectives=calls)
 

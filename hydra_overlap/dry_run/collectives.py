@@ -1,6 +1,6 @@
 """The collectives of one training step of one rank: what was called, how often, how many bytes, in which group. Pure.
 
-Calls are recorded from megatron-core's own code (recording.py). Two things are not called there and are modelled here
+Calls are recorded from megatron-core's own code (recorded_step.py). Two things are not called there and are modelled here
 from Transformer Engine's source: the ring of context parallelism, and which calls userbuffers make instead of NCCL.
 """
 

@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
-from . import recorder as recording
+from .recorder import REAL_FIRST, Recorder
+from .templates import Repeated, Template, single
 
 
 class Pairs:
     """Stands in for combined_1f1b.combined_forward_backward_step while a step is recorded; same arguments."""
 
-    def __init__(self, recorder: "recording.Recorder", original: Callable[..., Any]) -> None:
+    def __init__(self, recorder: Recorder, original: Callable[..., Any]) -> None:
         self.recorder, self.original = recorder, original
 
     def __call__(
@@ -73,18 +74,18 @@ class Pairs:
                 output, tokens, _ = self.original(
                     function, batches, model, num_microbatches, given, losses, None, None, None, None, config, **options
                 )
-            if microbatch == recording.REAL_FIRST - 1:
-                one = recording.single(output)
+            if microbatch == REAL_FIRST - 1:
+                one = single(output)
                 like = one.new_empty(one.shape)
-                self.recorder.templates[chunk] = recording.Template(like, tokens, sent[0] if sent else like)
+                self.recorder.templates[chunk] = Template(like, tokens, sent[0] if sent else like)
             return output, tokens
         template = self.recorder.templates[chunk]
         with self.recorder.work("forward", chunk):
             if options.get("pre_forward") is not None:
                 options["pre_forward"](chunk)
-            source = recording.single(given)
+            source = single(given)
             source = torch.empty(0, device="meta", requires_grad=True) if source is None else source
-            output = recording.Repeated.apply(source, template.output)
+            output = Repeated.apply(source, template.output)
             if options.get("post_forward") is not None:
                 options["post_forward"](template.sent, chunk)
         losses += losses[-1:]  # the last stage's; other stages keep none
@@ -109,7 +110,7 @@ class Pairs:
                 )[2]
             if callbacks["pre_backward"] is not None:
                 callbacks["pre_backward"](chunk)
-            source = recording.single(given)
+            source = single(given)
             passed_on = None if source is None else torch.empty_like(source)
             if callbacks["post_backward"] is not None:
                 callbacks["post_backward"](passed_on, chunk)

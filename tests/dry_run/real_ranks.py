@@ -1,6 +1,6 @@
 """Real ranks of a plan on gloo, two steps, what each holds and what it called: `torchrun real_ranks.py FOLDER OVERRIDES`.
 
-Writes rankN.json. What a dry run says is compared with this; nothing of megatron/dry_run.py is used here. Calls are those of
+Writes rankN.json. What a dry run says is compared with this; nothing of hydra_overlap/dry_run is used here. Calls are those of
 the second step, seen where torch's dispatcher takes them, below the process groups that a dry run replaces.
 """
 

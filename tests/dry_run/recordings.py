@@ -17,14 +17,14 @@ from tests.plans import plan_of
 def record(plan, rank, repeat):
     import torch
 
-    from hydra_overlap.dry_run import recorder
+    from hydra_overlap.dry_run import recorded_step
     from hydra_overlap.megatron import build
 
     with dry_run._fake_world(rank, world_size(plan)):
         build.initialize_parallel_state(plan)
         with torch.device("meta"):
             built = build.build(plan)
-        return recorder.record(plan, built, repeat=repeat)
+        return recorded_step.record(plan, built, repeat=repeat)
 
 
 def order(events):

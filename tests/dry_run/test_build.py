@@ -157,7 +157,7 @@ def test_what_megatron_core_refuses_is_a_launch_error_with_its_place():
     assert "megatron-core does not build rank 3 of this plan" in text
     assert "AssertionError: hidden size must divide" in text
     assert "parallelism.world_size=2" in text
-    assert "test_dry_run.py:" in text
+    assert "test_build.py:" in text
 
 
 def test_ranks_without_a_dry_run_are_not_ignored():

@@ -1,4 +1,4 @@
-"""The clock of the schedule picture, on orders of works written down here; recorded ones are in test_dry_run.py."""
+"""The clock of the schedule picture, on orders of works written down here; recorded ones are in test_build.py."""
 
 import pytest
 
