@@ -72,7 +72,7 @@ def _numbers_for_flags(overrides: list[Override]) -> Iterator[Finding]:
         leaf = FIELDS.get(key)
         if leaf is not None and leaf.kind is bool and type(value) is int and value not in (0, 1):
             fixes = [Fix(f"{key}={yaml_value(flag)}", "") for flag in (True, False)]
-            yield CFG002.refuse(key, value, COMMAND_LINE, f"{key} is {leaf.describe()}.", *fixes)
+            yield CFG002.refuse(key, value, COMMAND_LINE, f"{key} takes {leaf.describe()}.", *fixes)
 
 
 def lists_of_options(overrides: list[Override]) -> Iterator[Finding]:

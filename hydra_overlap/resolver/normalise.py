@@ -46,8 +46,8 @@ def _read(
             else:
                 fixes = [Fix(f"{key}={yaml_value(spec.default)}", "the default")]
                 if spec.kind is list and type(value) is spec.item:
-                    fixes.insert(0, Fix(f"{key}=[{value}]", "a list of it"))
-                why = f"{key} is {spec.describe()}."
+                    fixes.insert(0, Fix(f"{key}=[{value}]", "a list with this one item"))
+                why = f"{key} takes {spec.describe()}."
                 if key == "comm_overlap.dp.bucket_size":
                     why += " It counts parameters, not bytes and not megabytes."
                 findings.append(CFG002.refuse(key, value, origin(key), why, *fixes))
@@ -55,6 +55,6 @@ def _read(
             _read(value, spec, f"{key}.", flat, findings, origin)
         elif value is not None or key != "userbuffers":
             why = f"{key} is a group of settings: {', '.join(spec)}."
-            option = Fix(f"{key.replace('.', '/')}={value}", "chooses that option, if the group has it")
+            option = Fix(f"{key.replace('.', '/')}={value}", "chooses this option, if the group has it")
             fixes = [option] if isinstance(value, str) and value.isidentifier() else []
             findings.append(CFG002.refuse(key, value, origin(key), why, *fixes))

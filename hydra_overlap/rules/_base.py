@@ -42,7 +42,7 @@ class Rule:
 
     @classmethod
     def title(cls) -> str:
-        """First line of the docstring, without its full stop."""
+        """The problem in one sentence: the first line of the docstring, without its full stop."""
         return (cls.__doc__ or "").strip().splitlines()[0].rstrip(".")
 
     @classmethod

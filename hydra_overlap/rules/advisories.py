@@ -63,7 +63,7 @@ class Affected:
 
     def upgrade(self) -> tuple[Fix, ...]:
         """The override that plans for the version that mends it."""
-        effect = KEEPS + ", if that version is what the run will find"
+        effect = KEEPS + ", if the run will have that version"
         return (Fix(f"{self.component}={self.until}", effect),) if self.until else ()
 
 
@@ -106,8 +106,8 @@ class ADV001(Advisory):
     affected = Affected(CORE, since="0.14.0", until="0.17.0")
     effect = "Silently wrong gradients"
     why = (
-        "Backward hooks run on the stream the model was wrapped on, and the reduce-scatter waits for another one; only "
-        "several instances reduce on a stream of their own."
+        "Backward hooks run on the stream on which the model was wrapped, but the reduce-scatter waits for another "
+        "one; only several instances reduce on a stream of their own."
     )
     thread = LM + "issues/3670"
     source = "megatron-core core_v0.17.1 param_and_grad_buffer.py:587, mended by pull 3693"
@@ -127,14 +127,15 @@ class ADV001(Advisory):
 
 
 class ADV002(Advisory):
-    """Overlapped p2p frees outputs that are still being sent if pipeline outputs are deallocated."""
+    """Overlapped p2p still sends pipeline outputs that are deallocated."""
 
     requires = ("PP001",)
     reads = (P2P, DEALLOCATE, CORE)
     affected = Affected(CORE, until="0.18.0")
     effect = "Wrong activations on the next stage, seen once: NaN on 405B with PP 16, VPP 8 in deterministic mode"
     why = (
-        "The send copies asynchronously, and its buffer is given back before it has finished. Megatron-LM always frees."
+        "The send copies asynchronously, and its buffer is freed before the copy has finished. Megatron-LM always "
+        "frees."
     )
     thread = LM + "pull/4047"
     source = "megatron-core core_v0.18.0 schedules.py:1592-1596"
@@ -150,7 +151,7 @@ class ADV002(Advisory):
 
 
 class ADV003(Advisory):
-    """MXFP8 parameters gathered through the gradient buffer need both data-parallel overlaps."""
+    """MXFP8 parameters use the gradient buffer without both data-parallel overlaps."""
 
     reads = (DDP_REUSE, FP8_PARAM_GATHER, GRAD_REDUCE, PARAM_GATHER, CORE)
     affected = Affected(CORE, until="0.18.0")
@@ -165,7 +166,7 @@ class ADV003(Advisory):
     )  # fmt: skip
     fixes = (
         Fix(f"{GRAD_REDUCE}=true {PARAM_GATHER}=true", "both overlaps"),
-        Fix(f"{DDP_REUSE}=false {OPTIMIZER_REUSE}=false", "a buffer of its own, with more memory"),
+        Fix(f"{DDP_REUSE}=false {OPTIMIZER_REUSE}=false", "gives parameters a buffer of their own, which costs memory"),
     )
 
     @classmethod
@@ -180,8 +181,8 @@ class ADV004(Advisory):
     affected = Affected(CORE, until="0.18.0")
     effect = "Silently wrong gradients in the MTP layer"
     why = (
-        "Its inputs reach Transformer Engine's checkpoint by keyword, which are not tracked; the hooks of their parameters "
-        "may never fire, which gradient-reduce overlap waits for."
+        "The layer's inputs reach Transformer Engine's checkpoint as keyword arguments, which are not tracked. The "
+        "hooks of their parameters may never fire, and gradient-reduce overlap waits for them."
     )
     thread = LM + "pull/4593"
     source = "megatron-core core_v0.18.0 multi_token_prediction.py:1114-1204"
@@ -204,13 +205,16 @@ class ADV004(Advisory):
 
 
 class ADV005(Advisory):
-    """Expert-parallel overlap holds the activations of two microbatches for longer than it must."""
+    """Expert-parallel overlap holds the activations of two microbatches longer than necessary."""
 
     requires = ("EP001",)
     reads = (EP_OVERLAP, EP, CORE)
     affected = Affected(CORE, until="0.16.0")
-    effect = "Higher peak memory, out of memory at worst,"
-    why = "Schedule nodes keep references; later versions drop them layer by layer (ep_overlap_early_attn_memory_release: sooner)."
+    effect = "Higher peak memory, out of memory in the worst case,"
+    why = (
+        "Schedule nodes keep references to the activations; later versions drop them layer by layer, and sooner with "
+        "ep_overlap_early_attn_memory_release."
+    )
     thread = LM + "pull/2236"
     source = "megatron-core core_v0.16.1 megatron/core/models/common/model_chunk_schedule_plan.py"
     refused = (
@@ -225,7 +229,7 @@ class ADV005(Advisory):
 
 
 class ADV006(Advisory):
-    """Batched p2p exchanges the shapes of variable-length microbatches in an order that can deadlock."""
+    """Batched p2p of variable-length microbatches can deadlock while it exchanges shapes."""
 
     requires = ("PAR001",)
     reads = (VARIABLE_LENGTHS, BATCH_P2P, PP, CORE)
@@ -247,8 +251,8 @@ class ADV007(Advisory):
 
     reads = (FSDP, FSDP_SHARDING, CORE)
     affected = Affected(CORE, until="0.16.0")
-    effect = "Hang, rarely and for some models"
-    why = "Gradients to reduce are kept in a set, and buckets of different sizes then meet in one collective."
+    effect = "Rare hangs for some models"
+    why = "The gradients to reduce are kept in a set, so buckets of different sizes can meet in one collective."
     thread = LM + "pull/2218"
     source = "megatron-core core_v0.16.0 megatron/core/distributed/fsdp/src/megatron_fsdp/param_and_grad_buffer.py"
     refused = (*SHARDED, f"{FSDP_SHARDING}=optim_grads_params", f"{CORE}=0.15.3")
@@ -265,7 +269,7 @@ class ADV008(Advisory):
     reads = (FSDP, DOUBLE_BUFFER, CORE)
     affected = Affected(CORE, until="0.19.0")
     effect = "Wrong gradients"
-    why = "Fused accumulation takes a gradient buffer without waiting for one of the two to be free."
+    why = "Fused accumulation takes a gradient buffer without waiting until one of the two is free."
     thread = LM + "pull/5222"
     source = "megatron-core core_v0.19.0 param_and_grad_buffer.py"
     refused = (*SHARDED, f"{DOUBLE_BUFFER}=true", f"{CORE}=0.16.1")

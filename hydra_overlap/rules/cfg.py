@@ -31,7 +31,7 @@ class CfgRule(Rule):
 
 
 class CFG001(CfgRule):
-    """Every key exists."""
+    """Unknown or unusable key."""
 
     source = "hydra_overlap/schema/nodes.py"
     refused = ("comm_overlap.dp.bucket_sise=4",)
@@ -42,7 +42,7 @@ class CFG001(CfgRule):
         parent, _, name = key.rpartition(".")
         match = nearest(name, known)
         where = f" in {parent}" if parent else ""
-        why = f"There is no {name}{where}; there are: {', '.join(known)}. An unknown key would be read by nobody."
+        why = f"There is no {name}{where}. Known keys: {', '.join(known)}. Nothing would read an unknown key."
         prefix = f"{parent}." if parent else ""
         meant = Fix(f"{prefix}{match}={yaml_value(value)}", f"in place of {key}: did you mean this?")
         fixes = (meant,) if match else ()
@@ -50,14 +50,14 @@ class CFG001(CfgRule):
 
 
 class CFG002(CfgRule):
-    """Every value has its field's type."""
+    """Value is missing or of the wrong type."""
 
     source = "hydra_overlap/schema/nodes.py"
     refused = ("comm_overlap.dp.bucket_size=true",)
 
 
 class CFG003(CfgRule):
-    """Every named choice exists."""
+    """A choice that does not exist."""
 
     records = ("cp-comm-type-bogus", "dp-fsdp-sharding-strategy", "dp-muon-overlap")
     source = "hydra_overlap/schema/nodes.py"
@@ -65,14 +65,14 @@ class CFG003(CfgRule):
 
 
 class CFG004(CfgRule):
-    """Every version is a version."""
+    """Value is not a version."""
 
     source = "PEP 440"
     refused = ("software.transformer_engine=newest",)
 
 
 class CFG005(CfgRule):
-    """Every size is in its range."""
+    """Value is out of range."""
 
     records = ("dp-bucket-size-nonpositive",)
     source = "hydra_overlap/schema/nodes.py"
@@ -80,19 +80,19 @@ class CFG005(CfgRule):
 
 
 class CFG006(CfgRule):
-    """The rules run on every composition."""
+    """The rules did not judge this configuration."""
 
     source = "hydra_overlap/compose/enforce.py"
 
 
 class CFG007(CfgRule):
-    """comm_overlap stands at the top of the config."""
+    """comm_overlap is not at the top level of the config."""
 
     source = "hydra_overlap/compose/enforce.py"
 
 
 class CFG008(CfgRule):
-    """A group takes one option."""
+    """Several options chosen for one config group."""
 
     source = "hydra_overlap/compose/enforce.py"
 
@@ -107,38 +107,36 @@ def judge_values(flat: dict[str, Any], origin: Any) -> Iterator[Finding]:
         if value is not None and value not in choices:
             match = nearest(value, choices)
             fixes = [Fix(f"{key}={choice}", "did you mean this?" if choice == match else "") for choice in choices]
-            yield CFG003.refuse(key, value, origin(key), f"One of: {', '.join(choices)}.", *fixes)
+            yield CFG003.refuse(key, value, origin(key), f"The choices are {', '.join(choices)}.", *fixes)
     for key, choices in LISTS.items():
         for item in flat[key] or ():
             if item not in choices:
                 known = [name for name in flat[key] if name in choices]
-                fix = Fix(f"{key}={yaml_value(known)}", "those that exist")
-                yield CFG003.refuse(key, flat[key], origin(key), f"{item} is none of: {', '.join(choices)}.", fix)
+                fix = Fix(f"{key}={yaml_value(known)}", "keeps those that exist")
+                yield CFG003.refuse(key, flat[key], origin(key), f"{item} is not one of {', '.join(choices)}.", fix)
                 break
     for key in VERSIONS:
         value = flat[key]
         if value is not None and not is_version(value):
-            why = "A version such as 2.11.0, or null for not installed."
+            why = "Write a version, for example 2.11.0, or null if it is not installed."
             if value == AUTO:
-                why += (
-                    " auto stands for a fact of the machine: Hydra's composition fills it in, a plain call must say it."
-                )
-            versions = (Fix(f"{key}=2.11.0", "such as"), Fix(f"{key}=null", "not installed"))
+                why += " auto is filled in when Hydra composes the config; a plain call has to name the version."
+            versions = (Fix(f"{key}=2.11.0", "for example"), Fix(f"{key}=null", "not installed"))
             yield CFG004.refuse(key, value, origin(key), why, *versions)
     if flat[GPU] == AUTO:
-        why = "auto stands for the machine that composes: Hydra's composition fills it in, a plain call must say it."
-        stand_ins = (Fix("platform.name=cpu", "no GPU"), Fix("platform.name=h100 platform.sm=90", "such as"))
+        why = "auto is filled in when Hydra composes the config; a plain call has to name the platform."
+        stand_ins = (Fix("platform.name=cpu", "no GPU"), Fix("platform.name=h100 platform.sm=90", "for example"))
         yield CFG003.refuse(GPU, AUTO, origin(GPU), why, *stand_ins)
     for key, value in flat.items():
         if isinstance(value, float) and not math.isfinite(value):
-            yield CFG005.refuse(key, value, origin(key), "A finite number.", _default_fix(key))
+            yield CFG005.refuse(key, value, origin(key), f"{key} has to be a finite number.", _default_fix(key))
     for key, limit in BELOW.items():
         if flat[key] >= limit:
-            yield CFG005.refuse(key, flat[key], origin(key), f"Below {limit:,}.", _default_fix(key))
+            yield CFG005.refuse(key, flat[key], origin(key), f"{key} has to be below {limit:,}.", _default_fix(key))
     for key, least in MINIMUM.items():
         value = flat[key]
         if value is not None and value < least:
-            why = f"{key} is at least {least:g}."
+            why = f"{key} has to be at least {least:g}."
             if key == BUCKET:
                 why += " It counts parameters, not bytes."
             yield CFG005.refuse(key, value, origin(key), why, _default_fix(key))

@@ -18,17 +18,20 @@ class CpRule(Rule):
 
 
 class CP001(CpRule):
-    """Context parallelism needs Transformer Engine.
+    """Context parallelism without Transformer Engine.
 
     Asked of a plan for a GPU. Without one there is no run, and `train.py` says that a rehearsal has no context parallelism.
     """
 
     reads = (CP, GPU, TE)
-    why = "megatron-core's own attention asserts CP = 1 while the model is built; only Transformer Engine's has the exchange."
+    why = (
+        "megatron-core's own attention asserts CP = 1 while the model is built; only Transformer Engine's attention "
+        "has the exchange."
+    )
     source = "megatron-core core_v0.16.1 megatron/core/transformer/dot_product_attention.py:57-59"
     records = ("cp-needs-te-attention",)
     refused = (f"{CP}=2", "platform.name=h100")
-    fixes = (Fix(f"{TE}=2.11.0", "if that version is what the run will find"), ALONE)
+    fixes = (Fix(f"{TE}=2.11.0", "if the run will have that version"), ALONE)
 
     @classmethod
     def applies(cls, c: Config) -> bool:
@@ -40,11 +43,14 @@ class CP001(CpRule):
 
 
 class CP002(CpRule):
-    """With cp_comm_type=a2a, every context-parallel rank gets whole heads."""
+    """cp_comm_type=a2a cannot give every context-parallel rank whole heads."""
 
     requires = ("CP001", "PAR006", "PAR007")
     reads = (CP, CP_COMM_TYPE, TP, HEADS, QUERY_GROUPS)
-    why = "The all-to-all trades parts of the sequence for heads; Transformer Engine asserts that CP divides a TP rank's heads."
+    why = (
+        "The all-to-all exchanges parts of the sequence for heads; Transformer Engine asserts that CP divides the "
+        "heads of a TP rank."
+    )
     source = "Transformer Engine v2.12 transformer_engine/pytorch/attention/dot_product_attention/context_parallel.py:3365-3367"
     refused = (f"{CP}=4", f"{CP_COMM_TYPE}=a2a", f"{HEADS}=6")
 
@@ -64,7 +70,7 @@ class CP002(CpRule):
 
 
 class CP003(CpRule):
-    """Hierarchical context parallelism (a2a+p2p) is not offered.
+    """Hierarchical context parallelism (a2a+p2p) is not supported.
 
     What upstream does: Megatron-LM and Megatron-Bridge assert hierarchical_context_parallel_sizes, the sizes of the inner
     and the outer group; megatron-core's configuration accepts the name without them, and the model fails when it is built.
@@ -72,7 +78,7 @@ class CP003(CpRule):
     """
 
     reads = (CP, CP_COMM_TYPE)
-    why = "It needs process groups of hierarchical_context_parallel_sizes, which no request names."
+    why = "It needs process groups of hierarchical_context_parallel_sizes, which a request cannot name."
     source = "Megatron-LM core_v0.16.1 megatron/training/arguments.py:403-408; megatron/core/extensions/transformer_engine.py:1242-1251"
     records = ("cp-a2a-p2p-hierarchical",)
     refused = (f"{CP}=2", f"{CP_COMM_TYPE}=a2a+p2p")
@@ -84,14 +90,14 @@ class CP003(CpRule):
 
 
 class CP201(Rule):
-    """cp_comm_type has an effect only with context parallelism."""
+    """cp_comm_type is set without context parallelism."""
 
     severity = "note"
     reads = (CP, CP_COMM_TYPE)
     why = "With CP = 1 nothing is exchanged."
     source = "megatron-core core_v0.16.1 megatron/core/transformer/transformer_layer.py:295"
     refused = (f"{CP_COMM_TYPE}=p2p",)
-    fixes = (Fix(f"{CP_COMM_TYPE}=null", "says what happens"),)
+    fixes = (Fix(f"{CP_COMM_TYPE}=null", "changes nothing else"),)
 
     @classmethod
     def applies(cls, c: Config) -> bool:

@@ -58,12 +58,12 @@ class AverageRule(Rule):
 
 
 class DP016(AverageRule):
-    """Averaging in the collective excludes a loss per token."""
+    """average_in_collective is on with a per-token loss."""
 
     reads = (AVERAGE_IN_COLLECTIVE, PER_TOKEN_LOSS)
     why = (
-        "A loss per token is divided by the tokens of the whole batch after the reduction, not by the ranks inside it; "
-        "megatron-core asserts while DDP is built."
+        "A per-token loss is divided by the tokens of the whole batch after the reduction, not by the number of ranks "
+        "inside it; megatron-core asserts while DDP is built."
     )
     records = ("dp-average-in-collective-per-token-loss",)
     source = DDP + "254-257"
@@ -79,13 +79,13 @@ class DP016(AverageRule):
 
 
 class DP017(AverageRule):
-    """Averaging in the collective scales experts' gradients exactly."""
+    """average_in_collective cannot scale the experts' gradients exactly."""
 
     requires = ("PAR001", "PAR002")
     reads = (AVERAGE_IN_COLLECTIVE, EP, ETP, OPTIMIZER_INSTANCES, *LAYOUT)
     why = (
-        "megatron-core asserts, in floating point, that the experts' two factors multiply to 1 / data-parallel size; for "
-        "some sizes they miss it by one bit (7 expert ranks of 35), and building DDP fails."
+        "megatron-core asserts, in floating point, that the two factors for expert gradients multiply to 1 / "
+        "data-parallel size. For some sizes they miss it by one bit (7 expert ranks of 35), and building DDP fails."
     )
     source = DDP + "188-197"
     refused = (
@@ -104,12 +104,12 @@ class DP017(AverageRule):
 
 
 class DP018(Rule):
-    """Reduce-scatter with fp32 accumulation has the distributed optimizer, one instance, sums, and no FP8 buffers."""
+    """reduce_scatter_with_fp32_accumulation is on with settings that it does not support."""
 
     reads = (FP32_SUM, DDP_DISTRIBUTED, OPTIMIZER_INSTANCES, AVERAGE_IN_COLLECTIVE, FP8_PARAM_GATHER)
     why = (
-        "It replaces that one collective, adds up in fp32 itself, and takes one bucket at a time: averaging, several "
-        "instances and FP8 beside bf16 buffers fail an assertion, and without the distributed optimizer nothing calls it."
+        "It replaces one collective, sums in fp32 itself and takes one bucket at a time. Averaging, several optimizer "
+        "instances and FP8 beside bf16 buffers fail an assertion; without the distributed optimizer nothing calls it."
     )
     records = ("dp-fp32-accum-reduce-scatter",)
     source = BUFFER + "158-170, 483-492; megatron/core/distributed/reduce_scatter_with_fp32_accumulation.py:62"
@@ -140,12 +140,12 @@ class DP018(Rule):
 
 
 class DP019(Rule):
-    """A NaN check before the reduction excludes fp16's loss scaling."""
+    """The NaN check before gradient reduction is on with fp16."""
 
     reads = (NAN_CHECK, FP16)
     why = (
-        "Dynamic loss scaling finds its scale by overflowing; the check raises at the first overflow. Megatron-LM switches "
-        "the check off with a warning."
+        "Dynamic loss scaling finds its scale by overflowing, and the check raises at the first overflow. Megatron-LM "
+        "switches the check off with a warning."
     )
     source = ARGUMENTS + "704-710; megatron/core/distributed/param_and_grad_buffer.py:214-235"
     refused = (f"{NAN_CHECK}=true", "precision.fp16=true")
@@ -161,11 +161,11 @@ class DP019(Rule):
 
 
 class DP020(Rule):
-    """NCCL user buffers and Megatron FSDP need GPUs."""
+    """NCCL user buffers or Megatron FSDP without GPUs."""
 
     reads = (NCCL_UB, FSDP, GPU)
     why = (
-        "nccl_ub compiles an allocator against the CUDA toolkit while DDP is built; FSDP's buffers lie on CUDA devices."
+        "nccl_ub compiles an allocator against the CUDA toolkit while DDP is built; FSDP's buffers are on CUDA devices."
     )
     records = ("dp-nccl-ub-cpu",)
     source = MCORE + "nccl_allocator.py:25-30; megatron/core/distributed/fsdp/mcore_fsdp_adapter.py:91"
@@ -186,12 +186,12 @@ class DP020(Rule):
 
 
 class DP021(AverageRule):
-    """Averaging in the collective excludes symmetric NCCL user buffers."""
+    """average_in_collective is on with symmetric NCCL user buffers."""
 
     reads = (AVERAGE_IN_COLLECTIVE, NCCL_UB, LOCAL_REGISTRATION)
     why = (
-        "NCCL's symmetric kernels add and do not average. megatron-core does not check; Megatron-Bridge switches the "
-        "averaging off, under Megatron FSDP even without nccl_ub, where we see no reason."
+        "NCCL's symmetric kernels sum and cannot average. megatron-core does not check; Megatron-Bridge switches the "
+        "averaging off, under Megatron FSDP even without nccl_ub, for which we see no reason."
     )
     records = ("dp-nccl-ub-average-in-collective",)
     source = BRIDGE + "1085-1087"
@@ -215,13 +215,13 @@ class FsdpRule(Rule):
 
 
 class DP022(FsdpRule):
-    """Megatron FSDP needs the distributed optimizer and at least two ranks to shard over."""
+    """Megatron FSDP is on without the distributed optimizer or without ranks to shard over."""
 
     requires = ("PAR001", "DP011")
     reads = (FSDP, DDP_DISTRIBUTED, *LAYOUT)
     why = (
-        "It hands its shards to the distributed optimizer (Megatron-LM from 0.18 and Megatron-Bridge switch that on "
-        "themselves); with data x context parallel size 1 nothing is sharded."
+        "FSDP hands its shards to the distributed optimizer, which Megatron-Bridge, and Megatron-LM from 0.18, switch "
+        "on themselves. With data x context parallel size 1 nothing is sharded."
     )
     records = ("dp-fsdp-dist-optimizer-auto",)
     source = BRIDGE + "1073-1077; megatron-core core_v0.18.2 megatron/training/arguments.py:1131"
@@ -240,13 +240,13 @@ class DP022(FsdpRule):
 
 
 class DP023(FsdpRule):
-    """Under Megatron FSDP the overlaps are those of its sharding strategy."""
+    """The overlaps contradict Megatron FSDP's sharding strategy."""
 
     requires = ("DP022", "PP011")
     reads = (FSDP, FSDP_SHARDING, GRAD_REDUCE, PARAM_GATHER)
     why = (
-        "optim_grads switches the gradient-reduce overlap on, optim_grads_params both, whatever was asked and without a word; "
-        "no_shard keeps all parameters everywhere and gathers none."
+        "optim_grads switches the gradient-reduce overlap on, optim_grads_params both overlaps, silently and whatever "
+        "was asked; no_shard keeps all parameters on every rank and gathers none."
     )
     records = ("dp-fsdp-forces-overlap",)
     source = MEGATRON_FSDP + "megatron_fsdp.py:274-283"
@@ -273,12 +273,12 @@ class DP023(FsdpRule):
 
 
 class DP024(FsdpRule):
-    """Megatron FSDP takes neither a bucket size nor the gather with the optimizer step."""
+    """A bucket size or the parameter gather with the optimizer step under Megatron FSDP."""
 
     reads = (FSDP, BUCKET, STEP_GATHER)
     why = (
-        "It communicates units of at least 1,000,000,000 parameters whatever bucket_size says (max where its comment says "
-        "cap), and its optimizer returns before the gather with the step is set up."
+        "FSDP communicates units of at least 1,000,000,000 parameters whatever bucket_size says (its code takes max "
+        "where its comment says cap), and its optimizer returns before the gather with the step is set up."
     )
     source = MEGATRON_FSDP + "megatron_fsdp.py:374-396; megatron/core/optimizer/distrib_optimizer.py:529-530"
     refused = (
@@ -298,10 +298,13 @@ class DP024(FsdpRule):
 
 
 class DP025(Rule):
-    """FSDP's buffer settings need Megatron FSDP, manual registration needs NCCL user buffers as well."""
+    """FSDP buffer settings are on without Megatron FSDP or NCCL user buffers."""
 
     reads = (DOUBLE_BUFFER, MANUAL_REGISTRATION, FSDP, NCCL_UB)
-    why = "Nothing else reads them; Megatron-LM asserts for manual registration, megatron-core is silent."
+    why = (
+        "Nothing else reads these settings, and manual registration also needs NCCL user buffers. Megatron-LM asserts "
+        "for manual registration; megatron-core says nothing."
+    )
     records = ("dp-fsdp-manual-registration",)
     source = ARGUMENTS + "693-695"
     refused = (f"{MANUAL_REGISTRATION}=true",)
@@ -325,13 +328,13 @@ class DP025(Rule):
 
 
 class DP026(FsdpRule):
-    """NCCL user buffers under Megatron FSDP are double buffers."""
+    """NCCL user buffers under Megatron FSDP without fsdp_double_buffer."""
 
     requires = ("DP022",)
     reads = (FSDP, NCCL_UB, DOUBLE_BUFFER)
     why = (
-        "Only memory that stays can be registered, so FSDP switches fsdp_double_buffer on itself, late and without a word; "
-        "the memory it costs belongs into the plan."
+        "Only memory that stays in place can be registered, so FSDP later switches fsdp_double_buffer on silently. The "
+        "plan has to show the memory it costs."
     )
     records = ("dp-fsdp-double-buffer",)
     source = MEGATRON_FSDP + "param_and_grad_buffer.py:1588-1595"
@@ -355,7 +358,7 @@ class DP026(FsdpRule):
 
 
 class DP027(FsdpRule):
-    """Megatron FSDP with several optimizer instances has no expert parallelism."""
+    """Megatron FSDP with several optimizer instances and expert parallelism."""
 
     requires = ("DP022",)
     reads = (FSDP, OPTIMIZER_INSTANCES, EP)
@@ -373,13 +376,13 @@ class DP027(FsdpRule):
 
 
 class DP028(StepRule):
-    """Gathering with the optimizer step excludes distributed checkpoints."""
+    """Parameter gather with the optimizer step is on with distributed checkpoints."""
 
     requires = ("DP005", "DP006")
     reads = (STEP_GATHER, SAVE, LOAD)
     why = (
-        "The first chunk's parameters are still under way when the step has returned; Megatron-LM asserts, Megatron-Bridge "
-        "never derives it for that reason and does not refuse it."
+        "When the step returns, the first chunk's parameters are still being gathered. Megatron-LM asserts; "
+        "Megatron-Bridge never derives the setting for that reason, but does not refuse it."
     )
     records = ("dp-opt-step-gather-dist-ckpt",)
     source = ARGUMENTS + "642-643; Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:581"
@@ -395,15 +398,15 @@ class DP028(StepRule):
 
 
 class DP029(Rule):
-    """With expert parallelism, gathering with the optimizer step needs GPUs and experts that no other rank holds."""
+    """Parameter gather with the optimizer step can corrupt the experts' update."""
 
     requires = ("PAR001", "PAR002", "DP005", "DP006", "DP012", "DP024")
     reads = (STEP_GATHER, EP, ETP, *LAYOUT, OPTIMIZER_INSTANCES, GPU)
     why = (
-        "Experts have an optimizer of their own, which steps last. The gather of the first chunk starts after the first "
-        "optimizer's step and takes its experts along: the other ranks that hold them train on old ones without a word "
-        "(loss 5.693 in place of 5.577 in the third step). Where there are no others NCCL has nothing to copy, but gloo "
-        "copies them onto themselves, now and then over their step."
+        "Experts have an optimizer of their own, which steps last. The gather of the first chunk starts after the "
+        "first optimizer's step and includes the chunk's experts, so other ranks that hold them silently train on old "
+        "weights (loss 5.693 instead of 5.577 in the third step). If no other rank holds them, NCCL has nothing to "
+        "copy, but gloo copies them onto themselves and sometimes overwrites their step."
     )
     source = (
         MCORE + "optimizer/optimizer.py:1247-1250; megatron/core/optimizer/__init__.py:537-542, 647-682; "
@@ -437,14 +440,14 @@ class DP029(Rule):
 
 
 class DP201(StepRule):
-    """Gathering with the optimizer step leaves buckets."""
+    """Parameter gather with the optimizer step leaves one bucket per model chunk."""
 
     severity = "warning"
     requires = ("DP005", "DP006")
     reads = (STEP_GATHER,)
     why = (
-        "It leaves none: every model chunk becomes one, so that gradients are reduced chunk by chunk. Measure before relying "
-        "on it: 5 of 9 gathers stayed exposed in a small run."
+        "Every model chunk becomes one bucket, so gradients are reduced chunk by chunk. Measure before relying on it: "
+        "5 of 9 gathers stayed exposed in a small run."
     )
     records = ("dp-opt-step-gather-single-bucket",)
     source = "megatron-core core_v0.16.1 megatron/training/training.py:1336-1339"
@@ -459,14 +462,14 @@ class DP201(StepRule):
 
 
 class DP202(Rule):
-    """With expert parallelism, parameters are gathered in forward."""
+    """Expert parallelism without parameter-gather overlap gathers all parameters twice."""
 
     severity = "warning"
     requires = ("DP003", "DP004")
     reads = (EP, DDP_DISTRIBUTED, PARAM_GATHER, FSDP)
     why = (
-        "Otherwise the optimizers of dense and expert parameters each gather all of them after their step, twice in all (16 "
-        "all-gathers in place of 8): as a baseline the run is unfairly slow."
+        "The optimizers of dense and of expert parameters each gather all parameters after their step (16 all-gathers "
+        "instead of 8). As a baseline such a run is unfairly slow."
     )
     records = ("dp-moe-double-all-gather",)
     source = MCORE + "optimizer/distrib_optimizer.py:2614-2619"
@@ -485,17 +488,20 @@ class DP202(Rule):
 
 
 class DP203(Rule):
-    """Symmetric NCCL user buffers need torch 2.9."""
+    """Symmetric NCCL user buffers with torch older than 2.9."""
 
     severity = "note"
     reads = (NCCL_UB, LOCAL_REGISTRATION, TORCH)
-    why = "Before 2.9 torch has no symmetric memory pool; megatron-core registers locally, with one line at log level info."
+    why = (
+        "Before 2.9 torch has no symmetric memory pool; megatron-core then registers the buffers locally, and says so "
+        "only at log level info."
+    )
     records = ("dp-nccl-ub-symmetric-fallback",)
     source = MCORE + "nccl_allocator.py:112-119"
     refused = (f"{NCCL_UB}=true", "software.torch=2.8.0")
     fixes = (
-        Fix(f"{LOCAL_REGISTRATION}=true", "says what happens"),
-        Fix("software.torch=2.9.0", "if the run will find it"),
+        Fix(f"{LOCAL_REGISTRATION}=true", "asks for the local registration"),
+        Fix("software.torch=2.9.0", "if the run will have that version"),
     )
 
     @classmethod
@@ -508,13 +514,13 @@ class DP203(Rule):
 
 
 class DP204(Rule):
-    """Overlapped gradient reduction waits for no NaN check."""
+    """The NaN check delays overlapped gradient reduction."""
 
     severity = "note"
     reads = (NAN_CHECK, GRAD_REDUCE)
     why = (
-        "Before each bucket's reduction the host waits for its gradient norm, and with it for all of backward that was "
-        "launched: the reduction still overlaps what is launched after it, the launches do not run ahead any more."
+        "Before each bucket's reduction the host waits for its gradient norm, and so for all of backward that was "
+        "launched. The reduction still overlaps what is launched later, but the launches no longer run ahead."
     )
     source = BUFFER + "214-235; megatron/core/rerun_state_machine.py:517-519"
     refused = (f"{NAN_CHECK}=true", f"{WORLD}=2")

@@ -83,7 +83,7 @@ def sharing_ranks(c: Config) -> int:
 
 
 class DP001(Rule):
-    """Gradient-reduce overlap needs at least two ranks that reduce gradients together."""
+    """Gradient-reduce overlap is on, but no ranks reduce gradients together."""
 
     requires = ("PAR001",)
     reads = (GRAD_REDUCE, *LAYOUT)
@@ -115,7 +115,7 @@ class GatherRule(Rule):
 
 
 class DP002(GatherRule):
-    """Parameter-gather overlap needs the distributed optimizer."""
+    """Parameter-gather overlap is on without the distributed optimizer."""
 
     reads = (PARAM_GATHER, DDP_DISTRIBUTED)
     why = "Without it every rank holds all parameters: nothing is gathered, and megatron-core ignores the flag."
@@ -130,13 +130,13 @@ class DP002(GatherRule):
 
 
 class DP003(GatherRule):
-    """Parameter-gather overlap needs at least two ranks that share the optimizer state."""
+    """Parameter-gather overlap is on, but no ranks share the optimizer state."""
 
     requires = ("PAR001", "DP001", "DP002")
     reads = (PARAM_GATHER, OPTIMIZER_INSTANCES, *LAYOUT)
     why = (
-        "A rank whose optimizer holds the state of all parameters has none to gather: data x context parallel size is 1, or "
-        "there are as many instances of the optimizer as ranks."
+        "Each rank's optimizer holds the state of all parameters, so there is nothing to gather: data x context "
+        "parallel size is 1, or there are as many optimizer instances as ranks."
     )
     records = ("dp-overlap-at-dp1",)
     source = "Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:576"
@@ -155,13 +155,13 @@ class DP003(GatherRule):
 
 
 class DP004(GatherRule):
-    """Parameter-gather overlap needs gradient-reduce overlap."""
+    """Parameter-gather overlap is on without gradient-reduce overlap."""
 
     requires = ("DP002", "DP003")
     reads = (PARAM_GATHER, GRAD_REDUCE)
     why = (
-        "Without gradient-reduce overlap megatron-core puts all parameters in one bucket, so that every gather is "
-        "exposed; Megatron-LM asserts."
+        "Without gradient-reduce overlap megatron-core puts all parameters in one bucket, so every gather is exposed; "
+        "Megatron-LM asserts."
     )
     records = ("dp-param-gather-requires-grad-reduce", "dp-user-partial-override")
     source = ARGUMENTS + "600-601"
@@ -184,10 +184,13 @@ class StepRule(Rule):
 
 
 class DP005(StepRule):
-    """Gathering with the optimizer step needs the interleaved schedule."""
+    """Parameter gather with the optimizer step is on without the interleaved schedule."""
 
     reads = (STEP_GATHER, PP, VPP)
-    why = "It gathers the first model chunk while the others step; with one chunk megatron-core fails while the optimizer is built."
+    why = (
+        "It gathers the first model chunk while the optimizer steps the others; with a single chunk megatron-core "
+        "fails while the optimizer is built."
+    )
     records = ("dp-opt-step-gather-requires-vpp",)
     source = ARGUMENTS + "635-641"
     refused = (f"{STEP_GATHER}=true", f"{DDP_DISTRIBUTED}=true", f"{OPTIMIZER_DISTRIBUTED}=true")
@@ -203,11 +206,11 @@ class DP005(StepRule):
 
 
 class DP006(StepRule):
-    """Gathering with the optimizer step needs parameter-gather overlap."""
+    """Parameter gather with the optimizer step is on without parameter-gather overlap."""
 
     requires = ("DP005",)
     reads = (STEP_GATHER, PARAM_GATHER)
-    why = "It starts the first of those gathers early; Megatron-LM asserts."
+    why = "It starts the first of the overlapped gathers early; Megatron-LM asserts."
     records = ("dp-opt-step-gather-requires-param-gather", "dp-opt-step-gather-requires-dist-optimizer")
     source = ARGUMENTS + "638-639"
     refused = (f"{STEP_GATHER}=true", f"{PP}=2", f"{VPP}=2", f"{DDP_DISTRIBUTED}=true", f"{OPTIMIZER_DISTRIBUTED}=true")  # fmt: skip
@@ -219,13 +222,13 @@ class DP006(StepRule):
 
 
 class DP007(Rule):
-    """Aligned parameter gathers need the interleaved schedule and parameter-gather overlap."""
+    """align_param_gather is on without the interleaved schedule or parameter-gather overlap."""
 
     requires = ("DP002", "DP003", "DP004")
     reads = (ALIGN_GATHER, PARAM_GATHER, PP, VPP)
     why = (
-        "Aligning makes the schedule launch the gathers of a chunk ahead; without chunks all of them are exposed (20 of 20 "
-        "instead of 4 of 20), and without the overlap there is nothing to align."
+        "Aligned gathers are launched by the schedule, ahead of the chunk that needs them. Without chunks all of them "
+        "are exposed (20 of 20 instead of 4 of 20), and without the overlap there is nothing to align."
     )
     records = ("dp-align-param-gather-requires-vpp", "dp-align-without-param-gather")
     source = ARGUMENTS + "585-591"
@@ -246,11 +249,14 @@ class DP007(Rule):
 
 
 class DP008(Rule):
-    """Parameter-gather overlap in the interleaved schedule is aligned."""
+    """Parameter-gather overlap in the interleaved schedule is not aligned."""
 
     requires = ("DP002", "DP003", "DP004")
     reads = (ALIGN_GATHER, PARAM_GATHER, PP, VPP)
-    why = "Chunks after the first have one bucket and nothing dispatches it early: all gathers are exposed (8 of 8; 0 of 8 aligned)."
+    why = (
+        "Chunks after the first have one bucket, and nothing starts its gather early: all gathers are exposed (8 of 8, "
+        "instead of 0 of 8 when aligned)."
+    )
     records = ("dp-align-param-gather-off-with-vpp",)
     source = MCORE + "pipeline_parallel/schedules.py:1176-1188; megatron/training/training.py:2562"
     refused = (
@@ -268,11 +274,14 @@ class DP008(Rule):
 
 
 class DP009(Rule):
-    """A bucket size needs gradient-reduce overlap."""
+    """A bucket size is set without gradient-reduce overlap."""
 
     requires = ("DP001",)
     reads = (BUCKET, GRAD_REDUCE)
-    why = "megatron-core replaces the bucket size by null, one bucket for everything, when gradients are not reduced in backward."
+    why = (
+        "When gradients are not reduced during backward, megatron-core replaces the bucket size with null: one bucket "
+        "for everything."
+    )
     records = ("dp-bucket-size-without-overlap",)
     source = MCORE + "distributed/distributed_data_parallel.py:66-68"
     refused = (f"{BUCKET}=1000000",)
@@ -289,10 +298,10 @@ class DP009(Rule):
 
 
 class DP010(Rule):
-    """ddp and optimizer do not contradict comm_overlap.dp."""
+    """ddp or optimizer settings contradict comm_overlap.dp."""
 
     reads = tuple(key for key in BASES) + tuple(base for bases in BASES.values() for base in bases)
-    why = "Two places say different things; Megatron-Bridge overwrites the base value without a word."
+    why = "Two places say different things; Megatron-Bridge silently overwrites the base value."
     records = ("dp-bridge-overwrites-ddp", "dp-param-gather-mismatch-ddp-optimizer")
     source = "Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:588-592"
     refused = (f"{GRAD_REDUCE}=true", "ddp.overlap_grad_reduce=false", "parallelism.world_size=2")
@@ -316,7 +325,7 @@ class DP010(Rule):
 
 
 class DP011(Rule):
-    """ddp and optimizer agree about the distributed optimizer."""
+    """ddp and optimizer disagree about the distributed optimizer."""
 
     reads = (DDP_DISTRIBUTED, OPTIMIZER_DISTRIBUTED)
     why = "One shards the gradients, the other the optimizer state; megatron-core needs both or neither."
@@ -334,11 +343,14 @@ class DP011(Rule):
 
 
 class DP012(Rule):
-    """Instances of the distributed optimizer need one, and divide the ranks it is sharded over."""
+    """Several optimizer instances without the distributed optimizer, or in unequal parts."""
 
     requires = ("PAR001", "PAR002", "DP011")
     reads = (OPTIMIZER_INSTANCES, DDP_DISTRIBUTED, *LAYOUT, EP, ETP)
-    why = "Each instance shards the optimizer over an equal part of the data-parallel ranks, of the experts' ranks as well."
+    why = (
+        "Each instance shards the optimizer over an equal part of the data-parallel ranks, and of the experts' "
+        "data-parallel ranks."
+    )
     records = ("dp-instances-need-dist-optimizer",)
     source = (
         MCORE + "parallel_state.py:832-836, 1263-1265; megatron/core/distributed/distributed_data_parallel.py:226-229"
@@ -365,7 +377,7 @@ class DP012(Rule):
 
 
 class DP013(Rule):
-    """The distributed optimizer is Adam."""
+    """The distributed optimizer is on with an optimizer other than Adam."""
 
     reads = (DDP_DISTRIBUTED, OPTIMIZER_DISTRIBUTED, OPTIMIZER)
     why = "megatron-core asserts while the optimizer is built: checkpoints of the distributed optimizer hold Adam's moments."
@@ -386,14 +398,15 @@ class DP013(Rule):
 
 
 class DP014(Rule):
-    """A bucket is smaller than the model chunk it cuts."""
+    """The bucket size exceeds the model chunk that it should cut."""
 
     requires = ("PAR004", "PAR017", "DP001", "DP009")
     reads = (BUCKET, GRAD_REDUCE, FSDP, *CHUNK)
     shows = (BUCKET, NUM_LAYERS, HIDDEN, VOCAB, PP, TP)
     why = (
-        "One bucket is reduced after the whole backward and gathered before the whole forward: nothing overlaps. "
-        "Megatron-Bridge always takes 134,217,728 parameters. (Interleaved, the model chunks overlap each other.)"
+        "One bucket is reduced after the whole backward and gathered before the whole forward, so nothing overlaps. "
+        "Megatron-Bridge always takes 134,217,728 parameters. (In the interleaved schedule the model chunks overlap "
+        "each other.)"
     )
     records = ("dp-bucket-larger-than-stage",)
     source = MCORE + "distributed/param_and_grad_buffer.py:722-737"
@@ -413,7 +426,7 @@ class DP014(Rule):
     @classmethod
     def why_for(cls, c: Config) -> str:
         cut = (bucketed_parameters(c) or (0,))[-1]
-        return f"{c[BUCKET]:,} parameters a bucket, {cut:,} to cut beside the embedding. {cls.why}"
+        return f"{c[BUCKET]:,} parameters per bucket, but only {cut:,} to cut beside the embedding. {cls.why}"
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
@@ -427,13 +440,13 @@ class DP014(Rule):
 
 
 class DP015(StepRule):
-    """Gathering with the optimizer step excludes MXFP8."""
+    """Parameter gather with the optimizer step is on with MXFP8."""
 
     requires = ("DP005",)
     reads = (STEP_GATHER, FP8_RECIPE, FP8)
     why = (
-        "Megatron-Bridge's performance scripts keep it off for MXFP8 since the gradient norm becomes NaN; megatron-core does "
-        "not check."
+        "The gradient norm becomes NaN, so Megatron-Bridge's performance scripts keep it off for MXFP8; megatron-core "
+        "does not check."
     )
     records = ("dp-opt-step-gather-precision",)
     source = "Megatron-Bridge v0.6.0 scripts/performance/utils/overrides.py:683-689"
@@ -482,7 +495,7 @@ def _bucket(c: Config) -> tuple[int | None, str]:
 def _first_chunk_only(c: Config) -> str:
     """megatron-core's reason: elsewhere the communication is not on the critical path (distributed_data_parallel.py:94)."""
     cuts = c[BUCKET] is not None and c[GRAD_REDUCE] and not c[FSDP] and c[PP] > 1
-    return "cuts the first pipeline stage's first chunk, every other is one bucket" if cuts else ""
+    return "cuts only the first chunk of the first pipeline stage; every other chunk is one bucket" if cuts else ""
 
 
 def _too_early(c: Config) -> str:

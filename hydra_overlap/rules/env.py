@@ -56,10 +56,10 @@ class EnvValue:
 
 
 class ENV001(Rule):
-    """NCCL_P2P_NET_CHUNKSIZE is more than one byte."""
+    """NCCL_P2P_NET_CHUNKSIZE is not more than one byte."""
 
     reads = (P2P_CHUNKSIZE,)
-    why = "Megatron-Bridge asserts it."
+    why = "Megatron-Bridge asserts that it is larger."
     source = PLUGIN + "682"
     refused = (f"{P2P_CHUNKSIZE}=1",)
     fixes = (
@@ -73,7 +73,7 @@ class ENV001(Rule):
 
 
 class ENV002(CfgRule):
-    """hydra.job.env_set does not contradict the plan.
+    """hydra.job.env_set contradicts the plan.
 
     When it applies: to the variables that the plan sets itself, and to those that undo what it asks for
     (`hydra_overlap/rules/env_conflicts.py`): CUDA_LAUNCH_BLOCKING, NVTE_BACKWARD_OVERRIDE, expandable segments beside NCCL user
@@ -81,7 +81,7 @@ class ENV002(CfgRule):
     refused by train.py before it starts ranks on GPUs.
     """
 
-    why = "The plan needs another value; two places would say different things."
+    why = "The plan needs another value, or the variable undoes what the plan asks for."
     source = PLUGIN + "639-664; hydra_overlap/rules/env_conflicts.py"
     records = ("dp-nccl-ub-expandable-segments", "launch-expandable-segments-new-name")
 
@@ -105,13 +105,13 @@ def wants_queues(c: Config) -> str:
 
 
 class ENV003(Rule):
-    """Before Hopper, TP overlap stands alone: not beside expert-parallel overlap or FSDP."""
+    """TP overlap before Hopper together with expert-parallel overlap or FSDP."""
 
     records = ("launch-cdmc-te-hopper-event",)
     reads = (TP_OVERLAP, EP_OVERLAP, FSDP, SM)
     why = (
-        "TP overlap needs CUDA_DEVICE_MAX_CONNECTIONS=1 there, the others more. From Hopper on Transformer Engine puts its "
-        "communication ahead of the GEMM by an event, whatever the number of queues."
+        "Before Hopper, TP overlap needs CUDA_DEVICE_MAX_CONNECTIONS=1 and the others need more. From Hopper on, "
+        "Transformer Engine puts its communication ahead of the GEMM with an event, whatever the number of queues."
     )
     source = (
         "Transformer Engine v2.12 transformer_engine/common/comm_gemm_overlap/comm_gemm_overlap.cpp:118-133; "
@@ -143,7 +143,7 @@ class ENV003(Rule):
 
 
 class ENV004(Rule):
-    """HybridEP across nodes of one NVLink domain takes at most that domain's ranks."""
+    """HybridEP has more ranks than one NVLink domain."""
 
     requires = ("PAR011",)
     records = ("ep-hybridep-domain",)
@@ -169,7 +169,7 @@ class ENV004(Rule):
 
 
 class ENV201(Rule):
-    """A p2p chunk size has no effect without pipeline parallelism."""
+    """A p2p chunk size is set without pipeline parallelism."""
 
     severity = "note"
     records = ("launch-nccl-p2p-chunksize-without-pp",)
@@ -177,7 +177,7 @@ class ENV201(Rule):
     why = "NCCL_P2P_NET_CHUNKSIZE is set only with PP > 1."
     source = PLUGIN + "680-683"
     refused = (f"{P2P_CHUNKSIZE}=2097152",)
-    fixes = (Fix(f"{P2P_CHUNKSIZE}=null", "says what happens"),)
+    fixes = (Fix(f"{P2P_CHUNKSIZE}=null", "changes nothing else"),)
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -185,14 +185,15 @@ class ENV201(Rule):
 
 
 class ENV202(Rule):
-    """Before Blackwell, TP and CP communication is not ordered beside expert-parallel overlap or FSDP."""
+    """TP or CP communication may start too late beside expert-parallel overlap or FSDP."""
 
     severity = "warning"
     requires = ("ENV003", "EP001")
     reads = (TP, CP, EP_OVERLAP, FSDP, SM)
     why = (
-        "They need several hardware queues, and TP or CP collectives may then start behind the GEMM they should hide under. "
-        "Userbuffers on Hopper are not concerned. Megatron-LM warns, and names 1 or 32 as the choice."
+        "Expert-parallel overlap and FSDP need several hardware queues, and before Blackwell TP or CP collectives may "
+        "then start behind the GEMM that they should run under. Userbuffers on Hopper are not affected. Megatron-LM "
+        "warns, and leaves the choice between 1 and 32."
     )
     source = ARGUMENTS + "928-948; Megatron-LM core_v0.16.1 megatron/core/transformer/moe/README.md:437"
     refused = (

@@ -68,11 +68,11 @@ class EpRule(Rule):
 
 
 class EP001(EpRule):
-    """Expert-parallel overlap needs expert parallelism."""
+    """Expert-parallel overlap is on without expert parallelism."""
 
     records = ("ep-overlap-requires-ep",)
     reads = (EP_OVERLAP, EP)
-    why = "With EP = 1 no token travels to another rank."
+    why = "With EP = 1 no token is sent to another rank."
     source = MCORE + "1863-1865"
     refused = (f"{EP_OVERLAP}=true",)
 
@@ -89,12 +89,12 @@ class EP001(EpRule):
 
 
 class EP002(EpRule):
-    """Expert-parallel overlap needs the alltoall or flex dispatcher."""
+    """Expert-parallel overlap is on without the alltoall or flex dispatcher."""
 
     records = ("ep-overlap-requires-dispatcher",)
     requires = ("EP001", "PAR011")
     reads = (EP_OVERLAP, DISPATCHER)
-    why = "The allgather dispatcher has no dispatch and combine steps to schedule apart."
+    why = "The allgather dispatcher has no separate dispatch and combine steps to schedule."
     source = MCORE + "1866-1869"
     refused = _but(without=DISPATCHER)
     fixes = (Fix(f"{DISPATCHER}=alltoall", KEEPS), OFF)
@@ -105,7 +105,7 @@ class EP002(EpRule):
 
 
 class EP003(EpRule):
-    """Expert-parallel overlap needs bf16 or fp16."""
+    """Expert-parallel overlap is on without bf16 or fp16."""
 
     records = ("ep-overlap-requires-half",)
     requires = ("EP001",)
@@ -121,15 +121,15 @@ class EP003(EpRule):
 
 
 class EP004(EpRule):
-    """Expert-parallel overlap needs torch 2.6."""
+    """Expert-parallel overlap is on without torch 2.6 or newer."""
 
     records = ("ep-overlap-torch-26",)
     requires = ("EP001",)
     reads = (EP_OVERLAP, TORCH)
-    why = "It hangs with older versions; megatron-core asserts."
+    why = "With older versions the overlap hangs; megatron-core asserts."
     source = MCORE + "1853-1856"
     refused = _but(without=TORCH)
-    fixes = (Fix("software.torch=2.6.0", KEEPS + ", if that version is what the run will find"), OFF)
+    fixes = (Fix("software.torch=2.6.0", KEEPS + ", if the run will have that version"), OFF)
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -137,7 +137,7 @@ class EP004(EpRule):
 
 
 class EP005(EpRule):
-    """Expert-parallel overlap under pipeline parallelism needs the interleaved schedule."""
+    """Expert-parallel overlap is on in a pipeline without the interleaved schedule."""
 
     records = ("ep-overlap-requires-vpp-with-pp",)
     requires = ("EP001",)
@@ -153,12 +153,15 @@ class EP005(EpRule):
 
 
 class EP006(EpRule):
-    """Expert-parallel overlap excludes full recomputation."""
+    """Expert-parallel overlap is on with settings of full recomputation."""
 
     records = ("ep-overlap-no-full-recompute",)
     requires = ("EP001",)
     reads = (EP_OVERLAP, RECOMPUTE, RECOMPUTE_METHOD, RECOMPUTE_LAYERS)
-    why = "Its schedule runs the parts of a layer apart; whole layers cannot be recomputed. megatron-core asserts."
+    why = (
+        "The overlap's schedule runs the parts of a layer separately, so whole layers cannot be recomputed; "
+        "megatron-core asserts."
+    )
     source = MCORE + "1871-1879"
     refused = _but("model.recompute_method=uniform")
     fixes = (
@@ -173,12 +176,12 @@ class EP006(EpRule):
 
 
 class EP007(EpRule):
-    """Expert-parallel overlap excludes recomputing the MoE layer."""
+    """Expert-parallel overlap is on with recomputation of the MoE layer."""
 
     records = ("ep-overlap-no-moe-recompute",)
     requires = ("EP001",)
     reads = (EP_OVERLAP, RECOMPUTE_MODULES)
-    why = "megatron-core 0.16.1 bypasses the recomputation without a word; later versions assert."
+    why = "megatron-core 0.16.1 silently skips the recomputation; later versions assert."
     source = BRIDGE + "510-512"
     refused = _but("model.recompute_modules=[moe]")
 
@@ -194,12 +197,12 @@ class EP007(EpRule):
 
 
 class EP008(EpRule):
-    """Expert-parallel overlap excludes shared-expert overlap."""
+    """Expert-parallel overlap is on together with shared-expert overlap."""
 
     records = ("ep-overlap-no-shared-expert-overlap",)
     requires = ("EP001",)
     reads = (EP_OVERLAP, SHARED_EXPERT_OVERLAP)
-    why = "Both want the shared expert's compute; megatron-core asserts."
+    why = "Both overlaps use the shared expert's compute; megatron-core asserts."
     source = MCORE + "1886-1888"
     refused = _but(f"{SHARED_EXPERT_OVERLAP}=true", f"{SHARED_EXPERT}=64")
     fixes = (Fix(f"{SHARED_EXPERT_OVERLAP}=false", KEEPS), OFF)
@@ -210,14 +213,14 @@ class EP008(EpRule):
 
 
 class EP009(EpRule):
-    """Expert-parallel overlap takes at most one multi-token-prediction layer, under pipeline parallelism."""
+    """Expert-parallel overlap does not support this number of multi-token-prediction layers."""
 
     records = ("ep-overlap-mtp",)
     requires = ("EP001",)
     reads = (EP_OVERLAP, MTP, PP, CORE)
     why = (
-        "megatron-core asserts null or 1, 1 only with PP > 1 before 0.18, and 0 only from 0.19; Megatron-Bridge accepts "
-        "0 and 1 everywhere."
+        "megatron-core asserts null or 1. It takes 1 without a pipeline only from 0.18, and 0 only from 0.19. "
+        "Megatron-Bridge accepts 0 and 1 everywhere."
     )
     source = MCORE + "1889-1896; " + BRIDGE + "516"
     refused = _but("model.mtp_num_layers=2")
@@ -240,11 +243,11 @@ class DelayRule(Rule):
 
 
 class EP010(DelayRule):
-    """Delayed weight gradients need expert-parallel overlap."""
+    """Delayed weight gradients without expert-parallel overlap."""
 
     records = ("ep-delay-wgrad-requires-ep-overlap",)
     reads = (DELAY_WGRAD, EP_OVERLAP)
-    why = "Only its schedule runs the weight gradients that were split off; megatron-core asserts."
+    why = "Only the schedule of that overlap runs the delayed weight gradients; megatron-core asserts."
     source = MCORE + "1910-1912"
     refused = (f"{DELAY_WGRAD}=true",)
     fixes = (Fix(f"{EP_OVERLAP}=true", KEEPS), Fix(f"{DELAY_WGRAD}=false", GIVES_UP))
@@ -255,7 +258,7 @@ class EP010(DelayRule):
 
 
 class EP011(DelayRule):
-    """Delayed weight gradients need Transformer Engine 2.7, and 2.8 with gradient-reduce overlap."""
+    """Delayed weight gradients, but Transformer Engine is missing or too old."""
 
     records = (
         "ep-delay-wgrad-te-version-ogr",
@@ -266,14 +269,15 @@ class EP011(DelayRule):
     requires = ("EP010",)
     reads = (DELAY_WGRAD, TE, GRAD_REDUCE)
     why = (
-        "Its layers split backward in two. Upstreams differ: with gradient-reduce overlap Megatron-Bridge asks for 2.7 and "
-        "Megatron-LM for 2.8; without it either asks for 2.7, one with and one without gradient_accumulation_fusion. "
-        "We take the stricter: the repair for gradient-reduce overlap (Transformer Engine pull 2142) is in v2.8, not in v2.7."
+        "They need Transformer Engine 2.7, and 2.8 with gradient-reduce overlap, because its layers split backward in "
+        "two. Upstreams differ: with gradient-reduce overlap Megatron-Bridge asks for 2.7 and Megatron-LM for 2.8; "
+        "without it both ask for 2.7, one with and one without gradient_accumulation_fusion. We take the stricter: the "
+        "fix for gradient-reduce overlap (Transformer Engine pull 2142) is in v2.8, not in v2.7."
     )
     source = BRIDGE + "521-530; megatron-core core_v0.16.1 megatron/training/arguments.py:1212-1220"
     refused = (*LEGAL, f"{DELAY_WGRAD}=true")
     fixes = (
-        Fix(f"{TE}=2.8.0", KEEPS + ", if that version is what the run will find"),
+        Fix(f"{TE}=2.8.0", KEEPS + ", if the run will have that version"),
         Fix(f"{DELAY_WGRAD}=false", GIVES_UP),
     )
 
@@ -283,12 +287,15 @@ class EP011(DelayRule):
 
 
 class EP012(DelayRule):
-    """Delayed weight gradients inside a CUDA graph need Transformer Engine 2.12, fused accumulation and no attention bias."""
+    """Delayed weight gradients inside a CUDA graph that cannot capture them."""
 
     records = ("ep-delay-wgrad-cuda-graph",)
     requires = ("EP011",)
     reads = (DELAY_WGRAD, CUDA_GRAPH_SCOPE, SHARED_EXPERT, SHARED_EXPERT_OVERLAP, TE, GAF, BIAS, QKV_BIAS)
-    why = "The graph needs static gradient addresses, which only fused accumulation has; biases are not supported."
+    why = (
+        "They need Transformer Engine 2.12, gradient_accumulation_fusion and no attention bias: the graph needs static "
+        "gradient addresses, which only fused accumulation has, and biases are not supported."
+    )
     source = BRIDGE + "538-557"
     refused = (*LEGAL, f"{DELAY_WGRAD}=true", f"{TE}=2.11.0", f"{CUDA_GRAPH_SCOPE}=[attn]")
 
@@ -317,7 +324,7 @@ class EP012(DelayRule):
 
 
 class EP013(EpRule):
-    """Expert-parallel overlap keeps MoE layers and MLPs out of CUDA graphs.
+    """Expert-parallel overlap is on with an incompatible CUDA graph scope.
 
     When it applies: whole-iteration graphs are captured by megatron-core itself (cuda_graph_impl=local), which it refuses
     beside this overlap before 0.18.
@@ -326,7 +333,10 @@ class EP013(EpRule):
     requires = ("EP001",)
     records = ("ep-overlap-cuda-graph",)
     reads = (EP_OVERLAP, CUDA_GRAPH_SCOPE, CORE)
-    why = "Its schedule runs them apart, a captured graph cannot be taken apart; megatron-core asserts."
+    why = (
+        "The overlap's schedule runs MoE layers and MLPs in parts, and a captured graph cannot be split; megatron-core "
+        "asserts."
+    )
     source = MCORE + "1898-1906; core_v0.18.2 2443-2451"
     refused = _but(f"{CUDA_GRAPH_SCOPE}=[moe]")
 
@@ -346,11 +356,14 @@ class EP013(EpRule):
 
 
 class EP014(Rule):
-    """Shared-expert overlap needs a shared expert and the alltoall dispatcher; flex will do from megatron-core 0.18."""
+    """Shared-expert overlap is on without a shared expert or a suitable token dispatcher."""
 
     records = ("ep-shared-expert-overlap-dispatcher", "ep-shared-expert-overlap-no-shared")
     reads = (SHARED_EXPERT_OVERLAP, SHARED_EXPERT, DISPATCHER, EXPERTS, CORE)
-    why = "Without a shared expert nothing runs under the dispatch; with another dispatcher megatron-core raises."
+    why = (
+        "Without a shared expert nothing runs under the dispatch. The dispatcher has to be alltoall, or flex from "
+        "megatron-core 0.18; with another one megatron-core raises."
+    )
     source = MCORE + "1083-1095; core_v0.19.0 1645-1650"
     refused = (f"{SHARED_EXPERT_OVERLAP}=true",)
     fixes = (Fix(f"{DISPATCHER}=alltoall", KEEPS), Fix(f"{SHARED_EXPERT_OVERLAP}=false", GIVES_UP))
@@ -366,15 +379,15 @@ class EP014(Rule):
 
 
 class EP015(DelayRule):
-    """Delayed weight gradients beside partial CUDA graphs need Transformer Engine 2.10."""
+    """Delayed weight gradients beside CUDA graphs with Transformer Engine older than 2.10."""
 
     requires = ("EP011", "EP012", "EP013")
     reads = (DELAY_WGRAD, CUDA_GRAPH_SCOPE, TE)
-    why = "Whatever the graphs hold; megatron-core asserts."
+    why = "megatron-core asserts 2.10, whatever the graphs capture."
     source = MCORE + "1917-1921"
     refused = (*LEGAL, f"{DELAY_WGRAD}=true", f"{TE}=2.9.0", f"{CUDA_GRAPH_SCOPE}=[moe_router]")
     fixes = (
-        Fix(f"{TE}=2.10.0", KEEPS + ", if that version is what the run will find"),
+        Fix(f"{TE}=2.10.0", KEEPS + ", if the run will have that version"),
         Fix(f"{CUDA_GRAPH_SCOPE}=[]", KEEPS + ", without graphs"),
         Fix(f"{DELAY_WGRAD}=false", GIVES_UP),
     )
@@ -389,12 +402,12 @@ class EP015(DelayRule):
 
 
 class EP016(Rule):
-    """Shared-expert overlap excludes recomputing the shared expert."""
+    """Shared-expert overlap is on with recomputation of the shared expert."""
 
     requires = ("EP014",)
     records = ("ep-shared-expert-overlap-recompute",)
     reads = (SHARED_EXPERT_OVERLAP, RECOMPUTE, RECOMPUTE_MODULES)
-    why = "Its forward is cut into pieces that run under the dispatch; megatron-core raises."
+    why = "The shared expert's forward is cut into pieces that run under the dispatch; megatron-core raises."
     source = MCORE + "1232-1239"
     refused = (
         f"{SHARED_EXPERT_OVERLAP}=true", f"{SHARED_EXPERT}=64", f"{EXPERTS}=4", f"{DISPATCHER}=alltoall",
@@ -417,14 +430,14 @@ class EP016(Rule):
 
 
 class EP017(Rule):
-    """A flex dispatcher backend needs the flex dispatcher."""
+    """A flex dispatcher backend is set, but the dispatcher is not flex."""
 
     records = ("ep-flex-backend-ignored",)
     reads = (FLEX_BACKEND, DISPATCHER)
-    why = "Only that dispatcher reads it: tokens would travel by another road than was asked, without a word."
+    why = "Only the flex dispatcher reads the backend: tokens would silently be sent in another way than was asked."
     source = "megatron-core core_v0.16.1 megatron/core/transformer/moe/token_dispatcher.py:1347-1366"
     refused = (f"{FLEX_BACKEND}=deepep",)
-    fixes = (Fix(f"{DISPATCHER}=flex", "uses the backend"), Fix(f"{FLEX_BACKEND}=null", "the dispatcher as it is"))
+    fixes = (Fix(f"{DISPATCHER}=flex", "uses the backend"), Fix(f"{FLEX_BACKEND}=null", "keeps the dispatcher"))
 
     @classmethod
     def applies(cls, c: Config) -> bool:
@@ -436,12 +449,12 @@ class EP017(Rule):
 
 
 class EP018(EpRule):
-    """Expert-parallel overlap without a pipeline needs two microbatches a step."""
+    """Expert-parallel overlap without a pipeline has fewer than two microbatches per step."""
 
     requires = ("EP001", "PAR001", "PAR009")
     records = ("ep-overlap-one-microbatch",)
     reads = (EP_OVERLAP, PP, GBS, MBS, WORLD, TP, CP)
-    why = "The forward of one microbatch runs under the all-to-alls of another one's backward; with one there is no other."
+    why = "The forward of one microbatch runs under the all-to-alls of another one's backward, so there have to be two."
     source = "megatron-core core_v0.16.1 megatron/core/pipeline_parallel/combined_1f1b.py:18-60"
     refused = _but(f"{GBS}=2")
 
@@ -460,14 +473,17 @@ class EP018(EpRule):
 
 
 class EP019(Rule):
-    """Early release of attention's activations needs expert-parallel overlap."""
+    """Early release of attention activations is on without expert-parallel overlap."""
 
     records = ("ep-early-attn-release",)
     reads = (EARLY_RELEASE, EP_OVERLAP)
-    why = "Only its schedule has a release to bring forward; megatron-core asserts."
+    why = "Only the schedule of that overlap has a release to bring forward; megatron-core asserts."
     source = MCORE + "1923-1927"
     refused = (f"{EARLY_RELEASE}=true",)
-    fixes = (Fix(f"{EP_OVERLAP}=true", "with the overlap"), Fix(f"{EARLY_RELEASE}=false", "releases them as always"))
+    fixes = (
+        Fix(f"{EP_OVERLAP}=true", "with the overlap"),
+        Fix(f"{EARLY_RELEASE}=false", "releases them at the usual time"),
+    )
 
     @classmethod
     def applies(cls, c: Config) -> bool:
@@ -479,7 +495,7 @@ class EP019(Rule):
 
 
 class EP020(Rule):
-    """Dispatch over expert weight gradients excludes expert-parallel overlap.
+    """Both dispatch overlap with expert wgrad and expert-parallel overlap are on.
 
     Delayed weight gradients, which it excludes as well, need that overlap (EP010). Since megatron-core 0.18 (VER001).
     """
@@ -491,7 +507,7 @@ class EP020(Rule):
     refused = (*LEGAL, f"{DISPATCH_WGRAD}=true")
     fixes = (
         Fix(f"{DISPATCH_WGRAD}=false", "keeps the overlap of whole microbatches"),
-        Fix(f"{EP_OVERLAP}=false", "keeps the one of weight gradients"),
+        Fix(f"{EP_OVERLAP}=false", "keeps the overlap with expert weight gradients"),
     )
 
     @classmethod
@@ -504,11 +520,11 @@ class EP020(Rule):
 
 
 class EP021(Rule):
-    """Dispatch over expert weight gradients needs expert parallelism and grouped GEMMs of Transformer Engine 2.3."""
+    """Dispatch overlap with expert wgrad without EP > 1, grouped GEMMs or Transformer Engine 2.3."""
 
     requires = ("EP020", "PAR011")
     reads = (DISPATCH_WGRAD, EP, GROUPED_GEMM, TE)
-    why = "With EP = 1 no token travels, and only Transformer Engine's grouped layers put their weight gradients off."
+    why = "With EP = 1 no token is sent, and only Transformer Engine's grouped layers can delay their weight gradients."
     source = "megatron-core core_v0.18.2 transformer_config.py:2469-2471, extensions/transformer_engine.py:1950"
     refused = (f"{DISPATCH_WGRAD}=true",)
 
@@ -533,12 +549,12 @@ class EP021(Rule):
 
 
 class EP022(Rule):
-    """Shared-expert overlap has communication to run beside."""
+    """Shared-expert overlap is on, but no token leaves its rank."""
 
     requires = ("EP014", "PAR011")
     reads = (SHARED_EXPERT_OVERLAP, EP, ETP, TP)
     shows = (SHARED_EXPERT_OVERLAP, EP, TP)
-    why = "With EP = 1 and TP = 1 no token leaves its rank: the shared expert runs beside nothing."
+    why = "With EP = 1 and TP = 1 there is no communication that the shared expert could run beside."
     source = "megatron-core core_v0.16.1 megatron/core/transformer/moe/token_dispatcher.py:625-626, 688-689, 828-830"
     refused = (
         f"{SHARED_EXPERT_OVERLAP}=true", f"{SHARED_EXPERT}=64", f"{EXPERTS}=4", f"{DISPATCHER}=alltoall",
@@ -559,13 +575,13 @@ class EP022(Rule):
 
 
 class EP023(EpRule):
-    """Expert-parallel overlap excludes parameters that Megatron FSDP shards; it gathers them from megatron-core 0.18."""
+    """Expert-parallel overlap is on with parameters that Megatron FSDP shards."""
 
     requires = ("EP001",)
     reads = (EP_OVERLAP, FSDP, FSDP_SHARDING, CORE)
     why = (
-        "Its schedule calls the parts of a layer one by one, and the hooks that gather parameters and reduce gradients stand "
-        "on the layer as a whole: they never run."
+        "The overlap's schedule calls the parts of a layer one by one, but the hooks that gather parameters and reduce "
+        "gradients are on the layer as a whole: they never run. Fixed in megatron-core 0.18."
     )
     source = (
         "megatron-core core_v0.16.1 megatron/core/distributed/fsdp/mcore_fsdp_adapter.py:95-99, models/gpt/"
@@ -585,15 +601,15 @@ class EP023(EpRule):
 
 
 class EP024(Rule):
-    """With EP = 1 the experts are split over as many ranks as the rest of the model, until megatron-core 0.19."""
+    """With EP = 1, the experts' tensor parallelism differs from the rest of the model's."""
 
     requires = ("PAR002", "PAR012")
     reads = (EXPERTS, EP, ETP, TP, CORE)
     shows = (EP, ETP, TP, CORE)
     why = (
-        "megatron-core puts experts into buffers of their own only for EP > 1. With EP = 1 their gradients are reduced among "
-        "the data-parallel ranks of the other parameters, which are too few or the wrong ones: the run trains wrong without a "
-        "word (loss 5.624 in place of 5.577 in the third step at TP = 2, ETP = 1)."
+        "megatron-core puts experts into buffers of their own only for EP > 1. With EP = 1 their gradients are reduced "
+        "among the data-parallel ranks of the other parameters, which are too few or the wrong ones: the run silently "
+        "trains wrong (loss 5.624 instead of 5.577 in the third step at TP = 2, ETP = 1). Fixed in megatron-core 0.19."
     )
     source = (
         "megatron-core core_v0.16.1 megatron/core/tensor_parallel/layers.py:829, 886; megatron/core/distributed/"
@@ -612,20 +628,20 @@ class EP024(Rule):
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        whole = Fix(f"{ETP}=null", "experts split as the rest")
+        whole = Fix(f"{ETP}=null", "experts split like the rest")
         return (whole,) if c[EXPERTS] % 2 else (whole, Fix(f"{EP}=2", "expert parallelism instead"))
 
 
 class EP201(EpRule):
-    """Expert-parallel overlap over few ranks of one NVLink domain is worth measuring both ways."""
+    """Expert-parallel overlap over few ranks of one NVLink domain may gain nothing."""
 
     severity = "note"
     requires = ("EP001", "EP002")
     records = ("ep-overlap-small-ep",)
     reads = (EP_OVERLAP, EP, DISPATCHER, NVLINK_DOMAIN)
     why = (
-        "Megatron-Bridge found it flat or slower with EP of 4 or less and the alltoall dispatcher, and a quarter of the step "
-        "saved with EP = 16 on two H100 nodes."
+        "Measure with and without. Megatron-Bridge found no gain or a loss with EP of 4 or less and the alltoall "
+        "dispatcher, and saved a quarter of the step with EP = 16 on two H100 nodes."
     )
     source = "Megatron-Bridge v0.6.0 docs/training/communication-overlap.md"
     refused = _but("platform.nvlink_domain_size=8")
@@ -647,7 +663,7 @@ DERIVATIONS: tuple[Derivation, ...] = (
         id="EP101",
         key=EP_OVERLAP,
         value=lambda c: False,
-        reason="opt-in upstream",
+        reason="off upstream unless it is asked for",
         source=BRIDGE + "438",
         records=("ep-overlap-unset",),
     ),
@@ -655,7 +671,7 @@ DERIVATIONS: tuple[Derivation, ...] = (
         id="EP102",
         key=DELAY_WGRAD,
         value=lambda c: False,
-        reason="opt-in upstream",
+        reason="off upstream unless it is asked for",
         source=BRIDGE + "439",
         records=("ep-delay-wgrad-unset-none",),
     ),

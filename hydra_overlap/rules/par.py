@@ -58,10 +58,10 @@ MCORE = "megatron-core core_v0.16.1 megatron/core/"
 
 
 class PAR001(Rule):
-    """world_size is a multiple of TP x PP x CP."""
+    """world_size is not a multiple of TP x PP x CP."""
 
     reads = (WORLD, TP, PP, CP)
-    why = "Each copy of the model takes TP x PP x CP ranks; what is left over could not form a copy."
+    why = "Each copy of the model takes TP x PP x CP ranks; the ranks left over could not form a copy."
     source = "megatron-core core_v0.16.1 megatron/core/parallel_state.py:741"
     refused = ("parallelism.world_size=6", "parallelism.tensor_model_parallel_size=4")
 
@@ -71,16 +71,16 @@ class PAR001(Rule):
 
     @classmethod
     def why_for(cls, c: Config) -> str:
-        return f"{c[WORLD]} is no multiple of {c[TP]} x {c[PP]} x {c[CP]} = {model_ranks(c)}. {cls.why}"
+        return f"{c[WORLD]} is not a multiple of {c[TP]} x {c[PP]} x {c[CP]} = {model_ranks(c)}. {cls.why}"
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        fixes = tuple(Fix(f"{WORLD}={n}", "legal neighbour") for n in neighbours(c[WORLD], smallest_world(c)))
-        return (*fixes, Fix(f"{WORLD}=null", f"the smallest legal: {smallest_world(c)} ranks"))
+        fixes = tuple(Fix(f"{WORLD}={n}", "nearest valid value") for n in neighbours(c[WORLD], smallest_world(c)))
+        return (*fixes, Fix(f"{WORLD}=null", f"smallest valid: {smallest_world(c)} ranks"))
 
 
 class PAR002(Rule):
-    """world_size is a multiple of ETP x EP x PP."""
+    """world_size is not a multiple of ETP x EP x PP."""
 
     requires = ("PAR001",)
     reads = (WORLD, EP, ETP, TP, PP)
@@ -95,16 +95,16 @@ class PAR002(Rule):
     @classmethod
     def why_for(cls, c: Config) -> str:
         grid = f"{expert_tensor_parallel_size(c)} x {c[EP]} x {c[PP]} = {expert_ranks(c)}"
-        return f"{c[WORLD]} is no multiple of {grid}. {cls.why}"
+        return f"{c[WORLD]} is not a multiple of {grid}. {cls.why}"
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        fixes = tuple(Fix(f"{WORLD}={n}", "legal neighbour") for n in neighbours(c[WORLD], smallest_world(c)))
-        return (*fixes, Fix(f"{WORLD}=null", f"the smallest legal: {smallest_world(c)} ranks"))
+        fixes = tuple(Fix(f"{WORLD}={n}", "nearest valid value") for n in neighbours(c[WORLD], smallest_world(c)))
+        return (*fixes, Fix(f"{WORLD}=null", f"smallest valid: {smallest_world(c)} ranks"))
 
 
 class PAR003(Rule):
-    """Sequence parallelism needs tensor parallelism."""
+    """Sequence parallelism is on without tensor parallelism."""
 
     reads = (SP, TP)
     why = "Sequence parallelism splits norm activations over the TP ranks; with one TP rank there is nothing to split."
@@ -128,7 +128,7 @@ class PAR003(Rule):
 
 
 class PAR004(Rule):
-    """num_layers is a multiple of PP x VPP."""
+    """num_layers is not a multiple of PP x VPP."""
 
     requires = ("PAR005",)
     reads = (NUM_LAYERS, PP, VPP, *UNEVEN)
@@ -160,16 +160,16 @@ class PAR004(Rule):
         chunks = 1 if stages == 1 or not c[VPP] else divisor_below(layers // stages, c[VPP])
         changes = [] if stages == c[PP] else [f"{PP}={stages}"]
         changes += [f"{VPP}={'null' if chunks == 1 else chunks}"] if c[VPP] else []
-        return (Fix(" ".join(changes), f"{layers // (stages * chunks)} layers a chunk"), *architecture)
+        return (Fix(" ".join(changes), f"{layers // (stages * chunks)} layers per chunk"), *architecture)
 
 
 class PAR005(Rule):
-    """VPP is null or at least 2, and needs PP > 1."""
+    """VPP is 1, or set without pipeline parallelism."""
 
     reads = (VPP, PP)
     why = (
-        "The interleaved schedule gives every pipeline rank several model chunks. With VPP = 1 megatron-core fails at "
-        "step 0 (only Megatron-LM's argument parser turns 1 into null), with PP = 1 there is no pipeline."
+        "The interleaved schedule gives every pipeline rank several model chunks. With PP = 1 there is no pipeline. "
+        "With VPP = 1 megatron-core fails at step 0; only Megatron-LM's argument parser turns 1 into null."
     )
     records = ("pp-vpp-requires-pp", "pp-vpp-one", "pp-ep-overlap-vpp-one-passes")
     source = "megatron-core core_v0.16.1 megatron/training/arguments.py:574-583"
@@ -186,7 +186,7 @@ class PAR005(Rule):
 
 
 class PAR006(Rule):
-    """num_attention_heads is a multiple of TP."""
+    """num_attention_heads is not a multiple of TP."""
 
     reads = (HEADS, TP)
     why = "Attention heads are split over the TP ranks."
@@ -209,7 +209,7 @@ class PAR006(Rule):
 
 
 class PAR007(Rule):
-    """num_query_groups is a multiple or a divisor of TP."""
+    """num_query_groups is neither a multiple nor a divisor of TP."""
 
     requires = ("PAR006",)
     reads = (QUERY_GROUPS, TP)
@@ -234,12 +234,12 @@ class PAR007(Rule):
 
 
 class PAR008(Rule):
-    """seq_length is a multiple of what splits it: 2 x CP, and CP x TP with sequence parallelism."""
+    """seq_length does not divide evenly over context and sequence parallelism."""
 
     reads = (SEQ_LENGTH, SP, TP, CP)
     why = (
-        "Context parallelism gives every rank two equal parts of the sequence; sequence parallelism splits what a rank has "
-        "equally over its TP ranks."
+        "Context parallelism gives every rank two equal parts of the sequence; sequence parallelism splits a rank's "
+        "part equally over its TP ranks."
     )
     source = MCORE + "utils.py get_batch_on_this_cp_rank; tensor_parallel/mappings.py _split_along_first_dim"
     records = ("cp-seq-divisibility",)
@@ -264,16 +264,16 @@ class PAR008(Rule):
 
     @classmethod
     def why_for(cls, c: Config) -> str:
-        return f"{c[SEQ_LENGTH]} is no multiple of {cls._multiple(c)}. {cls.why}"
+        return f"{c[SEQ_LENGTH]} is not a multiple of {cls._multiple(c)}. {cls.why}"
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
         lengths = neighbours(c[SEQ_LENGTH], cls._multiple(c))
-        return tuple(Fix(f"model.seq_length={n}", "legal neighbour") for n in lengths)
+        return tuple(Fix(f"model.seq_length={n}", "nearest valid value") for n in lengths)
 
 
 class PAR009(Rule):
-    """global_batch_size is a multiple of micro_batch_size x DP."""
+    """global_batch_size is not a multiple of micro_batch_size x DP."""
 
     requires = ("PAR001",)
     reads = (GBS, MBS, WORLD, TP, PP, CP)
@@ -292,16 +292,16 @@ class PAR009(Rule):
     @classmethod
     def why_for(cls, c: Config) -> str:
         step = f"{c[MBS]} x {data_parallel_size(c)} = {c[MBS] * data_parallel_size(c)}"
-        return f"{c[GBS]} is no multiple of {step}. {cls.why}"
+        return f"{c[GBS]} is not a multiple of {step}. {cls.why}"
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
         sizes = neighbours(c[GBS], c[MBS] * data_parallel_size(c))
-        return tuple(Fix(f"{GBS}={n}", "legal neighbour") for n in sizes)
+        return tuple(Fix(f"{GBS}={n}", "nearest valid value") for n in sizes)
 
 
 class PAR010(Rule):
-    """The interleaved schedule's microbatches come in whole groups of at least PP."""
+    """The microbatches do not form groups that the interleaved schedule can run."""
 
     requires = ("PAR001", "PAR005", "PAR009")
     reads = (PP, VPP, GROUP, GBS, MBS, WORLD, TP, CP)
@@ -331,7 +331,7 @@ class PAR010(Rule):
     @classmethod
     def why_for(cls, c: Config) -> str:
         count = num_microbatches(c)
-        said = "" if count is None else f", {count} microbatches a step"
+        said = "" if count is None else f", {count} microbatches per step"
         return f"PP = {c[PP]}, groups of {c[GROUP] or c[PP]}{said}. {cls.why}"
 
     @classmethod
@@ -341,16 +341,16 @@ class PAR010(Rule):
         if c[GBS] is not None:
             samples = c[MBS] * data_parallel_size(c) * (c[PP] if too_small else c[GROUP] or c[PP])
             reset = f" {GROUP}=null" if too_small else ""
-            fixes += [Fix(f"{GBS}={n}{reset}", "legal neighbour") for n in neighbours(c[GBS], samples)]
+            fixes += [Fix(f"{GBS}={n}{reset}", "nearest valid value") for n in neighbours(c[GBS], samples)]
         return (*fixes, Fix(f"{VPP}=null", "not interleaved: gives the p2p overlap up"))
 
 
 class PAR011(Rule):
-    """Expert parallelism needs experts it divides."""
+    """EP does not divide num_moe_experts, or the model has no experts."""
 
     records = ("ep-overlap-requires-moe",)
     reads = (EP, EXPERTS)
-    why = "Experts are dealt out evenly over the expert-parallel ranks."
+    why = "Experts are distributed evenly over the expert-parallel ranks."
     source = MCORE + "transformer/transformer_config.py:1048-1052, transformer/moe/moe_layer.py"
     refused = ("parallelism.expert_model_parallel_size=2",)
 
@@ -370,16 +370,16 @@ class PAR011(Rule):
             return (Fix(f"{EP}=1", "a dense model"),)
         ranks = divisor_below(experts, c[EP])
         architecture = (Fix(f"model.num_moe_experts={n}", ARCHITECTURE) for n in neighbours(experts, c[EP]))
-        return (Fix(f"{EP}={ranks}", f"{experts // ranks} experts a rank"), *architecture)
+        return (Fix(f"{EP}={ranks}", f"{experts // ranks} experts per rank"), *architecture)
 
 
 class PAR012(Rule):
-    """MoE with tensor parallelism trains only with sequence parallelism."""
+    """MoE with tensor parallelism but without sequence parallelism."""
 
     requires = ("PAR003",)
     records = ("ep-tp-needs-sp",)
     reads = (EXPERTS, TP, SP)
-    why = "megatron-core's MoE layer raises in the first forward without it."
+    why = "megatron-core's MoE layer raises in the first forward without sequence parallelism."
     source = MCORE + "transformer/moe/moe_layer.py:379-384"
     refused = ("model.num_moe_experts=4", "parallelism.tensor_model_parallel_size=2")
     fixes = (Fix(f"{SP}=true", "splits activations over TP"), Fix(f"{TP}=1", "no tensor parallelism"))
@@ -394,7 +394,7 @@ class PAR012(Rule):
 
 
 class PAR013(Rule):
-    """ffn_hidden_size is a multiple of TP."""
+    """ffn_hidden_size is not a multiple of TP."""
 
     reads = (FFN_HIDDEN, TP)
     why = "The MLP is split over the TP ranks."
@@ -417,7 +417,7 @@ class PAR013(Rule):
 
 
 class PAR014(Rule):
-    """Only one of bf16 and fp16."""
+    """Both bf16 and fp16 are on."""
 
     reads = (BF16, FP16)
     why = "Parameters have one 16-bit format."
@@ -431,7 +431,7 @@ class PAR014(Rule):
 
 
 class PAR015(Rule):
-    """fp8_param_gather needs FP8 and the distributed optimizer."""
+    """fp8_param_gather is on without FP8 or without the distributed optimizer."""
 
     reads = (FP8_PARAM_GATHER, FP8, DDP_DISTRIBUTED)
     why = "Parameters can be gathered in FP8 only if they are FP8, and only the distributed optimizer gathers them."
@@ -457,10 +457,13 @@ class PAR015(Rule):
 
 
 class PAR016(Rule):
-    """Full recomputation names a method and a number of layers, selective recomputation neither."""
+    """The recomputation settings are incomplete or contradict each other."""
 
     reads = (RECOMPUTE, RECOMPUTE_METHOD, RECOMPUTE_LAYERS)
-    why = "megatron-core raises while the config is built."
+    why = (
+        "Full recomputation takes a method and a number of layers; selective recomputation takes no number of layers. "
+        "Otherwise megatron-core raises while the config is built."
+    )
     source = MCORE + "transformer/transformer_config.py:1161-1185"
     refused = ("model.recompute_granularity=full",)
 
@@ -478,7 +481,7 @@ class PAR016(Rule):
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
         if c[RECOMPUTE] == "selective":
-            return (Fix("model.recompute_num_layers=null", "recomputes modules"),)
+            return (Fix("model.recompute_num_layers=null", "recomputes only the chosen modules"),)
         method, layers = c[RECOMPUTE_METHOD] or "uniform", c[RECOMPUTE_LAYERS] or 1
         full = Fix(f"model.recompute_method={method} model.recompute_num_layers={layers}", "recomputes whole layers")
         none = "model.recompute_granularity=null model.recompute_method=null model.recompute_num_layers=null"
@@ -486,13 +489,14 @@ class PAR016(Rule):
 
 
 class PAR017(Rule):
-    """Uneven pipeline stages leave every model chunk a whole number of layers."""
+    """The layers do not fit the uneven pipeline stages."""
 
     requires = ("PAR005",)
     reads = (NUM_LAYERS, PP, VPP, *UNEVEN)
     why = (
-        "What the first and last stage do not take is dealt out evenly over the others, and each stage's layers over its "
-        "model chunks; sizes of the outer stages and counting embedding or loss as a layer exclude each other."
+        "Layers that the first and last stage do not take are split evenly over the other stages, and each stage's "
+        "layers over its model chunks. Sizes of the outer stages cannot be combined with counting the embedding or the "
+        "loss as a layer."
     )
     source = MCORE + "transformer/transformer_config.py:1294-1305, 1360-1481"
     refused = ("parallelism.pipeline_model_parallel_size=2", "model.num_layers=4", f"{COUNT_LOSS}=true")
@@ -549,10 +553,10 @@ class PAR017(Rule):
 
 
 class PAR018(Rule):
-    """Experts fed with microbatches of different lengths need the alltoall or flex token dispatcher."""
+    """Variable sequence lengths with MoE and the allgather token dispatcher."""
 
     reads = (VARIABLE_LENGTHS, EXPERTS, DISPATCHER)
-    why = "The allgather dispatcher takes one length; megatron-core raises while the config is built."
+    why = "The allgather dispatcher supports one sequence length only; megatron-core raises while the config is built."
     source = MCORE + "transformer/transformer_config.py:1827-1832"
     refused = ("model.variable_seq_lengths=true", "model.num_moe_experts=4")
     fixes = (
@@ -570,7 +574,7 @@ class PAR018(Rule):
 
 
 class PAR019(Rule):
-    """num_attention_heads is a multiple of num_query_groups."""
+    """num_attention_heads is not a multiple of num_query_groups."""
 
     requires = ("PAR006", "PAR007")
     reads = (HEADS, QUERY_GROUPS, MLA)
@@ -596,13 +600,16 @@ class PAR019(Rule):
 
 
 class PAR020(Rule):
-    """A head that rotary embedding turns has an even width."""
+    """Rotary embedding on attention heads of odd width."""
 
     reads = (
         POSITION_EMBEDDING, KV_CHANNELS, HIDDEN, HEADS,
         MLA,
     )  # fmt: skip
-    why = "It turns pairs of channels; megatron-core makes one angle too many for an odd width and fails in the first forward."
+    why = (
+        "Rotary embedding rotates pairs of channels; for an odd width megatron-core makes one angle too many and fails "
+        "in the first forward."
+    )
     source = MCORE + "models/common/embeddings/rotary_pos_embedding.py:80, 168"
     refused = ("model.kv_channels=15",)
 

@@ -31,12 +31,12 @@ CONFIG = MCORE + "model_parallel_config.py:"
 
 
 class PP001(Rule):
-    """p2p overlap needs the interleaved schedule: PP > 1 and VPP > 1."""
+    """p2p overlap is on without the interleaved schedule (PP > 1 and VPP > 1)."""
 
     reads = (P2P, PP, VPP)
     why = (
-        "Only the interleaved schedule has other microbatches to run while a tensor travels; the plain 1F1B schedule of "
-        "megatron-core raises at step 0, and Megatron-LM's argument parser switches the flag off."
+        "Only the interleaved schedule has other microbatches to run while a tensor is sent. megatron-core's plain "
+        "1F1B schedule raises at step 0, and Megatron-LM's argument parser switches the flag off."
     )
     records = ("pp-overlap-p2p-needs-vpp", "pp-overlap-p2p-pp1")
     source = MCORE + "pipeline_parallel/schedules.py:2004-2007"
@@ -57,11 +57,11 @@ class PP001(Rule):
 
 
 class PP002(Rule):
-    """p2p is overlapped or batched, not both."""
+    """p2p communication is both overlapped and batched."""
 
     requires = ("PP001",)
     reads = (P2P, BATCH_P2P)
-    why = "Batched sends and receives are waited for at once; megatron-core raises at step 0."
+    why = "Batched sends and receives are waited for at once, so they overlap nothing; megatron-core raises at step 0."
     records = ("pp-overlap-and-batch-exclusive",)
     source = MCORE + "pipeline_parallel/schedules.py:921-922"
     refused = (f"{BATCH_P2P}=true", f"{PP}=2", f"{VPP}=2")  # fmt: skip
@@ -73,14 +73,15 @@ class PP002(Rule):
 
 
 class PP003(Rule):
-    """The interleaved schedule of two stages does not run on batched p2p."""
+    """Batched p2p in an interleaved schedule of two stages."""
 
     requires = ("PP002",)
     reads = (BATCH_P2P, PP, VPP)
     why = (
-        "With two stages the previous rank is the next one as well: of a batch's two sends to it, each is received in the "
-        "other's place, and the run trains on gradients for activations without a word (gradient norm 36.9 to 68,782 in "
-        "four steps). From three stages on a batch has one send for a rank, and losses are those of plain p2p."
+        "With two stages the previous rank is also the next one. A batch holds two sends to it, and each is received "
+        "in the other's place: the run silently trains on gradients instead of activations (gradient norm 36.9 to "
+        "68,782 in four steps). With three or more stages a batch has one send per rank, and losses equal those of "
+        "plain p2p."
     )
     records = ("pp-pp2-vpp-batched-p2p-corrupts", "pp-lm-no-overlap-vpp-needs-pp-gt-2")
     source = MCORE + "pipeline_parallel/p2p_communication.py:16-54; megatron/training/arguments.py:579-582"
@@ -97,11 +98,14 @@ class PP003(Rule):
 
 
 class PP004(Rule):
-    """p2p overlap in warm-up and flush needs p2p overlap."""
+    """p2p overlap in warm-up and flush is on without p2p overlap."""
 
     requires = ("PP001", "PP002")
     reads = (P2P_FLUSH, P2P)
-    why = "It extends the overlap of the steady state; alone megatron-core raises while the config is built."
+    why = (
+        "It extends the p2p overlap of the steady state; without that overlap megatron-core raises while the config is "
+        "built."
+    )
     records = ("pp-warmup-flush",)
     source = CONFIG + "450-455"
     refused = (f"{P2P_FLUSH}=true",)
@@ -129,10 +133,13 @@ class DeferRule(Rule):
 
 
 class PP005(DeferRule):
-    """Deferring the output layer's weight gradient needs pipeline parallelism."""
+    """The output layer's weight gradient is deferred without pipeline parallelism."""
 
     reads = (DEFER, PP)
-    why = "It fills the pipeline's flush; without one megatron-core raises while the config is built."
+    why = (
+        "The deferred GEMMs fill the pipeline's flush; without a pipeline megatron-core raises while the config is "
+        "built."
+    )
     records = ("pp-defer-wgrad-needs-pp",)
     source = CONFIG + "425-428"
     refused = (f"{DEFER}=true",)
@@ -148,7 +155,7 @@ class PP005(DeferRule):
 
 
 class PP006(DeferRule):
-    """Deferring the output layer's weight gradient needs gradient_accumulation_fusion."""
+    """The output layer's weight gradient is deferred without gradient_accumulation_fusion."""
 
     requires = ("PP005",)
     reads = (DEFER, GAF)
@@ -164,7 +171,7 @@ class PP006(DeferRule):
 
 
 class PP007(DeferRule):
-    """wgrad_deferral_limit is 0 or more."""
+    """wgrad_deferral_limit is negative."""
 
     requires = ("PP005",)
     reads = (DEFER, DEFERRAL_LIMIT)
@@ -183,14 +190,14 @@ class PP007(DeferRule):
 
 
 class PP008(DeferRule):
-    """Deferring the output layer's weight gradient excludes overlapped gradient reduction."""
+    """The output layer's deferred weight gradient misses its overlapped reduction."""
 
     requires = ("PP005", "PAR001")
     reads = (DEFER, GRAD_REDUCE, WORLD, TP, PP)
     shows = (DEFER, GRAD_REDUCE)
     why = (
-        "The gradient is computed after its bucket was reduced: the run trains wrong without a word (loss 1.513 in place "
-        "of 1.013 after five steps)."
+        "The gradient is computed after its bucket was reduced: the run silently trains wrong (loss 1.513 instead of "
+        "1.013 after five steps)."
     )
     records = ("pp-defer-wgrad-corrupts-with-overlap-grad-reduce",)
     source = MCORE + "pipeline_parallel/schedules.py:1890-1913, 2296-2306; NVIDIA/Megatron-LM#1012"
@@ -206,7 +213,7 @@ class PP008(DeferRule):
 
 
 class PP009(Rule):
-    """A deferral limit needs the deferral."""
+    """wgrad_deferral_limit is set, but nothing is deferred."""
 
     reads = (DEFERRAL_LIMIT, DEFER)
     why = "megatron-core never reads wgrad_deferral_limit while defer_embedding_wgrad_compute is off."
@@ -225,19 +232,19 @@ class PP009(Rule):
 
 
 class PP010(DeferRule):
-    """Deferring the output layer's weight gradient needs Transformer Engine's layers."""
+    """The output layer's weight gradient is deferred without Transformer Engine."""
 
     requires = ("PP005",)
     reads = (DEFER, TE)
     why = (
-        "Among megatron-core's own layers every column-parallel one takes itself for the output layer and looks for the "
-        "buffers that only that one has: AttributeError in the first forward."
+        "Each of megatron-core's own column-parallel layers takes itself for the output layer and looks for buffers "
+        "that only the output layer has: AttributeError in the first forward."
     )
     records = ("pp-defer-wgrad-local-spec",)
     source = MCORE + "tensor_parallel/layers.py:1003-1010"
     refused = (f"{DEFER}=true", f"{PP}=2", f"{GAF}=true")
     fixes = (
-        Fix(f"{TE}=2.11.0", "keeps the deferral, if that version is what the run will find"),
+        Fix(f"{TE}=2.11.0", "keeps the deferral, if the run will have that version"),
         Fix(f"{DEFER}=false", "gives the deferral up"),
     )
 
@@ -247,7 +254,7 @@ class PP010(DeferRule):
 
 
 class PP011(DeferRule):
-    """Deferring the output layer's weight gradient excludes Megatron FSDP."""
+    """The output layer's weight gradient is deferred under Megatron FSDP."""
 
     requires = ("PP005",)
     reads = (DEFER, FSDP)
@@ -266,14 +273,15 @@ class PP011(DeferRule):
 
 
 class PP012(DeferRule):
-    """Deferring the output layer's weight gradient excludes multi-token prediction."""
+    """The output layer's weight gradient is deferred with multi-token prediction."""
 
     requires = ("PP005",)
     reads = (DEFER, MTP)
     why = (
-        "The output layer then runs more than once a microbatch: inputs are kept in the order of forward, output gradients in "
-        "that of backward, and the products of the wrong pairs are added to another weight than the one that forward "
-        "used. The run trains wrong without a word (loss 5.799 in place of 5.645 in the third step)."
+        "The output layer then runs more than once per microbatch. Inputs are kept in forward order and output "
+        "gradients in backward order, so the wrong pairs are multiplied, and the products are added to another weight "
+        "than the one that forward used. The run silently trains wrong (loss 5.799 instead of 5.645 in the third "
+        "step)."
     )
     source = (
         MCORE + "models/gpt/gpt_model.py:611-687, 718-736; megatron/core/pipeline_parallel/schedules.py:722-735; "
@@ -291,7 +299,7 @@ class PP012(DeferRule):
 
 
 class PP201(Rule):
-    """The first pipeline stage gets beyond the schedule's warm-up."""
+    """Too few microbatches: the first pipeline stage never leaves its warm-up."""
 
     severity = "warning"
     requires = ("PAR001", "PAR005", "PAR009", "PAR010")
@@ -329,8 +337,8 @@ class PP201(Rule):
 
     @classmethod
     def why_for(cls, c: Config) -> str:
-        steps = f"{num_microbatches(c)} microbatches are {(num_microbatches(c) or 0) * (c[VPP] or 1)} forwards"
-        return f"{steps}, the warm-up of the first of {c[PP]} stages takes {cls.warm_up(c)}; {cls._waiting(c)} only after it."
+        steps = f"{num_microbatches(c)} microbatches are {(num_microbatches(c) or 0) * (c[VPP] or 1)} forwards per step"
+        return f"{steps}. The warm-up of the first of {c[PP]} stages takes {cls.warm_up(c)}; {cls._waiting(c)} only after it."
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
@@ -343,14 +351,14 @@ class PP201(Rule):
 
 
 class PP202(Rule):
-    """The plain 1F1B schedule batches its sends and receives."""
+    """The plain 1F1B schedule does not batch its sends and receives."""
 
     severity = "note"
     requires = ("PAR005",)
     reads = (BATCH_P2P, PP, VPP)
     why = (
-        "Neither overlapped nor batched, they are issued one by one, in odd and even order against deadlock: legal, and the "
-        "slowest of the three."
+        "Sends and receives that are neither overlapped nor batched are issued one by one, in odd and even order to "
+        "avoid deadlock. This is legal, and the slowest of the three ways."
     )
     records = ("pp-both-flags-off",)
     source = MCORE + "pipeline_parallel/p2p_communication.py:54-110"
@@ -367,13 +375,13 @@ class PP202(Rule):
 
 
 class PP203(Rule):
-    """A pipeline sends tensors of one shape."""
+    """Pipeline stages exchange the shape of every tensor first."""
 
     severity = "note"
     reads = (VARIABLE_LENGTHS, PP)
     why = (
-        "With variable lengths stages exchange every tensor's shape before the tensor, and wait for it; what is overlapped "
-        "is the tensor alone."
+        "With variable sequence lengths, stages exchange the shape of every tensor and wait for it before they send "
+        "the tensor; only the tensor itself is overlapped."
     )
     records = ("pp-variable-seq-lengths",)
     source = MCORE + "pipeline_parallel/p2p_communication.py:301-309"

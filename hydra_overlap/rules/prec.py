@@ -31,10 +31,13 @@ OFF = Fix(f"{FP8}=null {FP8_RECIPE}=null {FP8_PARAM_GATHER}=false", "trains with
 
 
 class PREC001(Rule):
-    """First and last layers in bf16 exclude delayed FP8 scaling."""
+    """First and last layers in bf16 with delayed FP8 scaling."""
 
     reads = (FP8, FP8_RECIPE, FIRST_LAST_BF16)
-    why = "Delayed scaling reduces its history over all layers alike; megatron-core raises. It is the recipe where none is said."
+    why = (
+        "Delayed scaling reduces its history over all layers alike, so megatron-core raises. It is the recipe if none "
+        "is named."
+    )
     source = CONFIG + "987-990"
     records = ("precision-fp8-first-last-layers",)
     refused = (f"{FP8}=hybrid", f"{FIRST_LAST_BF16}=true")
@@ -53,11 +56,11 @@ class PREC001(Rule):
 
 
 class PREC002(Rule):
-    """The layers kept in bf16 fit into a pipeline stage at each end."""
+    """The number of bf16 layers is negative or exceeds a pipeline stage."""
 
     requires = ("PAR004", "PREC001")
     reads = (FP8, FIRST_LAST_BF16, BF16_AT_START, BF16_AT_END, NUM_LAYERS, PP)
-    why = "The first and the last stage count them among their own layers."
+    why = "These layers belong to the first and to the last pipeline stage."
     source = CONFIG + "992-1017"
     refused = (
         f"{FP8}=hybrid",
@@ -78,7 +81,7 @@ class PREC002(Rule):
 
     @classmethod
     def why_for(cls, c: Config) -> str:
-        return f"{c[NUM_LAYERS] // c[PP]} layers a stage, {c[BF16_AT_START]} at the start and {c[BF16_AT_END]} at the end. {cls.why}"
+        return f"{c[NUM_LAYERS] // c[PP]} layers per stage, {c[BF16_AT_START]} at the start and {c[BF16_AT_END]} at the end in bf16. {cls.why}"
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
@@ -88,7 +91,7 @@ class PREC002(Rule):
 
 
 class PREC003(Rule):
-    """Gathering MXFP8 parameters reuses the gradient buffer.
+    """MXFP8 parameters are gathered without reusing the gradient buffer.
 
     What upstream does: Megatron-Bridge v0.4.2 asserts it, v0.6.0 does not; megatron-core 0.16.1 warns of the memory alone.
     We follow the assertion: MXFP8 parameters keep no flat storage that a gather could write into.
@@ -96,7 +99,10 @@ class PREC003(Rule):
 
     requires = ("PAR015",)
     reads = (FP8_PARAM_GATHER, FP8, FP8_RECIPE, DDP_REUSE, OPTIMIZER_REUSE, FSDP)
-    why = "Parameters are gathered in bf16 through a buffer, which they share with the gradients, and cast to MXFP8 afterwards."
+    why = (
+        "MXFP8 parameters are gathered in bf16 through a buffer that they share with the gradients, and cast to MXFP8 "
+        "afterwards."
+    )
     source = (
         "Megatron-Bridge v0.4.2 src/megatron/bridge/training/mixed_precision.py:107-112; megatron-core core_v0.16.1 "
         "megatron/core/distributed/param_and_grad_buffer.py:774-780, 818-828; optimizer/optimizer_config.py:364-373"
@@ -119,11 +125,11 @@ class PREC003(Rule):
 
 
 class PREC004(Rule):
-    """Only MXFP8 parameters are gathered through the gradient buffer."""
+    """Gradient buffer reuse for MXFP8 is on, but no MXFP8 parameters are gathered."""
 
     requires = ("PREC003",)
     reads = (FP8_PARAM_GATHER, FP8, FP8_RECIPE, DDP_REUSE, OPTIMIZER_REUSE)
-    why = "megatron-core asserts fp8_param_gather; with another recipe parameters live in a buffer of their own."
+    why = "megatron-core asserts fp8_param_gather; with another recipe the parameters have a buffer of their own."
     source = "megatron-core core_v0.16.1 megatron/core/distributed/distributed_data_parallel_config.py:153-154"
     records = ("precision-reuse-grad-buf-needs-param-gather",)
     refused = (f"{DDP_REUSE}=true",)
@@ -139,14 +145,17 @@ class PREC004(Rule):
 
 
 class PREC005(Rule):
-    """Megatron FSDP gathers MXFP8 parameters without the gradient buffer.
+    """Gradient buffer reuse for MXFP8 is on under Megatron FSDP.
 
     What upstream does: Megatron-Bridge v0.4.2 switches the setting off under Megatron FSDP and prints so; Megatron-LM
     core_v0.16.1 does it without a word, and only with fsdp_manual_registration.
     """
 
     reads = (FSDP, DDP_REUSE, OPTIMIZER_REUSE)
-    why = "It shards parameters and gradients in buffers of its own; both upstreams switch the setting off."
+    why = (
+        "FSDP shards parameters and gradients in buffers of its own; Megatron-LM and Megatron-Bridge switch the "
+        "setting off."
+    )
     source = (
         "Megatron-Bridge v0.4.2 src/megatron/bridge/training/config.py:1134; Megatron-LM core_v0.16.1 "
         "megatron/training/arguments.py:693-698"
@@ -172,7 +181,7 @@ def runs(recipe: str, c: Config) -> bool:
 
 
 class PREC006(Rule):
-    """The GPU runs the FP8 recipe.
+    """The GPU cannot run the FP8 recipe.
 
     What upstream does: Transformer Engine raises where the first FP8 region begins. It emulates blockwise scaling on
     Blackwell from 2.9 on (PREC201), refuses it there in 2.8, and takes no MXFP8 on compute capability 12. Blockwise
@@ -218,12 +227,15 @@ class PREC006(Rule):
 
 
 class PREC201(Rule):
-    """Blockwise FP8 scaling is emulated with MXFP8 from Blackwell on."""
+    """Blockwise FP8 scaling is emulated with MXFP8 on Blackwell and newer."""
 
     severity = "note"
     requires = ("PREC006",)
     reads = (SM, FP8, FP8_RECIPE)
-    why = "Every GEMM converts its operands, and scales are powers of two: slower than MXFP8 itself, other numbers than Hopper's."
+    why = (
+        "Every GEMM converts its operands, and scales are powers of two. This is slower than MXFP8 itself, and the "
+        "numbers differ from Hopper's."
+    )
     source = (
         "Transformer Engine v2.11 transformer_engine/pytorch/csrc/extensions/gemm.cpp:247-256; "
         "common/transpose/quantize_transpose_square_blockwise.cu:490"

@@ -88,10 +88,13 @@ class TpRule(Rule):
 
 
 class TP001(TpRule):
-    """TP overlap needs at least two tensor-parallel ranks."""
+    """TP overlap is on with a single tensor-parallel rank."""
 
     reads = (TP_OVERLAP, TP)
-    why = "With TP = 1 there is no tensor-parallel communication to overlap; Megatron-Bridge switches it off with a log line."
+    why = (
+        "With TP = 1 there is no tensor-parallel communication to overlap; Megatron-Bridge switches the overlap off "
+        "with a log line."
+    )
     source = "Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:444"
     records = ("tp-overlap-requires-tp-gt-1",)
     refused = (f"{TP_OVERLAP}=true",)
@@ -108,7 +111,7 @@ class TP001(TpRule):
 
 
 class TP002(TpRule):
-    """TP overlap needs sequence parallelism."""
+    """TP overlap is on without sequence parallelism."""
 
     requires = ("TP001",)
     reads = (TP_OVERLAP, SP)
@@ -127,18 +130,18 @@ class TP002(TpRule):
 
 
 class TP003(TpRule):
-    """TP overlap needs Transformer Engine."""
+    """TP overlap is on without Transformer Engine."""
 
     requires = ("TP001",)
     reads = (TP_OVERLAP, TE)
     why = (
-        "Userbuffers are Transformer Engine's. Without it Megatron-Bridge switches the overlap off with a log line, and "
-        "megatron-core's local layers never read the flag."
+        "Userbuffers are part of Transformer Engine. Without it Megatron-Bridge switches the overlap off with a log "
+        "line, and megatron-core's local layers never read the flag."
     )
     source = "Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py:450"
     records = ("tp-overlap-requires-transformer-engine",)
     refused = (f"{TP_OVERLAP}=true", f"{TP}=2", f"{SP}=true")
-    fixes = (Fix(f"{TE}=2.11.0", KEEPS + ", if that version is what the run will find"), OFF)
+    fixes = (Fix(f"{TE}=2.11.0", KEEPS + ", if the run will have that version"), OFF)
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -146,7 +149,7 @@ class TP003(TpRule):
 
 
 class TP004(TpRule):
-    """TP overlap needs a GPU platform."""
+    """TP overlap is on, but the platform has no GPU."""
 
     reads = (TP_OVERLAP, GPU)
     why = "Userbuffers are CUDA kernels and NVLink peer buffers. A plan for a GPU can be rehearsed on this machine."
@@ -160,10 +163,13 @@ class TP004(TpRule):
 
 
 class TP005(Rule):
-    """A part of TP overlap needs TP overlap."""
+    """Parts of TP overlap are on while TP overlap is off."""
 
     reads = (TP_OVERLAP, *PART_KEYS)
-    why = "These flags choose how userbuffers overlap each GEMM; megatron-core reads none of them with tp_comm_overlap=false."
+    why = (
+        "These flags choose how userbuffers overlap each GEMM; megatron-core reads none of them while tp_comm_overlap "
+        "is false."
+    )
     source = CONFIG + "186-215"
     records = ("tp-bulk-flags-without-overlap",)
     refused = ("comm_overlap.tp.tp_comm_overlap_ag=true",)
@@ -183,11 +189,11 @@ class TP005(Rule):
 
 
 class TP006(TpRule):
-    """Bulk wgrad overlap excludes delayed weight gradients."""
+    """Bulk wgrad overlap is on together with delayed weight gradients."""
 
     reads = (TP_OVERLAP, BULK_WGRAD, DELAY_WGRAD)
     why = (
-        "The bulk reduce-scatter hides under the wgrad GEMM that delay_wgrad_compute takes out of backward; "
+        "The bulk reduce-scatter runs under the wgrad GEMM, which delay_wgrad_compute takes out of backward; "
         "Transformer Engine fails while the model is built."
     )
     source = "Transformer Engine v2.11 transformer_engine/pytorch/module/layernorm_linear.py; reproduced on 2.12"
@@ -210,11 +216,11 @@ class TP006(TpRule):
 
 
 class TP007(TpRule):
-    """TP overlap stays inside one NVLink domain."""
+    """TP overlap spans more than one NVLink domain."""
 
     requires = ("TP001", "TP004")
     reads = (TP_OVERLAP, TP, NVLINK_DOMAIN)
-    why = "Userbuffers write into their peers' memory over NVLink; ranks beyond the domain cannot be reached so."
+    why = "Userbuffers write into their peers' memory over NVLink, which does not reach ranks outside the domain."
     source = (
         TE_212
         + "pytorch/module/base.py:223-235 (one domain = TP consecutive ranks); common/comm_gemm_overlap/userbuffers/userbuffers-host.cpp"
@@ -235,7 +241,7 @@ class TP007(TpRule):
 
 
 class TP008(TpRule):
-    """TP overlap needs Transformer Engine 2.8 or newer.
+    """TP overlap is on with Transformer Engine older than 2.8.
 
     What upstream does: Megatron-LM core_v0.16.1 (initialize.py:279) and Megatron-Bridge up to v0.4.2 ask for 2.7, where
     UserBufferQuantizationMode does not exist and the import fails; Megatron-Bridge v0.6.0 asks for 2.8. Before 1.9
@@ -245,13 +251,13 @@ class TP008(TpRule):
     requires = ("TP003",)
     reads = (TP_OVERLAP, TE)
     why = (
-        "initialize_ub takes quantization_modes since 2.8, not 2.7, and room for the 24 buffers of two number formats came "
-        "with it."
+        "initialize_ub takes quantization_modes since 2.8, not 2.7. The same version made room for the 24 buffers of "
+        "two number formats."
     )
     source = "Megatron-Bridge v0.6.0 src/megatron/bridge/training/initialize.py:360; Transformer Engine v2.8 transformer_engine/pytorch/module/base.py"
     records = ("tp-init-te-27-userbuffer-mode", "tp-init-te-lt-19-mpi")
     refused = (f"{TP_OVERLAP}=true", f"{TP}=2", f"{SP}=true", f"{TE}=2.7.0")
-    fixes = (Fix(f"{TE}=2.11.0", KEEPS + ", if that version is what the run will find"), OFF)
+    fixes = (Fix(f"{TE}=2.11.0", KEEPS + ", if the run will have that version"), OFF)
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -259,7 +265,7 @@ class TP008(TpRule):
 
 
 class TP009(TpRule):
-    """TP overlap trains in bf16.
+    """TP overlap is on with a number format other than bf16.
 
     What upstream does: Megatron-LM, Megatron-Bridge and Transformer Engine ask for no number format. Buffers are bf16
     unless told otherwise, copying into them compares element sizes only, and the reduce-scatter kernels add bf16. A
@@ -271,8 +277,8 @@ class TP009(TpRule):
     reads = (TP_OVERLAP, BF16, FP16, SEQ_LENGTH, HIDDEN)
     shows = (TP_OVERLAP, BF16, FP16)
     why = (
-        "The buffers and the kernels that add in them are bf16. The bits of fp16 numbers would be added as if they were "
-        "bf16, without a word; fp32 numbers do not fit and stop the first forward."
+        "The buffers and the kernels that sum in them are bf16. fp16 numbers would silently be added as if they were "
+        "bf16; fp32 numbers do not fit and stop the first forward."
     )
     source = (
         TE_212
@@ -291,7 +297,7 @@ class TP009(TpRule):
 
 
 class TP010(TpRule):
-    """TP overlap runs on 2, 4, 8, 16 or 32 tensor-parallel ranks.
+    """TP overlap has no kernels for this tensor-parallel size.
 
     Ring exchange alone would take other numbers, but the bulk overlaps are always there and their kernels are not.
     """
@@ -299,8 +305,8 @@ class TP010(TpRule):
     requires = ("TP001", "TP007")
     reads = (TP_OVERLAP, TP)
     why = (
-        "The userbuffers kernels exist for these numbers of ranks; for another one none is launched, no error is raised, "
-        "and the data is wrong."
+        "The userbuffers kernels exist for 2, 4, 8, 16 and 32 ranks. For any other number no kernel is launched, no "
+        "error is raised, and the data is wrong."
     )
     source = TE_212 + "common/comm_gemm_overlap/userbuffers/userbuffers.cu:1881-1895"
     records = ("tp-overlap-tp-size-set",)
@@ -315,12 +321,12 @@ class TP010(TpRule):
         replicas = c[WORLD] // c[TP]
         below = max(size for size in TP_SIZES if size < c[TP])
         above = [size for size in TP_SIZES if size > c[TP]][:1]
-        keeps = (Fix(f"{TP}={n} {WORLD}={replicas * n}", f"{KEEPS}, as many replicas") for n in (below, *above))
+        keeps = (Fix(f"{TP}={n} {WORLD}={replicas * n}", f"{KEEPS}, with as many replicas") for n in (below, *above))
         return (*keeps, OFF)
 
 
 class TP011(TpRule):
-    """TP overlap excludes multi-latent attention.
+    """TP overlap is on with multi-latent attention.
 
     What upstream does: the first projection whose buffer is not named qkv, proj, fc1 or fc2 sets tp_comm_overlap=False
     on the configuration all layers share. Only the output projection of the first layer, built before it, keeps its
@@ -340,7 +346,7 @@ class TP011(TpRule):
 
 
 class TP012(TpRule):
-    """TP overlap excludes multi-token prediction.
+    """TP overlap is on with multi-token prediction.
 
     What upstream does: up to megatron-core 0.16.1 the build stops ("Buffer name should be set"). Since 0.17 the
     projection is named mtp_eh_proj, a name userbuffers do not know: the prediction layers overlap nothing and
@@ -349,7 +355,8 @@ class TP012(TpRule):
 
     reads = (TP_OVERLAP, MTP)
     why = (
-        "The projection of a multi-token-prediction layer has no buffer: the build stops, or switches the overlap off."
+        "The projection of a multi-token-prediction layer has no buffer: the build stops, or megatron-core switches "
+        "the overlap off."
     )
     source = LINEAR + "575; Megatron-LM core_v0.17.1 megatron/core/transformer/multi_token_prediction.py"
     records = ("tp-overlap-mtp",)
@@ -362,12 +369,12 @@ class TP012(TpRule):
 
 
 class TP013(TpRule):
-    """TP overlap needs sequences of one length."""
+    """TP overlap is on with variable sequence lengths."""
 
     reads = (TP_OVERLAP, VARIABLE_LENGTHS)
     why = (
-        "The buffers are made once, for seq_length x micro_batch_size tokens; a microbatch with another number of tokens "
-        "stops the run in the middle of a forward."
+        "The buffers are allocated once, for seq_length x micro_batch_size tokens; a microbatch with another number of "
+        "tokens stops the run in the middle of a forward."
     )
     source = (
         TE_212
@@ -383,15 +390,18 @@ class TP013(TpRule):
 
 
 class TP014(TpRule):
-    """TP overlap under FP8 needs delayed, tensorwise or MXFP8 scaling."""
+    """TP overlap does not support this FP8 recipe."""
 
     reads = (TP_OVERLAP, FP8, FP8_RECIPE)
-    why = "Userbuffers gather FP8 data with one scale a tensor, or MXFP8: the first forward raises for any other quantizer."
+    why = (
+        "Userbuffers gather FP8 data with one scale per tensor, or MXFP8; for any other quantizer the first forward "
+        "raises."
+    )
     source = TE_212 + "pytorch/module/base.py:501-603"
     records = ("ub-precision-unsupported-quantizer",)
     refused = (*LEGAL, f"{FP8}=e4m3", f"{FP8_RECIPE}=blockwise")
     fixes = (
-        Fix(f"{FP8_RECIPE}=tensorwise", KEEPS + ", one scale a tensor"),
+        Fix(f"{FP8_RECIPE}=tensorwise", KEEPS + ", one scale per tensor"),
         Fix(f"{FP8}=null {FP8_RECIPE}=null precision.fp8_param_gather=false", KEEPS + ", trains in bf16"),
         OFF,
     )
@@ -406,7 +416,7 @@ class TP014(TpRule):
 
 
 class TP015(TpRule):
-    """TP overlap under MXFP8 has a multiple of 128 tokens a rank, and of 128 channels."""
+    """Tokens per rank or hidden_size is not a multiple of 128 for TP overlap in MXFP8."""
 
     requires = ("PAR008", "TP014")
     reads = (TP_OVERLAP, FP8, FP8_RECIPE, SEQ_LENGTH, MBS, CP, TP, HIDDEN)
@@ -433,7 +443,7 @@ class TP015(TpRule):
     @classmethod
     def why_for(cls, c: Config) -> str:
         rows = cls.rows(c)
-        said = [] if rows is None else [f"{rows} tokens a rank (seq_length x micro_batch_size / CP / TP)"]
+        said = [] if rows is None else [f"{rows} tokens per rank (seq_length x micro_batch_size / CP / TP)"]
         said += [] if c[HIDDEN] is None else [f"hidden_size {c[HIDDEN]}"]
         return f"{', '.join(said)}. {cls.why}"
 
@@ -444,12 +454,12 @@ class TP015(TpRule):
         fixes = [Fix(f"{HIDDEN}={n}", ARCHITECTURE) for n in architecture]
         if rows is not None and rows % MXFP8_BLOCK:
             lengths = neighbours(c[SEQ_LENGTH], MXFP8_BLOCK * c[CP] * c[TP])
-            fixes += [Fix(f"{SEQ_LENGTH}={n}", "legal neighbour, " + KEEPS) for n in lengths]
-        return (*fixes, Fix(f"{FP8_RECIPE}=tensorwise", KEEPS + ", one scale a tensor"), OFF)
+            fixes += [Fix(f"{SEQ_LENGTH}={n}", "nearest valid value, " + KEEPS) for n in lengths]
+        return (*fixes, Fix(f"{FP8_RECIPE}=tensorwise", KEEPS + ", one scale per tensor"), OFF)
 
 
 class TP016(TpRule):
-    """TP overlap has at least one part on."""
+    """TP overlap is on with all its parts off."""
 
     requires = ("TP001",)
     reads = (TP_OVERLAP, *PART_KEYS)
@@ -470,13 +480,13 @@ class TP016(TpRule):
 
 
 class TP017(TpRule):
-    """A bulk overlap and the dgrad reduce-scatter are not asked of the same layers."""
+    """Bulk overlaps and the dgrad reduce-scatter are on for the same layers."""
 
     requires = ("TP001",)
     reads = (TP_OVERLAP, RS_DGRAD, BULK_DGRAD, BULK_WGRAD, NO_QKV, NO_FC1)
     why = (
-        "Transformer Engine drops both bulk overlaps of a layer that reduce-scatters under its dgrad GEMM, so those "
-        "asked for would not be there."
+        "Transformer Engine drops both bulk overlaps of a layer that reduce-scatters under its dgrad GEMM, so the ones "
+        "asked for would be missing."
     )
     source = TE_212 + "pytorch/module/layernorm_linear.py:1214-1227"
     records = ("tp-rs-dgrad-wins-over-bulk",)
@@ -500,14 +510,14 @@ class TP017(TpRule):
 
 
 class TP018(TpRule):
-    """The dgrad reduce-scatter has a layer to overlap in."""
+    """The dgrad reduce-scatter is on, but no layer can overlap it."""
 
     requires = ("TP001",)
     reads = (TP_OVERLAP, RS_DGRAD, NO_QKV, NO_FC1, EXPERTS, SHARED_EXPERT, SHARED_EXPERT_OVERLAP)
     shows = (RS_DGRAD, NO_QKV, NO_FC1, EXPERTS)
     why = (
-        "megatron-core takes it from qkv and from fc1 together with their all-gathers; no other layer has it, and experts "
-        "have no fc1 that userbuffers know."
+        "megatron-core overlaps it only in qkv and fc1, and only where their all-gather overlap is not disabled. "
+        "Experts have no fc1 that userbuffers know."
     )
     source = LINEAR + "798-804"
     refused = (*LEGAL, f"{RS_DGRAD}=true", f"{NO_QKV}=true", f"{NO_FC1}=true")
@@ -527,18 +537,18 @@ class TP018(TpRule):
 
 
 class TP019(Rule):
-    """Symmetric all-reduce needs torch 2.7 and Transformer Engine 2.3."""
+    """Symmetric all-reduce without torch 2.7 and Transformer Engine 2.3, or newer."""
 
     reads = (SYMMETRIC_AR, TORCH, TE)
     why = (
-        "megatron-core asserts both; without Transformer Engine 0.16.1 stops with a TypeError, and its own layers never read "
-        "the setting."
+        "megatron-core asserts both versions. Without Transformer Engine 0.16.1 stops with a TypeError, and its own "
+        "layers never read the setting."
     )
     source = "megatron-core core_v0.16.1 megatron/core/transformer/transformer_config.py:1953-1962"
     records = ("tp-symmetric-ar-type",)
     refused = (f"{SYMMETRIC_AR}=one_shot", f"{TP}=2")
     fixes = (
-        Fix(f"software.torch=2.11.0 {TE}=2.11.0", "if those versions are what the run will find"),
+        Fix(f"software.torch=2.11.0 {TE}=2.11.0", "if the run will have those versions"),
         Fix(f"{SYMMETRIC_AR}=null", "NCCL's all-reduce"),
     )
 
@@ -552,13 +562,16 @@ class TP019(Rule):
 
 
 class TP020(Rule):
-    """Symmetric all-reduce needs tensor parallelism without sequence parallelism."""
+    """Symmetric all-reduce is set, but this layout has no tensor-parallel all-reduce."""
 
     reads = (SYMMETRIC_AR, TP, SP)
-    why = "Sequence parallelism replaces the all-reduce of a row-parallel layer by a reduce-scatter; with TP = 1 there is none."
+    why = (
+        "Sequence parallelism replaces the all-reduce of a row-parallel layer with a reduce-scatter; with TP = 1 there "
+        "is no all-reduce."
+    )
     source = TE_212 + "pytorch/module/linear.py:352-363"
     refused = (f"{SYMMETRIC_AR}=one_shot", "software.torch=2.11.0", f"{TE}=2.11.0")
-    fixes = (Fix(f"{SYMMETRIC_AR}=null", "says what happens"),)
+    fixes = (Fix(f"{SYMMETRIC_AR}=null", "changes nothing else"),)
 
     @classmethod
     def applies(cls, c: Config) -> bool:
@@ -575,11 +588,14 @@ class TP201(TpRule):
     severity = "note"
     requires = ("TP001",)
     reads = (TP_OVERLAP, NO_QKV, NO_FC1, BULK_DGRAD, BULK_WGRAD)
-    why = "tp_comm_overlap_disable_qkv and _fc1 reach the all-gather of the forward and the dgrad reduce-scatter, no more."
+    why = (
+        "tp_comm_overlap_disable_qkv and _fc1 switch off the forward all-gather overlap and the dgrad reduce-scatter "
+        "overlap, nothing else."
+    )
     source = LINEAR + "783-804"
     records = ("tp-disable-qkv-fc1-partial",)
     refused = (*LEGAL, f"{NO_QKV}=true")
-    fixes = (Fix(f"{BULK_DGRAD}=false {BULK_WGRAD}=false", "takes the bulk overlaps from every layer"),)
+    fixes = (Fix(f"{BULK_DGRAD}=false {BULK_WGRAD}=false", "switches the bulk overlaps off in every layer"),)
 
     @classmethod
     def applies(cls, c: Config) -> bool:
@@ -591,14 +607,14 @@ class TP201(TpRule):
 
 
 class TP202(TpRule):
-    """In a mixture of experts, TP overlap reaches attention and dense or shared MLPs, not the experts."""
+    """TP overlap does not reach the experts of a mixture-of-experts model."""
 
     severity = "note"
     requires = ("TP001",)
     reads = (TP_OVERLAP, EXPERTS)
     why = (
-        "Grouped and expert layers get no buffers, and bulk overlaps exist only where a norm is fused into the layer after "
-        "it, which a shared expert's fc1 has not."
+        "Grouped and expert layers get no buffers; attention, dense MLPs and shared experts do. Bulk overlaps exist "
+        "only where a norm is fused into the next layer, which a shared expert's fc1 does not have."
     )
     source = LINEAR + "557-566, 782-783"
     records = ("tp-overlap-experts-never", "tp-overlap-frozen-module-flag-bulk-only-lnlinear")
@@ -644,7 +660,7 @@ DERIVATIONS: tuple[Derivation, ...] = (
         id="TP101",
         key=TP_OVERLAP,
         value=lambda c: False,
-        reason="userbuffers are opt-in upstream: nothing turns them on by itself",
+        reason="off upstream unless it is asked for",
         source=CONFIG + "186",
         records=("tp-overlap-unset-means-false",),
     ),

@@ -134,7 +134,7 @@ class UbRule(Rule):
         overrides = dict.fromkeys(problem.override for problem in cls.problems(c))
         if None in overrides:
             return (NONE_FIX,)
-        return (Fix(" ".join(filter(None, overrides)), "mends the dictionary"),)
+        return (Fix(" ".join(filter(None, overrides)), "corrects the dictionary"),)
 
 
 def _at(layers: Mapping[str, Mapping[str, Any]], path: str) -> Any:
@@ -151,14 +151,14 @@ def _delete(*path: str) -> str | None:
 
 
 class UB001(Rule):
-    """A userbuffers preset is used at the TP size it was tuned for."""
+    """The userbuffers preset was tuned for another TP size."""
 
     requires = ("TP001",)
     reads = (TP_OVERLAP, TUNED_TP, TP)
     shows = (UB_NAME, TUNED_TP, TP)
     why = (
-        "SM counts, splits and chunk sizes are chosen for one number of peers; at another size the ring has other "
-        "chunks and the published figures say nothing."
+        "SM counts, splits and chunk sizes are chosen for one number of peers. At another TP size the ring has other "
+        "chunks, and the published figures do not apply."
     )
     source = TE_BASE + "initialize_ub (num_splits = tp_size on rings); docs/decisions/0004-preset-off-its-shape.md"
     refused = (
@@ -177,7 +177,10 @@ class UB001(Rule):
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
         tuned = c[TUNED_TP]
         ranks = c[WORLD] // c[TP] * tuned
-        return (NONE_FIX, Fix(f"{TP}={tuned} {WORLD}={ranks}", "keeps the overlap and the preset, as many replicas"))
+        return (
+            NONE_FIX,
+            Fix(f"{TP}={tuned} {WORLD}={ranks}", "keeps the overlap and the preset, with as many replicas"),
+        )
 
 
 def meant(gemm: str) -> str | None:
@@ -188,9 +191,9 @@ def meant(gemm: str) -> str | None:
 
 
 class UB002(UbRule):
-    """A userbuffers entry names one of Transformer Engine's twelve GEMMs."""
+    """A userbuffers entry names an unknown GEMM."""
 
-    why = "Transformer Engine looks entries up by name and never reads one with another name."
+    why = "Transformer Engine looks entries up by name and never reads an entry with another name."
     source = TE_BASE + "initialize_ub"
     records = ("ub-unknown-gemm-name",)
     refused = ("userbuffers.layers.qkv_fwd={method:ring_exchange}",)
@@ -204,10 +207,10 @@ class UB002(UbRule):
 
 
 class UB003(UbRule):
-    """A userbuffers entry holds add_ub's arguments, with their types and ranges."""
+    """A userbuffers entry has an unknown argument, a wrong type or a value out of range."""
 
     requires = ("UB002",)
-    why = "num_sm beyond 32 overruns the kernels' flags; Transformer Engine checks names only."
+    why = "num_sm above 32 overruns the kernels' flags; Transformer Engine checks only the names."
     source = TE_BASE + "add_ub; common/comm_gemm_overlap/userbuffers/userbuffers.h NVTE_MAX_SMS"
     records = ("ub-unknown-key", "ub-num-sm-range", "ub-fp8-buf-tuple-truthy")
     refused = ("userbuffers.layers.qkv_fprop={num_sm:64}",)
@@ -236,10 +239,10 @@ def _judged(gemm: str, name: str, value: Any, entry: Mapping[str, Any]) -> tuple
 
 
 class UB004(UbRule):
-    """A userbuffers entry uses a method its GEMM can run."""
+    """A userbuffers entry uses a method that its GEMM cannot run."""
 
     requires = ("UB002",)
-    why = "Unknown and misplaced methods are accepted at start and fail or fall back later."
+    why = "Transformer Engine accepts unknown and misplaced methods at start; later they fail or another method runs."
     source = TE_BASE + "initialize_ub (methods)"
     records = ("ub-unknown-method", "ub-pipeline-not-for-allgather", "ub-external-only")
     refused = ("userbuffers.layers.proj_fprop={method:bulk}",)
@@ -254,10 +257,10 @@ class UB004(UbRule):
 
 
 class UB005(UbRule):
-    """A pipelined or ring dgrad takes the place of its bulk wgrad."""
+    """A layer has a wgrad entry beside a dgrad entry that is not bulk."""
 
     requires = ("UB004",)
-    why = "Transformer Engine asserts that qkv/fc1 have either a bulk wgrad or a reduce-scatter on dgrad."
+    why = "Transformer Engine asserts that qkv and fc1 have either a bulk wgrad or a reduce-scatter on dgrad."
     source = TE_BASE + "initialize_ub (dgrad_reduce_scatter_overlap)"
     records = ("ub-nonbulk-dgrad-with-wgrad-entry",)
     refused = (
@@ -275,12 +278,13 @@ class UB005(UbRule):
 
 
 class UB006(UbRule):
-    """Atomic GEMM overlap is off."""
+    """Atomic GEMM overlap is on."""
 
     requires = ("UB003",)
     why = (
-        "It is a cuBLAS beta for FP8 with one scale a tensor, and must match over pairs of ring GEMMs. Built for CUDA 13, "
-        "Transformer Engine stops in the first forward; presets of 2024 that have it were for CUDA 12."
+        "It is a cuBLAS beta for FP8 with one scale per tensor, and paired ring GEMMs have to agree on it. Built for "
+        "CUDA 13, Transformer Engine stops in the first forward; the presets of 2024 that use it were made for CUDA "
+        "12."
     )
     source = TE_212 + "pytorch/module/base.py:332-366; common/gemm/cublaslt_gemm.cu:928-957"
     records = ("ub-atomic-fp8-only", "ub-atomic-ring-pair")
@@ -295,14 +299,14 @@ class UB006(UbRule):
 
 
 class UB007(UbRule):
-    """A pipelined or ring dgrad is not used with FP8 beside bf16 layers."""
+    """A pipelined or ring dgrad with FP8 beside bf16 layers."""
 
     requires = ("UB004",)
     reads = (UB_LAYERS, TP_OVERLAP, FP8, FIRST_LAST_BF16, BF16_AT_START, BF16_AT_END)
     shows = (UB_NAME, FP8, FIRST_LAST_BF16)
     why = (
-        "Two sets of buffers are made, and the second one takes the GEMM out of a list it has already left: "
-        "ValueError: list.remove(x): x not in list."
+        "Transformer Engine makes two sets of buffers, and the second one removes the GEMM from a list that it has "
+        "already left: ValueError: list.remove(x): x not in list."
     )
     source = TE_BASE + "initialize_ub (two quantization modes); measured on 2.10 to 2.20.2"
     records = ("ub-nonbulk-dgrad-with-two-quant-modes",)
@@ -331,7 +335,7 @@ class UB007(UbRule):
 
 
 class UB008(UbRule):
-    """The dgrad of qkv and fc1 runs by the method its userbuffers entry names.
+    """A userbuffers entry of qkv or fc1 contradicts tp_comm_overlap_rs_dgrad.
 
     tp_comm_overlap_rs_dgrad decides, not the dictionary: with it both layers reduce-scatter under their dgrad GEMM,
     without it they have the bulk overlaps. Left null it follows the dictionary (TP105). The two LoRA presets of
@@ -343,8 +347,8 @@ class UB008(UbRule):
     reads = (UB_LAYERS, TP_OVERLAP, RS_DGRAD, NO_QKV, NO_FC1)
     shows = (UB_NAME, RS_DGRAD)
     why = (
-        "A pipelined entry would be driven as a bulk overlap, or the other way round, and a ring stops the first backward "
-        'with "Operation not supported".'
+        "A pipelined entry would run as a bulk overlap, or the other way round; a ring stops the first backward with "
+        '"Operation not supported".'
     )
     source = TE_212 + "common/include/transformer_engine/comm_gemm_overlap.h:266-273; pytorch/module/linear.py:546-565"
     records = ("ub-nonbulk-dgrad-needs-rs-dgrad-flag",)
@@ -377,10 +381,10 @@ class UB008(UbRule):
 
 
 class UB009(UbRule):
-    """is_reduce_scatter says what its GEMM does."""
+    """is_reduce_scatter contradicts what its GEMM overlaps."""
 
     requires = ("UB003", "UB004")
-    why = "Transformer Engine would build a communicator for the other collective, which nobody asks for at that GEMM."
+    why = "Transformer Engine would build a communicator for the other collective, which this GEMM never uses."
     source = TE_BASE + "initialize_ub (layers_all_gather_overlap, layers_reduce_scatter_overlap)"
     refused = ("userbuffers.layers.fc1_fprop={is_reduce_scatter:true}",)
 
@@ -395,14 +399,16 @@ class UB009(UbRule):
 
 
 class UB010(UbRule):
-    """num_splits divides hidden_size on a pipelined GEMM.
+    """hidden_size cannot be cut into num_splits parts on a pipelined GEMM.
 
     Under MXFP8 each part is a multiple of 128 as well: its scales are padded to 128 x 128 tiles.
     """
 
     requires = ("UB003", "UB004", "TP015")
     reads = (UB_LAYERS, HIDDEN, FP8, FP8_RECIPE)
-    why = "The GEMM's hidden_size outputs are cut into num_splits parts; the remainder would be neither computed nor sent."
+    why = (
+        "The GEMM's hidden_size outputs are cut into num_splits parts; a remainder would be neither computed nor sent."
+    )
     source = TE_212 + "common/comm_gemm_overlap/comm_gemm_overlap.cpp:406 (m_chunk = m / num_splits)"
     records = ("ub-num-splits",)
     refused = ("userbuffers.layers.proj_fprop={method:pipeline,num_splits:3}", f"{HIDDEN}=128")
@@ -425,7 +431,7 @@ class UB010(UbRule):
 
 
 class UB201(Rule):
-    """A userbuffers preset is used off the shape it was tuned for."""
+    """The userbuffers preset was tuned for another configuration."""
 
     severity = "note"
     requires = ("UB001",)
@@ -470,19 +476,19 @@ class UB201(Rule):
 
     @classmethod
     def why_for(cls, c: Config) -> str:
-        return "Tuned for " + "; ".join(cls.differences(c)) + ". It works, its speed is not the published one."
+        return "Tuned for " + "; ".join(cls.differences(c)) + ". It works, but its speed is not the published one."
 
 
 class UB202(Rule):
-    """A userbuffers dictionary has an effect only with TP overlap."""
+    """A userbuffers dictionary is set, but TP overlap is off."""
 
     severity = "note"
     reads = (TP_OVERLAP, UB_LAYERS)
     shows = (UB_NAME, TP_OVERLAP)
-    why = "Nothing reads it while tp_comm_overlap is off."
+    why = "Nothing reads the dictionary while tp_comm_overlap is off."
     source = "megatron-core core_v0.16.1 megatron/training/initialize.py:242-252"
     refused = ("userbuffers.layers.qkv_fprop={method:ring_exchange}",)
-    fixes = (Fix(f"{TP_OVERLAP}=true", "turns the overlap on"), Fix("userbuffers=none", "says what happens"))
+    fixes = (Fix(f"{TP_OVERLAP}=true", "turns the overlap on"), Fix("userbuffers=none", "changes nothing else"))
 
     @classmethod
     def applies(cls, c: Config) -> bool:
@@ -494,11 +500,14 @@ class UB202(Rule):
 
 
 class UB203(UbRule):
-    """num_sm is a multiple of cga_size, which is at most 4."""
+    """num_sm is not a multiple of cga_size, or cga_size exceeds 4."""
 
     severity = "note"
     requires = ("UB003",)
-    why = "Otherwise the kernel is launched without clusters, or in larger ones than tested; two published presets are so."
+    why = (
+        "The kernel is then launched without clusters, or in larger clusters than were tested. Two published presets "
+        "do this."
+    )
     source = (
         TE_212 + "common/comm_gemm_overlap/userbuffers/userbuffers.cu:1364; "
         "Megatron-Bridge v0.4.2 docs/performance-guide.md:210, 710"
@@ -511,22 +520,22 @@ class UB203(UbRule):
         for gemm, entry in c[UB_LAYERS].items():
             num_sm, cga = entry.get("num_sm"), entry.get("cga_size")
             if num_sm is not None and cga is not None and num_sm % cga:
-                text = f"{gemm}.num_sm={num_sm} is no multiple of cga_size={cga}"
+                text = f"{gemm}.num_sm={num_sm} is not a multiple of cga_size={cga}"
                 yield Problem(f"{gemm}.num_sm", text, f"{UB_LAYERS}.{gemm}.cga_size=1")
             elif cga is not None and cga > MAX_CGA:
                 yield Problem(f"{gemm}.cga_size", f"{gemm}.cga_size={cga}", f"{UB_LAYERS}.{gemm}.cga_size={MAX_CGA}")
 
 
 class UB204(Rule):
-    """TP overlap without a userbuffers dictionary runs with Transformer Engine's defaults."""
+    """TP overlap runs with Transformer Engine's default userbuffers settings."""
 
     severity = "note"
     requires = ("TP001",)
     reads = (TP_OVERLAP, UB_LAYERS)
     shows = (UB_NAME,)
     why = (
-        "Rings on 1 SM in as many chunks as ranks; bulk and pipelined GEMMs on 16 SMs, pipelined ones in 4 parts. They "
-        "are tuned for no shape."
+        "Rings use 1 SM and as many chunks as ranks; bulk and pipelined GEMMs use 16 SMs, pipelined ones in 4 parts. "
+        "These defaults are tuned for no shape."
     )
     source = (
         TE_212
@@ -545,7 +554,7 @@ class UB204(Rule):
 
 
 class UB205(UbRule):
-    """A userbuffers entry holds no argument that its method ignores.
+    """A userbuffers entry holds an argument that its method ignores.
 
     fp8_buf=false on an all-gather is no matter here: published presets write it everywhere, and those buffers have the
     format of the GEMM's input whatever it says. On the bulk wgrads fp8_buf=true is what has no effect.
@@ -553,7 +562,7 @@ class UB205(UbRule):
 
     severity = "note"
     requires = ("UB003", "UB004")
-    why = "Transformer Engine takes the value and gives it to nobody."
+    why = "Transformer Engine accepts the value and does nothing with it."
     source = TE_BASE + "initialize_ub, add_ub"
     records = ("ub-fp8-buf-ignored-on-ag", "ub-method-aggregate")
     refused = ("userbuffers.layers.proj_fprop={method:pipeline,aggregate:true}",)
@@ -565,7 +574,7 @@ class UB205(UbRule):
             for name in _ignored(gemm, method):
                 if entry.get(name):
                     path = f"{gemm}.{name}"
-                    yield Problem(path, f"{path} means nothing to {method}", _delete(gemm, name))
+                    yield Problem(path, f"{path} has no effect with {method}", _delete(gemm, name))
 
 
 def _ignored(gemm: str, method: str) -> tuple[str, ...]:

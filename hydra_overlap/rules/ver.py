@@ -18,7 +18,7 @@ from ._base import KEEPS, Config, Origin, Rule
 
 
 class VER001(Rule):
-    """Every setting exists in the megatron-core the plan is for."""
+    """A setting does not exist in the megatron-core of the plan."""
 
     reads = (CORE, *SINCE)
     shows = (CORE,)
@@ -46,8 +46,8 @@ class VER001(Rule):
 
     @classmethod
     def why_for(cls, c: Config) -> str:
-        news = ", ".join(f"{key} from {SINCE[key]} on" for key in cls.unknown(c))
-        return f"megatron-core {c[CORE]}; {news}. {cls.why}"
+        news = ", ".join(f"{key} exists from {SINCE[key]} on" for key in cls.unknown(c))
+        return f"The plan is for megatron-core {c[CORE]}; {news}. {cls.why}"
 
     @classmethod
     def places(cls, c: Config, origin: Origin) -> tuple[Place, ...]:
@@ -59,7 +59,7 @@ class VER001(Rule):
         unknown = cls.unknown(c)
         off = " ".join(f"{key}={_off(c[key])}" for key in unknown)
         newest = max((SINCE[key] for key in unknown), key=lambda since: tuple(map(int, since.split("."))))
-        upgrade = Fix(f"{CORE}={newest}", KEEPS + ", if that version is what the run will find")
+        upgrade = Fix(f"{CORE}={newest}", KEEPS + ", if the run will have that version")
         return (upgrade, Fix(off, "without the setting"))
 
 
@@ -69,16 +69,19 @@ def _off(value: Any) -> str:
 
 
 class VER002(Rule):
-    """Mixtures of experts on a GPU need Transformer Engine before megatron-core 0.17."""
+    """Experts on a GPU without Transformer Engine, before megatron-core 0.17."""
 
     reads = (EXPERTS, SM, CORE, TE)
-    why = "The router names te_general_gemm, which is defined only where Transformer Engine is: NameError in the first step."
+    why = (
+        "The router calls te_general_gemm, which is defined only where Transformer Engine is installed: NameError in "
+        "the first step."
+    )
     source = "megatron-core core_v0.16.1 megatron/core/transformer/moe/moe_utils.py:22-40, 1192; mended in 0.17"
     records = ("ep-moe-needs-te-general-gemm",)
     refused = (f"{EXPERTS}=4", "platform.sm=90", f"{CORE}=0.16.1")
     fixes = (
-        Fix(f"{TE}=2.11.0", "if that version is what the run will find"),
-        Fix(f"{CORE}=0.17.0", "if that version is what the run will find"),
+        Fix(f"{TE}=2.11.0", "if the run will have that version"),
+        Fix(f"{CORE}=0.17.0", "if the run will have that version"),
     )
 
     @classmethod
@@ -109,22 +112,22 @@ class RangeRule(Rule):
 
 
 class VER201(RangeRule):
-    """These rules know megatron-core 0.15 to 0.19."""
+    """megatron-core is outside the range that these rules know (0.15 to 0.19)."""
 
     key, first, after = CORE, "0.15.0", "0.20.0"
     reads = (CORE,)
-    why = "They were checked against those versions; another may refuse more, or overlap less."
+    why = "The rules were checked against those versions; with another one, more may be refused or less may overlap."
     source = "megatron-core core_v0.15.2 to core_v0.19.0"
     refused = (f"{CORE}=0.14.0",)
     fixes = (Fix(f"{CORE}=0.16.1", "the version that the rules are tested with"),)
 
 
 class VER202(RangeRule):
-    """These rules know Transformer Engine 2.8 to 2.20."""
+    """Transformer Engine is outside the range that these rules know (2.8 to 2.20)."""
 
     key, first, after = TE, "2.8.0", "2.21.0"
     reads = (TE,)
-    why = "They were checked against those versions; another may refuse more, or overlap less."
+    why = "The rules were checked against those versions; with another one, more may be refused or less may overlap."
     source = "Transformer Engine v2.8 to v2.20"
     refused = (f"{TE}=2.7.0",)
     fixes = (Fix(f"{TE}=2.11.0", "the version of the reference stack"),)

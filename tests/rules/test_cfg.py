@@ -88,13 +88,13 @@ def test_marks_the_choice_that_was_meant() -> None:
 def test_refuses_a_version_that_is_none_and_explains_auto(key: str) -> None:
     assert refusing(f"{key}=newest") == ["CFG004"]
     (finding,) = findings(nest({key: "auto"}))
-    assert "composition fills it in" in finding.why
+    assert "filled in when Hydra composes" in finding.why
 
 
 def test_refuses_a_platform_that_nobody_has_read() -> None:
     (finding,) = findings({"platform": {"name": "auto"}})
     assert finding.rule == "CFG003"
-    assert "composition fills it in" in finding.why
+    assert "filled in when Hydra composes" in finding.why
 
 
 @pytest.mark.parametrize("key", MINIMUM)

@@ -166,7 +166,7 @@ def test_the_ledger_says_that_a_bucket_size_cuts_the_first_stage_alone(size: int
     model = {"model": TINY}
     stages = {"parallelism": {"pipeline_model_parallel_size": 2, "world_size": 4}}
     bucket = {"comm_overlap": {"dp": {"bucket_size": size}}}
-    assert "first pipeline stage's first chunk" in reason(resolve(model | stages | bucket), BUCKET)
+    assert "first chunk of the first pipeline stage" in reason(resolve(model | stages | bucket), BUCKET)
     assert "pipeline" not in reason(resolve(model | bucket | {"parallelism": {"world_size": 4}}), BUCKET)
 
 

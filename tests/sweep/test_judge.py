@@ -47,7 +47,7 @@ def test_every_point_is_legal_or_refused_with_all_that_a_single_run_would_say(ju
     refused = of(judged, "comm_overlap=tp4_h100", "parallelism=tp1", "comm_overlap.dp.bucket_size=51200")
     assert refused.identity is None and refused.rules == ("TP001", "DP009")
     assert "comm_overlap/tp/userbuffers.yaml" in refused.refusal  # where the value came from, as in a single run
-    assert refused.reason.startswith("TP001 TP overlap needs at least two tensor-parallel ranks; DP009 ")
+    assert refused.reason.startswith("TP001 TP overlap is on with a single tensor-parallel rank; DP009 ")
 
 
 def test_a_mistake_in_one_arm_refuses_that_arm_alone(judged: list[Judged]) -> None:
@@ -93,7 +93,7 @@ def test_the_table_says_of_every_point_what_becomes_of_it(judged: list[Judged]) 
             assert "refused" in said and all(rule in said for rule in verdict.rules)
         else:
             assert said.endswith("runs" if verdict.same_as is None else f"same as #{verdict.same_as}")
-    assert "TP001 TP overlap needs at least two tensor-parallel ranks" in text
+    assert "TP001 TP overlap is on with a single tensor-parallel rank" in text
     assert "always comm_overlap=tp4_h100\n" in text
     assert max(map(len, lines)) <= 110
 
@@ -134,7 +134,7 @@ def test_a_sweep_with_nothing_left_is_an_error_that_names_why(tmp_path: Path) ->
     done = command(tmp_path, "comm_overlap=tp4_h100", "parallelism=tp1,tp2")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "No point of this sweep can run" in done.stderr and "\nTP001  " in done.stderr
-    assert "UB001 A userbuffers preset is used at the TP size it was tuned for: 1 of 2 points" in done.stderr
+    assert "UB001 The userbuffers preset was tuned for another TP size: 1 of 2 points" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

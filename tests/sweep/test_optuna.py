@@ -29,7 +29,7 @@ def test_a_refused_trial_is_pruned_and_the_search_goes_on(tmp_path: Path) -> Non
         "TASK RAN 1", "TASK RAN 2", "TASK RAN 4", "TASK RAN 4",
     ]  # fmt: skip
     assert done.stdout.count(" pruned: comm_overlap=tp4_h100 parallelism=tp1") == 1
-    assert "TP001 TP overlap needs at least two tensor-parallel ranks" in done.stdout
+    assert "TP001 TP overlap is on with a single tensor-parallel rank" in done.stdout
     assert "Failed experiment" not in done.stdout + done.stderr
     best = OmegaConf.load(tmp_path / "s" / "optimization_results.yaml")
     assert (best.best_value, best.best_params.parallelism) == (6.0, "tp4")
