@@ -14,6 +14,7 @@ dimensions shrunk, and the run says what it did not exercise. Exit codes: 0 fine
 stop, 130 interrupted.
 """
 
+import dataclasses
 import os
 import sys
 from datetime import timedelta
@@ -93,7 +94,7 @@ def main(cfg: DictConfig) -> dict[str, Any] | None:
     if job is None or job.rank == 0:
         console = make_console()
         print_ledger(resolution, console)
-        if plan["rehearsal"]:
+        if plan.rehearsal:
             print_rehearsal(plan, console)
     return slurm.submit(plan, run) if queued else run(plan, job)
 
@@ -109,9 +110,9 @@ def run(plan: plans.Plan, job: external.Joined | None) -> dict[str, Any] | None:
 
     environment = preflight.rank_environment(plan, job.local_ranks if job else plans.world_size(plan))
     if job is None or job.rank == 0:
-        plan["data_prefix"] = data.prepare(plan)
+        plan = dataclasses.replace(plan, data_prefix=data.prepare(plan))
         make_console().print(f"\nstarting {plans.world_size(plan)} ranks")
-        record.begin(plan)
+        plan = record.begin(plan)
     with record.kept(plan, job), first_cause.named(plan, job), requeue.on_stop(plan):
         if job is None:
             local.start(plan, __file__, environment)
@@ -182,9 +183,9 @@ def _steps(
     from hydra_overlap.run import record
     from hydra_overlap.run.report import RunReport, SilentReport
 
-    training = plan["request"]["training"]
-    samples = data.dataset(plan, batches.consumed(training, training["train_iters"]))
-    held_out = data.held_out(plan) if training["eval_interval"] is not None else None
+    training = plan.request.training
+    samples = data.dataset(plan, batches.consumed(training, training.train_iters))
+    held_out = data.held_out(plan) if training.eval_interval is not None else None
     inputs = [data.microbatches(plan, samples, done) for _ in built.model]
     tolerance, stop = nonfinite.Tolerance(plan), 0
     report = RunReport(plan, make_console(), done) if rank == 0 else SilentReport()

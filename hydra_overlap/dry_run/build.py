@@ -10,7 +10,6 @@ The fake world belongs to the whole process and stays: nothing else can run in i
 """
 
 import contextlib
-import copy
 import gc
 import logging
 import os
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import dotted
 from ..errors import HydraOverlapError, LaunchError
 from ..findings import yaml_value
 from ..launch.plan import Plan, world_size
@@ -28,6 +28,17 @@ from ..megatron import configs, cpu, rehearsal
 from . import collectives
 from .collectives import Collective, Event
 from .holdings import RankFigures, held_by
+
+# Of a plan that megatron-core refuses, what is said beside its layout.
+SIZES = (
+    "model.num_layers",
+    "model.num_attention_heads",
+    "model.num_query_groups",
+    "model.vocab_size",
+    "model.num_moe_experts",
+    "training.micro_batch_size",
+    "training.global_batch_size",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,15 +66,15 @@ class DryRun:
 
 def asked(plan: Plan) -> bool:
     """Whether the plan is to be dry-run. Raises LaunchError for ranks of a dry run that is not asked for."""
-    launch = plan["request"]["launch"]
-    if launch["dry_run_ranks"] and not launch["dry_run"]:
+    launch = plan.request.launch
+    if launch.dry_run_ranks and not launch.dry_run:
         raise LaunchError(
             "Ranks of a dry run are named, and none is asked for",
-            where=[f"launch.dry_run_ranks={yaml_value(launch['dry_run_ranks'])}", "launch.dry_run=false"],
+            where=[f"launch.dry_run_ranks={yaml_value(launch.dry_run_ranks)}", "launch.dry_run=false"],
             fixes=[("launch.dry_run=true", "builds them"), ("launch.dry_run_ranks=[]", "starts the run")],
             source="hydra_overlap/dry_run/build.py",
         )
-    return bool(launch["dry_run"])
+    return bool(launch.dry_run)
 
 
 def ranks_to_build(plan: Plan) -> tuple[int, ...]:
@@ -72,8 +83,8 @@ def ranks_to_build(plan: Plan) -> tuple[int, ...]:
     megatron-core numbers ranks so that a stage is a contiguous block: `pp` is the last of its order `tp-cp-ep-dp-pp`.
     Source: megatron-core core_v0.16.1 megatron/core/parallel_state.py, initialize_model_parallel.
     """
-    world, wanted = world_size(plan), plan["request"]["launch"]["dry_run_ranks"]
-    stages = plan["request"]["parallelism"]["pipeline_model_parallel_size"]
+    world, wanted = world_size(plan), plan.request.launch.dry_run_ranks
+    stages = plan.request.parallelism.pipeline_model_parallel_size
     if not wanted:
         block = world // stages
         return tuple(sorted({rank for first in range(0, world, block) for rank in (first, first + block - 1)}))
@@ -91,14 +102,13 @@ def ranks_to_build(plan: Plan) -> tuple[int, ...]:
 
 def without_cuda(plan: Plan) -> tuple[Plan, list[str]]:
     """(the plan with what only CUDA has replaced, one line for each such thing). Layout, shapes and batches stay."""
-    changed = copy.deepcopy(plan)
-    _, left_out = rehearsal.replace_cuda_only(changed)
+    changed, _, left_out = rehearsal.replace_cuda_only(plan)
     return changed, left_out
 
 
 def ranks_to_record(plan: Plan, chosen: Sequence[int]) -> tuple[int, ...]:
     """One rank of every pipeline stage: the first chosen one, or the stage's first."""
-    block = world_size(plan) // plan["request"]["parallelism"]["pipeline_model_parallel_size"]
+    block = world_size(plan) // plan.request.parallelism.pipeline_model_parallel_size
     first = {first // block: first for first in range(0, world_size(plan), block)}
     return tuple(sorted((first | {rank // block: rank for rank in sorted(chosen, reverse=True)}).values()))
 
@@ -224,9 +234,7 @@ def _without_context_parallel_layers(plan: Plan) -> Plan:
     CP splits no parameter. The groups that reduce gradients and shard the optimizer come from parallel state, which has
     the planned size.
     """
-    parallelism = {**plan["request"]["parallelism"], "context_parallel_size": 1}
-    model = {**plan["request"]["model"], "cp_comm_type": None}
-    return {**plan, "request": {**plan["request"], "parallelism": parallelism, "model": model}}
+    return plan.with_values({"parallelism.context_parallel_size": 1, "model.cp_comm_type": None})
 
 
 @contextlib.contextmanager
@@ -250,11 +258,7 @@ def _refusing(plan: Plan, who: str, verb: str = "build") -> Iterator[None]:
 
 
 def _layout(plan: Plan) -> Sequence[str]:
-    request = plan["request"]
+    request = plan.resolution.request
     values = {f"parallelism.{name}": value for name, value in request["parallelism"].items()}
-    values |= {
-        f"model.{name}": request["model"][name] for name in ("num_layers", "num_attention_heads", "num_query_groups")
-    }
-    values |= {f"model.{name}": request["model"][name] for name in ("vocab_size", "num_moe_experts")}
-    values |= {f"training.{name}": request["training"][name] for name in ("micro_batch_size", "global_batch_size")}
+    values |= {key: dotted.get(request, key) for key in SIZES}
     return [f"{key}={yaml_value(value)}" for key, value in values.items() if value not in (None, False, 1)]

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..launch.plan import Plan
+from ..launch.plan import Plan, known
 
 DIMENSIONS = ("TP", "CP", "EP", "PP", "DP", "all")
 """In which tables list them; `all` is what crosses dimensions: gradient norms, losses."""
@@ -153,7 +153,7 @@ def by_userbuffers(call: Call) -> bool:
 
 def of_step(plan: Plan, events: Sequence[Event], layers: Sequence[int]) -> tuple[Collective, ...]:
     """What was recorded, and what Transformer Engine would add in a run of the plan. layers: of each chunk."""
-    overlapped = bool(plan["resolution"]["transformer_config"].get("tp_comm_overlap"))
+    overlapped = bool(plan.resolution.transformer_config.get("tp_comm_overlap"))
     rows = summary(events, tp_comm_overlap=overlapped) + context_parallel(plan, events, layers)
     return tuple(sorted(rows, key=_order))
 
@@ -170,16 +170,16 @@ def context_parallel(plan: Plan, events: Sequence[Event], layers: Sequence[int])
     gradients, then gradients alone: cp messages), AttnFuncWithCPAndKVAllGather, AttnFuncWithCPAndQKVOA2A. In 16 bits; FP8
     attention is not asked for.
     """
-    request = plan["request"]
-    model, layout = request["model"], request["parallelism"]
-    ranks, kind = layout["context_parallel_size"], model["cp_comm_type"]
+    request = plan.request
+    model, layout = request.model, request.parallelism
+    ranks, kind = layout.context_parallel_size, model.cp_comm_type
     if ranks == 1 or kind not in MODELLED_KINDS:
         return ()
-    heads, tp = model["num_attention_heads"], layout["tensor_model_parallel_size"]
-    width = model["kv_channels"] or model["hidden_size"] // heads
-    value = 2 if request["precision"]["bf16"] or request["precision"]["fp16"] else 4
-    head = request["training"]["micro_batch_size"] * model["seq_length"] // ranks * width * value
-    queries, keys = head * heads // tp, head * max(tp, model["num_query_groups"] or heads) // tp
+    heads, tp = known(model.num_attention_heads), layout.tensor_model_parallel_size
+    width = model.kv_channels or known(model.hidden_size) // heads
+    value = 2 if request.precision.bf16 or request.precision.fp16 else 4
+    head = request.training.micro_batch_size * known(model.seq_length) // ranks * width * value
+    queries, keys = head * heads // tp, head * max(tp, model.num_query_groups or heads) // tp
     if kind == "all_gather":
         forward = [("all-gather", ranks * keys)] * 2
         backward = forward + [("reduce-scatter", ranks * keys)] * 2
@@ -189,9 +189,9 @@ def context_parallel(plan: Plan, events: Sequence[Event], layers: Sequence[int])
     else:
         forward = _both_ways([2 * keys] * (ranks - 1))
         backward = _both_ways([2 * keys, *[4 * keys] * (ranks - 2), 2 * keys])
-    modules = model["recompute_modules"] or ["core_attn"]
-    again = model["recompute_granularity"] == "full" or (
-        model["recompute_granularity"] == "selective" and "core_attn" in modules
+    modules = model.recompute_modules or ["core_attn"]
+    again = model.recompute_granularity == "full" or (
+        model.recompute_granularity == "selective" and "core_attn" in modules
     )
     times = Counter(forward * (2 if again else 1) + backward)
     attentions = sum(layers[one.chunk] for one in events if isinstance(one, Work) and one.kind == "forward")

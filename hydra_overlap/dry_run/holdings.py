@@ -86,10 +86,10 @@ def held_by(plan: Plan, built: Any, rank: int) -> RankFigures:
         in_flight=held,
         weights_bytes=sum(_weights_bytes(ddp) for ddp in built.model),
         gradients_bytes=sum(sum(chunk.bucket_bytes) for chunk in chunks),
-        optimizer_bytes=_optimizer_bytes(built.optimizer, plan["request"]["optimizer"]["optimizer"]),
+        optimizer_bytes=_optimizer_bytes(built.optimizer, plan.request.optimizer.optimizer),
         userbuffers_bytes=_userbuffers_bytes(plan),
         activations_bytes=activations.rank_bytes(
-            {**plan["request"], "model": {**plan["request"]["model"], "vocab_size": configs.padded_vocab_size(plan)}},
+            plan.with_values({"model.vocab_size": configs.padded_vocab_size(plan)}).request,
             [len(chunk.layers) for chunk in chunks],
             held,
             first=any(chunk.embedding for chunk in chunks),
@@ -144,9 +144,9 @@ def _optimizer_bytes(optimizer: Any, kind: str) -> int:
 
 def _userbuffers_bytes(plan: Plan) -> int:
     """Transformer Engine's userbuffers on each rank, if the plan has them (see presets_gemms.memory_mib)."""
-    if not plan["resolution"]["transformer_config"].get("tp_comm_overlap"):
+    if not plan.resolution.transformer_config.get("tp_comm_overlap"):
         return 0
-    memory = catalogue.memory_of(plan["request"], plan["resolution"]["userbuffers"] or {})
+    memory = catalogue.memory_of(plan.resolution.request, plan.resolution.userbuffers or {})
     return int((memory or 0) * MIB)
 
 

@@ -17,7 +17,7 @@ import torch
 from megatron.core.pipeline_parallel import combined_1f1b, schedules
 from megatron.core.utils import get_attr_wrapped_model
 
-from ..launch.plan import Plan
+from ..launch.plan import Plan, known
 from ..megatron import step
 from ..megatron.build import Built
 from . import fake_world
@@ -40,8 +40,8 @@ def record(plan: Plan, built: Built, *, repeat: bool = True) -> tuple[Event, ...
 def _step(plan: Plan, built: Built, repeat: bool) -> tuple[Event, ...]:
     combined = bool(built.config.overlap_moe_expert_parallel_comm)
     recorder = Recorder(built, repeat)
-    training = plan["request"]["training"]
-    shape = (training["micro_batch_size"], plan["request"]["model"]["seq_length"])
+    training = plan.request.training
+    shape = (training.micro_batch_size, known(plan.request.model.seq_length))
 
     def forward_backward(**kwargs: Any) -> Any:
         original = kwargs.pop("forward_step_func")

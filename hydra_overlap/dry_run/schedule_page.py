@@ -47,7 +47,7 @@ class _Axis:
 
 def write_schedule(plan: Plan, line: Timeline, layout: str) -> Path:
     """Write the picture into the plan's output directory; -> the file. layout: a line about it."""
-    path = Path(plan["output_dir"], FILE_NAME)
+    path = Path(plan.output_dir, FILE_NAME)
     files.write_text(path, page(plan, line, layout))
     return path
 
@@ -58,7 +58,7 @@ def page(plan: Plan, line: Timeline, layout: str) -> str:
         loader=PackageLoader("hydra_overlap.dry_run", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     axis = _Axis(windows(line, ROOM))
-    settings = plan["resolution"]["transformer_config"]
+    settings = plan.resolution.transformer_config
     return environment.get_template(TEMPLATE).render(
         title=f"Pipeline schedule of {world_size(plan):,} ranks",
         summary=summary(line),
@@ -69,7 +69,7 @@ def page(plan: Plan, line: Timeline, layout: str) -> str:
         calls=_calls(line),
         data_parallel=bool(line.marks),
         svg=_drawing(line, axis, under_works=bool(settings.get("overlap_p2p_comm"))),
-        overrides=" ".join(plan["overrides"]),
+        overrides=" ".join(plan.overrides),
     )
 
 

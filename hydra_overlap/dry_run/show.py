@@ -99,7 +99,7 @@ def rank_classes(figures: Sequence[RankFigures]) -> list[tuple[RankFigures, ...]
 def verdict(plan: Plan, figures: Sequence[RankFigures]) -> tuple[str, bool | None]:
     """(one line, whether the fullest rank fits the platform's memory; None if that is not said)."""
     fullest = max(figures, key=lambda one: one.total_bytes)
-    memory = plan["request"]["platform"]["memory_gib"]
+    memory = plan.request.platform.memory_gib
     need = f"rank {fullest.rank} (stage {fullest.stage}) holds the most, {fullest.total_bytes / GIB:.1f} GiB"
     if memory is None:
         return f"{need} (computed); platform.memory_gib is not said", None
@@ -110,14 +110,14 @@ def verdict(plan: Plan, figures: Sequence[RankFigures]) -> tuple[str, bool | Non
 
 def layout(plan: Plan, one: RankFigures) -> str:
     """The layout, batches and vocabulary in one line."""
-    ranks, model, training = (plan["request"][node] for node in ("parallelism", "model", "training"))
-    parts = [f"TP{ranks['tensor_model_parallel_size']}", f"CP{ranks['context_parallel_size']}"]
-    parts += [f"PP{ranks['pipeline_model_parallel_size']}"]
+    ranks, model, training = plan.request.parallelism, plan.request.model, plan.request.training
+    parts = [f"TP{ranks.tensor_model_parallel_size}", f"CP{ranks.context_parallel_size}"]
+    parts += [f"PP{ranks.pipeline_model_parallel_size}"]
     parts += [f"VPP{len(one.chunks)}"] if len(one.chunks) > 1 else []
-    parts += [f"EP{ranks['expert_model_parallel_size']}"] if model["num_moe_experts"] else []
+    parts += [f"EP{ranks.expert_model_parallel_size}"] if model.num_moe_experts else []
     return (
         f"{' '.join(parts)} DP{one.data_parallel_size}; {one.num_microbatches} microbatches of "
-        f"{training['micro_batch_size']} x {model['seq_length']:,} tokens; vocabulary {model['vocab_size']:,}, padded "
+        f"{training.micro_batch_size} x {model.seq_length:,} tokens; vocabulary {model.vocab_size:,}, padded "
         f"{configs.padded_vocab_size(plan):,} (computed)"
     )
 
@@ -208,7 +208,7 @@ def _table(*columns: str) -> Table:
 
 def remarks(plan: Plan) -> list[str]:
     """How the numbers came about and what they leave out, for this plan."""
-    request = plan["request"]
+    request = plan.request
     _, replaced = without_cuda(plan)
     attention = "with" if activations.keeps_scores(request) else "without"
     lines = [
@@ -223,29 +223,29 @@ def remarks(plan: Plan) -> list[str]:
         "schedule: megatron-core's order of works; a forward takes 1 unit, a backward 2, communication none",
         "left out: CUDA context, NCCL's buffers, workspaces, temporaries of a step, fragmentation of the allocator",
     ]
-    if plan["resolution"]["transformer_config"].get("tp_comm_overlap"):
+    if plan.resolution.transformer_config.get("tp_comm_overlap"):
         lines.append(
             "userbuffers: move what layers gather and scatter over TP inside Transformer Engine's GEMMs, in place of NCCL; "
             "embedding, output layer and loss stay with NCCL"
         )
-    if request["parallelism"]["context_parallel_size"] > 1:
-        kind = request["model"]["cp_comm_type"]
+    if request.parallelism.context_parallel_size > 1:
+        kind = request.model.cp_comm_type
         lines.append(
             "CP: the calls of Transformer Engine's attention are modelled from its source"
             if kind in MODELLED_KINDS
             else f"CP: the calls of cp_comm_type={kind} are not listed"
         )
-    modules = set(request["model"]["recompute_modules"] or ()) - {"core_attn"}
-    if request["model"]["recompute_granularity"] == "selective" and modules:
+    modules = set(request.model.recompute_modules or ()) - {"core_attn"}
+    if request.model.recompute_granularity == "selective" and modules:
         lines.append(f"activations: recomputing {', '.join(sorted(modules))} is not subtracted")
-    if request["model"]["mtp_num_layers"]:
+    if request.model.mtp_num_layers:
         lines.append("activations: multi-token-prediction layers are not counted; their parameters are")
-    if request["model"]["num_moe_experts"]:
+    if request.model.num_moe_experts:
         lines.append(
             "activations: experts are taken to get equally many tokens; the paper has none, its way of counting does"
         )
         lines.append("EP: all-to-alls carry what they would if every expert got equally many tokens")
-    if request["precision"]["fp8"]:
+    if request.precision.fp8:
         lines.append(
             "FP8: weights and activations are counted in 16 bits; copies in FP8, or parameters kept in it, are not"
         )
@@ -263,7 +263,7 @@ def peak_gib() -> float:
 
 def write(plan: Plan, found: DryRun, line: Timeline) -> Path:
     """Every number of every built rank, tagged, as JSON in the run's output directory; -> the file."""
-    path = Path(plan["output_dir"], FILE_NAME)
+    path = Path(plan.output_dir, FILE_NAME)
     ranks = [
         {**dataclasses.asdict(one), "parameters": one.parameters, "total_bytes": one.total_bytes} for one in found.ranks
     ]
@@ -277,9 +277,9 @@ def write(plan: Plan, found: DryRun, line: Timeline) -> Path:
     ]
     content = {
         "origin": "computed",
-        "overrides": plan["overrides"],
+        "overrides": list(plan.overrides),
         "world_size": world_size(plan),
-        "memory_gib": plan["request"]["platform"]["memory_gib"],
+        "memory_gib": plan.request.platform.memory_gib,
         "padded_vocab_size": configs.padded_vocab_size(plan),
         "remarks": remarks(plan),
         "schedule": {"units": line.length, "ideal_units": line.ideal, "bubble": line.bubble, "chunks": line.chunks},

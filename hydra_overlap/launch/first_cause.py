@@ -23,7 +23,7 @@ SETTLE_S = 3  # in which ranks that failed of one cause have all said so
 def named(plan: Plan, job: Joined | None) -> Iterator[None]:
     """Let rank 0 fail of what another rank failed of before, and say so: RankError.
 
-    Without it rank 0 would end with a broken connection. Ranks of one job share plan["output_dir"].
+    Without it rank 0 would end with a broken connection. Ranks of one job share plan.output_dir.
     """
     if job is None or job.launcher != "submitit":
         yield
@@ -34,7 +34,7 @@ def named(plan: Plan, job: Joined | None) -> Iterator[None]:
         raise
     except Exception as error:
         own = {"rank": job.rank, "time": time.time(), "error": "".join(traceback.format_exception_only(error)).strip()}
-        folder = Path(plan["output_dir"], FOLDER)
+        folder = Path(plan.output_dir, FOLDER)
         folder.mkdir(parents=True, exist_ok=True)
         files.write_json(folder / f"failed_{_attempt()}_{job.rank}.json", own)
         if job.rank:

@@ -18,12 +18,12 @@ def complete(folder: str | Path) -> list[Path]:
 
 def require_checkpoint_folders(plan: Plan) -> None:
     """Raise LaunchError for a checkpoint.save that cannot be written, or is another run's; and what has no effect."""
-    wanted = plan["request"]["checkpoint"]
-    save, load = wanted["save"], wanted["load"]
-    if save is None and wanted["save_interval"] is not None:
+    wanted = plan.request.checkpoint
+    save, load = wanted.save, wanted.load
+    if save is None and wanted.save_interval is not None:
         raise LaunchError(
             "An interval of checkpoints needs a directory for them",
-            where=[f"checkpoint.save_interval={wanted['save_interval']}", "checkpoint.save=null"],
+            where=[f"checkpoint.save_interval={wanted.save_interval}", "checkpoint.save=null"],
             fixes=[
                 ("checkpoint.save=DIRECTORY", "writes them there"),
                 ("checkpoint.save_interval=null", "writes none"),

@@ -37,7 +37,7 @@ class HangError(HydraOverlapError):
 
 def timeout_s(plan: Plan) -> float:
     """launch.distributed_timeout_minutes in seconds."""
-    return float(plan["request"]["launch"]["distributed_timeout_minutes"]) * 60
+    return float(plan.request.launch.distributed_timeout_minutes) * 60
 
 
 def _interval_s(plan: Plan) -> float:
@@ -45,7 +45,7 @@ def _interval_s(plan: Plan) -> float:
 
 
 def _folder(plan: Plan) -> Path:
-    return Path(plan["output_dir"], "ranks", FOLDER)
+    return Path(plan.output_dir, "ranks", FOLDER)
 
 
 class Heart:
@@ -80,7 +80,7 @@ class Heart:
             "rank": self._rank,
             "pid": os.getpid(),
             "host": socket.gethostname(),
-            "began": self._plan["began"],
+            "began": self._plan.began,
             "time": time.time(),
             "step": self.step,
             "place": _place(self._main),
@@ -108,7 +108,7 @@ def signs(plan: Plan) -> list[dict[str, Any]]:
     for rank in range(world_size(plan)):
         with suppress(OSError, ValueError):
             sign = json.loads((_folder(plan) / f"{rank}.json").read_text())
-            if sign["began"] == plan["began"]:
+            if sign["began"] == plan.began:
                 found.append(sign)
     return found
 

@@ -69,7 +69,7 @@ def start(plan: Plan, script: str, environment: Mapping[str, str]) -> None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     ranks = world_size(plan)
-    logs = Path(plan["output_dir"], "ranks")
+    logs = Path(plan.output_dir, "ranks")
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -162,6 +162,6 @@ def _first_cause(plan: Plan, failed: "ChildFailedError", watch: heartbeat.Watch,
         return f"{told}\n\nAll ranks were stopped.{output}"
     if watch.killed:
         return f"{watch.killed}\n\nAll ranks were stopped.{output}"
-    if failure.exitcode == -signal.SIGABRT and not plan["rehearsal"]:  # what NCCL's watchdog does about a time-out
+    if failure.exitcode == -signal.SIGABRT and not plan.rehearsal:  # what NCCL's watchdog does about a time-out
         cause += f"\n\n{heartbeat.explained(plan, cause)}"
     return f"Rank {rank} failed first ({what}); all ranks were stopped.\n\n{cause}{output}"

@@ -9,6 +9,7 @@ from ..machine import transformer_engine
 from ..machine.local import gpu_names, installed_software, local_platform
 from ..rules import env_conflicts
 from ..rules.layout import smallest_world
+from ..schema.nodes import Request
 from ..schema.versions import at_least
 from .plan import Plan, world_size
 
@@ -24,10 +25,14 @@ def rehearses(plan: Plan) -> bool:
     A job of launch=slurm is decided where it is submitted, by the GPUs asked of Slurm, and never by the machine it is
     submitted from: `require_ready` on its nodes refuses what they do not have.
     """
-    launch = plan["request"]["launch"]
-    if launch["where"] == "slurm":
-        return launch["slurm"]["gpus_per_node"] == 0
-    return not gpu_names() or plan["request"]["platform"]["name"] == "cpu"
+    return on_cpu(plan.request)
+
+
+def on_cpu(request: Request) -> bool:
+    """What `rehearses` says of a plan, of its launch and platform nodes alone."""
+    if request.launch.where == "slurm":
+        return request.launch.slurm.gpus_per_node == 0
+    return not gpu_names() or request.platform.name == "cpu"
 
 
 def require_ready(plan: Plan, ranks_here: int) -> None:
@@ -40,12 +45,12 @@ def require_ready(plan: Plan, ranks_here: int) -> None:
 
 def _require_promised_gpus(plan: Plan) -> None:
     """A node that Slurm gave must have the GPUs that were asked for: it is no place for a rehearsal in their stead."""
-    launch = plan["request"]["launch"]
-    if launch["where"] == "slurm" and launch["slurm"]["gpus_per_node"] and not gpu_names():
+    launch = plan.request.launch
+    if launch.where == "slurm" and launch.slurm.gpus_per_node and not gpu_names():
         raise LaunchError(
             "Slurm gave a node without a GPU",
             where=[
-                f"launch.slurm.gpus_per_node={launch['slurm']['gpus_per_node']}",
+                f"launch.slurm.gpus_per_node={launch.slurm.gpus_per_node}",
                 f"node {os.environ.get('SLURMD_NODENAME', '')}",
             ],
             why="The job asked for GPUs; NVML sees none on this node.",
@@ -57,12 +62,12 @@ def _require_promised_gpus(plan: Plan) -> None:
         )
 
 
-def max_ranks(plan: Plan) -> tuple[int, str]:
-    """(most ranks this machine holds, why). launch.max_ranks wins."""
-    said = plan["request"]["launch"]["max_ranks"]
+def max_ranks(request: Request) -> tuple[int, str]:
+    """(most ranks this machine holds, why), by the launch and platform nodes alone. launch.max_ranks wins."""
+    said = request.launch.max_ranks
     if said is not None:
         return said, "launch.max_ranks"
-    if not rehearses(plan):
+    if not on_cpu(request):
         return len(gpu_names()), f"{len(gpu_names())} GPUs, one rank each"
     cores, memory = len(os.sched_getaffinity(0)), _available_gib()
     return max(1, min(cores * RANKS_PER_CORE, int(memory / RANK_GIB))), (
@@ -80,11 +85,11 @@ def require_fit(plan: Plan, ranks_here: int) -> None:
     """Raise LaunchError if this machine cannot hold `ranks_here` ranks of the plan, or is not the one planned for."""
     if not rehearses(plan):
         _require_planned_platform(plan)
-    most, why = max_ranks(plan)
+    most, why = max_ranks(plan.request)
     if ranks_here <= most:
         return
     fixes = [("launch.dry_run=true", "builds ranks of every stage in one process, starts none")]
-    smallest = smallest_world({f"parallelism.{name}": value for name, value in plan["request"]["parallelism"].items()})
+    smallest = smallest_world({f"parallelism.{name}": value for name, value in vars(plan.request.parallelism).items()})
     if smallest <= most:
         fixes.insert(
             0, (f"parallelism.world_size={most // smallest * smallest}", "keeps the layout, less data parallelism")
@@ -101,7 +106,7 @@ def require_fit(plan: Plan, ranks_here: int) -> None:
 
 
 def _require_planned_platform(plan: Plan) -> None:
-    planned, here = plan["request"]["platform"]["name"], local_platform()["name"]
+    planned, here = plan.request.platform.name, local_platform()["name"]
     if planned not in (None, here):
         raise LaunchError(
             "The plan is for another GPU",
@@ -137,7 +142,7 @@ def require_software(plan: Plan) -> None:
             fixes=[(f"pip uninstall {packages}", "then plans without TP overlap run; or install all its parts")],
             source="megatron-core core_v0.16.1 megatron/core/tensor_parallel/random.py:25",
         )
-    promised = plan["resolution"]["transformer_config"]["tp_comm_overlap"]
+    promised = plan.resolution.transformer_config["tp_comm_overlap"]
     if promised and found.state == "absent" and not rehearses(plan):
         raise LaunchError(
             "TP overlap needs Transformer Engine, and this machine has none",
@@ -155,7 +160,7 @@ def require_software(plan: Plan) -> None:
 
 def other_versions(plan: Plan) -> list[str]:
     """`software.torch=2.11.0, here 2.13.0` for every version the plan was judged for that is not the one installed."""
-    planned, here = plan["request"]["software"], installed_software()
+    planned, here = vars(plan.request.software), installed_software()
     return [
         f"software.{name}={planned[name]}, here {version or 'none'}"
         for name, version in here.items()
@@ -177,7 +182,9 @@ def _require_judged_versions(plan: Plan) -> None:
 
 def require_environment(plan: Plan, found: Mapping[str, str] = os.environ) -> None:
     """Raise LaunchError if ranks would inherit a variable that takes back what the plan asks for. On CPU none has an effect."""
-    contrary = [] if rehearses(plan) else env_conflicts.contrary(plan["request"], plan["resolution"], found)
+    contrary = (
+        [] if rehearses(plan) else env_conflicts.contrary(plan.resolution.request, plan.resolution.to_dict(), found)
+    )
     hurting = [one for one in contrary if one.severity == "error"]
     if hurting:
         unset = " ".join(f"-u {one.name}" for one in hurting)
@@ -192,7 +199,7 @@ def require_environment(plan: Plan, found: Mapping[str, str] = os.environ) -> No
 
 def rank_environment(plan: Plan, ranks_here: int) -> dict[str, str]:
     """Variables every rank starts with: the plan's, and on CPU a fair share of the cores and no GPU."""
-    values: dict[str, Any] = dict(plan["resolution"]["env"])
+    values: dict[str, Any] = dict(plan.resolution.env)
     if rehearses(plan):
         values["CUDA_VISIBLE_DEVICES"] = ""
         values["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // ranks_here))

@@ -1,17 +1,15 @@
 """Going on after a stop: a job of Slurm that was asked to stop queues itself again, and goes on from its last checkpoint."""
 
-import copy
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from ..errors import HydraOverlapError
 from .folders import complete
-from .plan import Plan
+from .plan import Plan, known
 from .stopping import REQUEUE, Stopped, message
 
 RESTARTS = "SLURM_RESTART_COUNT"  # set by Slurm in a job that was queued again, from 1
@@ -26,12 +24,10 @@ def submitted() -> bool:
 
 def resumed(plan: Plan) -> Plan:
     """The plan; in a job that Slurm started again, with checkpoint.load where this very job saved before."""
-    save = plan["request"]["checkpoint"]["save"]
+    save = plan.request.checkpoint.save
     if not int(os.environ.get(RESTARTS, "0")) or save is None or not complete(save):
         return plan
-    again = copy.deepcopy(plan)
-    again["request"]["checkpoint"]["load"] = save
-    return again
+    return plan.with_values({"checkpoint.load": save})
 
 
 @contextmanager
@@ -63,14 +59,14 @@ def on_stop(plan: Plan) -> Iterator[None]:
 
 
 def _worth_it(plan: Plan) -> bool:
-    checkpoint, wanted = plan["request"]["checkpoint"], plan["request"]["launch"]["slurm"]["requeue"]
-    return bool(wanted and checkpoint["save"] is not None and complete(checkpoint["save"]))
+    checkpoint, wanted = plan.request.checkpoint, plan.request.launch.slurm.requeue
+    return bool(wanted and checkpoint.save is not None and complete(checkpoint.save))
 
 
 def _requeue(plan: Plan) -> None:
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
-    last = complete(Path(plan["request"]["checkpoint"]["save"]))[-1]
+    last = complete(known(plan.request.checkpoint.save))[-1]
     done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=TIME_LIMIT_S)
     if done.returncode:
         raise HydraOverlapError(

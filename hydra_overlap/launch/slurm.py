@@ -6,7 +6,7 @@ the rest.
 """
 
 import contextlib
-import copy
+import dataclasses
 import io
 import shutil
 import time
@@ -19,7 +19,7 @@ from ..errors import LaunchError
 from ..machine.local import installed_software
 from . import external, preflight, requeue
 from .local import RankError
-from .plan import Plan, save, world_size
+from .plan import Plan, known, save, world_size
 from .stopping import Stopped, message
 
 FOLDER = "slurm"  # in the run's output directory: batch script, frozen plan, one log and one result a task
@@ -30,8 +30,8 @@ Run = Callable[[Plan, external.Joined | None], Any]
 
 def asked(plan: Plan, *, sweeping: bool) -> bool:
     """Whether the run goes into a job of its own. Raises LaunchError where it cannot."""
-    launch = plan["request"]["launch"]
-    if launch["where"] != "slurm":
+    launch = plan.request.launch
+    if launch.where != "slurm":
         return False
     job = external.joined()
     if job or requeue.submitted():
@@ -41,7 +41,7 @@ def asked(plan: Plan, *, sweeping: bool) -> bool:
             why=f"{job.launcher if job else 'submitit'} started it; another job would be queued from inside.",
             fixes=[("launch=local", "joins the ranks that were started")],
         )
-    if sweeping and not launch["slurm"]["wait"]:
+    if sweeping and not launch.slurm.wait:
         raise LaunchError(
             "A sweep waits for its runs",
             where=["-m", "launch.where=slurm", "launch.slurm.wait=false"],
@@ -77,15 +77,14 @@ def _require_slurm() -> None:
 
 def laid_out(plan: Plan) -> Plan:
     """A copy of the plan with launch.slurm's nodes, tasks and GPUs filled in. Raises LaunchError if they do not fit."""
-    plan = copy.deepcopy(plan)
-    wanted, platform = plan["request"]["launch"]["slurm"], plan["request"]["platform"]
-    ranks, nodes, tasks = world_size(plan), wanted["nodes"], wanted["tasks_per_node"]
+    wanted, platform = plan.request.launch.slurm, plan.request.platform
+    ranks, nodes, tasks = world_size(plan), wanted.nodes, wanted.tasks_per_node
     if tasks is None:
-        tasks = max(1, ranks // nodes) if nodes else min(ranks, platform["gpus_per_node"] or ranks)
+        tasks = max(1, ranks // nodes) if nodes else min(ranks, platform.gpus_per_node or ranks)
     if nodes is None:
         nodes = max(1, ranks // tasks)
-    on_gpus = platform["name"] not in (None, "cpu")
-    gpus = wanted["gpus_per_node"]
+    on_gpus = platform.name not in (None, "cpu")
+    gpus = wanted.gpus_per_node
     gpus = (tasks if on_gpus else 0) if gpus is None else gpus
     where = [f"launch.slurm.nodes={nodes}", f"launch.slurm.tasks_per_node={tasks}"]
     if nodes * tasks != ranks:
@@ -98,30 +97,30 @@ def laid_out(plan: Plan) -> Plan:
     if gpus and not on_gpus:
         raise LaunchError(
             "The plan uses no GPU, and the job asks for some",
-            where=[f"launch.slurm.gpus_per_node={gpus}", f"platform.name={platform['name']}"],
+            where=[f"launch.slurm.gpus_per_node={gpus}", f"platform.name={platform.name}"],
             why="platform=auto is the machine that composes; where that has no GPU, it plans for none.",
             fixes=[("platform=h100", "or another: plans for the nodes"), ("launch.slurm.gpus_per_node=0", "rehearses")],
         )
-    if gpus and tasks > min(gpus, platform["gpus_per_node"] or gpus):
+    if gpus and tasks > min(gpus, platform.gpus_per_node or gpus):
         raise LaunchError(
             "Every rank of a node has a GPU of its own",
             where=[
                 *where[1:],
                 f"launch.slurm.gpus_per_node={gpus}",
-                f"platform.gpus_per_node={platform['gpus_per_node']}",
+                f"platform.gpus_per_node={platform.gpus_per_node}",
             ],
             fixes=[
                 (
-                    f"launch.slurm.tasks_per_node={min(gpus, platform['gpus_per_node'] or gpus)}",
+                    f"launch.slurm.tasks_per_node={min(gpus, platform.gpus_per_node or gpus)}",
                     "one rank for each GPU",
                 ),
                 ("launch.slurm.gpus_per_node=0", "rehearses on the nodes' CPUs"),
             ],
         )
-    wanted.update(nodes=nodes, tasks_per_node=tasks, gpus_per_node=gpus)
     if gpus:
         _require_judged_versions(plan)
-    return plan
+    decided = {"nodes": nodes, "tasks_per_node": tasks, "gpus_per_node": gpus}
+    return plan.with_values({f"launch.slurm.{name}": value for name, value in decided.items()})
 
 
 def _fitting(ranks: int, tasks: int) -> list[tuple[str, str]]:
@@ -169,7 +168,7 @@ def submit(plan: Plan, run: Run) -> Any:
     import submitit
     from submitit.core.utils import FailedJobError
 
-    wanted, folder = plan["request"]["launch"]["slurm"], Path(plan["output_dir"], FOLDER)
+    wanted, folder = plan.request.launch.slurm, Path(plan.output_dir, FOLDER)
     executor = submitit.SlurmExecutor(folder)
     executor.update_parameters(**parameters(plan))
     try:
@@ -179,40 +178,45 @@ def submit(plan: Plan, run: Run) -> Any:
         shutil.rmtree(folder)
         raise _refused(plan, str(error)) from None
     save(plan)
-    gpus = "" if wanted["gpus_per_node"] else ", without GPUs"
-    nodes = f"{wanted['nodes']} node{'s' if wanted['nodes'] > 1 else ''}"
-    ranks = f"{wanted['tasks_per_node']} rank{'s' if wanted['tasks_per_node'] > 1 else ''}"
+    gpus = "" if wanted.gpus_per_node else ", without GPUs"
+    nodes, tasks = known(wanted.nodes), known(wanted.tasks_per_node)
     print(
-        f"\nqueued as job {job.job_id}: {nodes} of {ranks}{gpus}\n"
+        f"\nqueued as job {job.job_id}: {_count(nodes, 'node')} of {_count(tasks, 'rank')}{gpus}\n"
         f"  rank 0      tail -F {folder}/{job.job_id}_0_log.out\n"
         f"  every rank  {folder}/{job.job_id}_RANK_log.out and .err\n"
         f"  state       squeue -j {job.job_id}\n"
         f"  cancel      scancel {job.job_id}",
         flush=True,
     )
-    return _wait(plan, job) if wanted["wait"] else None
+    return _wait(plan, job) if wanted.wait else None
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number > 1 else ''}"
 
 
 def parameters(plan: Plan) -> dict[str, Any]:
     """What submitit's SlurmExecutor gets for a plan that was laid out, in sbatch's words."""
-    wanted = plan["request"]["launch"]["slurm"]
-    values: dict[str, Any] = {name: wanted[name] for name in ("nodes", "cpus_per_task", "partition", "account", "qos")}
+    wanted = plan.request.launch.slurm
+    values: dict[str, Any] = {
+        name: getattr(wanted, name) for name in ("nodes", "cpus_per_task", "partition", "account", "qos")
+    }
     values |= {
         "job_name": "hydra-overlap",
-        "ntasks_per_node": wanted["tasks_per_node"],
-        "gpus_per_node": wanted["gpus_per_node"] or None,
-        "setup": wanted["setup"] or None,
+        "ntasks_per_node": wanted.tasks_per_node,
+        "gpus_per_node": wanted.gpus_per_node or None,
+        "setup": wanted.setup or None,
     }
     values = {name: value for name, value in values.items() if value is not None}
     # submitit's own default is 5 minutes; null leaves it to the partition.
-    values["time"] = wanted["time_min"]
+    values["time"] = wanted.time_min
     # Ranks that wait for one that died end with it. Since Slurm 22.05 srun does not take the cores from sbatch.
-    cores = [f"--cpus-per-task={wanted['cpus_per_task']}"] if wanted["cpus_per_task"] else []
+    cores = [f"--cpus-per-task={wanted.cpus_per_task}"] if wanted.cpus_per_task else []
     values["srun_args"] = ["--kill-on-bad-exit=1", *cores]
     values["additional_parameters"] = {
-        "signal": f"USR1@{wanted['stop_s']}",
-        **({"requeue": True} if wanted["requeue"] else {"no-requeue": True}),
-        **dict(_option(text) for text in wanted["options"]),
+        "signal": f"USR1@{wanted.stop_s}",
+        **({"requeue": True} if wanted.requeue else {"no-requeue": True}),
+        **dict(_option(text) for text in wanted.options),
     }
     return values
 
@@ -224,10 +228,10 @@ def _option(text: str) -> tuple[str, Any]:
 
 
 def _refused(plan: Plan, reason: str) -> LaunchError:
-    wanted = plan["request"]["launch"]["slurm"]
-    said = {name: value for name, value in wanted.items() if value not in (None, [], False)}
+    wanted = plan.request.launch.slurm
+    said = {name: value for name, value in dataclasses.asdict(wanted).items() if value not in (None, [], False)}
     fixes = [("launch.slurm.partition=NAME", "one of those that `sinfo` lists")]
-    if wanted["gpus_per_node"]:
+    if wanted.gpus_per_node:
         fixes.append(("launch.slurm.gpus_per_node=0", "rehearses on the nodes' CPUs"))
     return LaunchError(
         "Slurm does not take the job",
@@ -250,7 +254,7 @@ def _wait(plan: Plan, job: Any) -> Any:
     while len(told) < len(tasks) and not failed and time.monotonic() < end:
         time.sleep(0.2)
         told, failed = _told(tasks)
-    logs = f"\n\nOutput of every rank: {Path(plan['output_dir'], FOLDER)}"
+    logs = f"\n\nOutput of every rank: {Path(plan.output_dir, FOLDER)}"
     if failed:
         first = min(failed, key=lambda rank: tasks[rank].paths.result_pickle.stat().st_mtime)
         cause = _cause(str(failed[first]))
@@ -264,7 +268,7 @@ def _wait(plan: Plan, job: Any) -> Any:
     if len(told) < len(tasks):
         state = job.get_info().get("State", "nothing")
         raise RankError(f"Job {job.job_id} ended before its ranks did: Slurm says {state}.{logs}")
-    print(f"\njob {job.job_id} has ended: {plan['output_dir']}")
+    print(f"\njob {job.job_id} has ended: {plan.output_dir}")
     return tasks[0].result()
 
 

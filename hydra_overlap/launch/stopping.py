@@ -49,7 +49,7 @@ class Requests:
 
 def message(plan: Plan) -> str:
     """What a stopped run says: where it goes on, or that it cannot."""
-    folder = plan["request"]["checkpoint"]["save"]
+    folder = plan.request.checkpoint.save
     if folder is None:
         return "The run was asked to stop; checkpoint.save=null, so nothing was kept."
     found = complete(folder)

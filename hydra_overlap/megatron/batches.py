@@ -5,16 +5,16 @@ from the first size to global_batch_size in equal increments, each held for an e
 calculator; this says the same before any of them is there.
 """
 
-import copy
-from collections.abc import Iterator, Mapping
+import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 from ..errors import GatingError, LaunchError
 from ..findings import yaml_value
-from ..launch.plan import Plan
+from ..launch.plan import Plan, known, world_size
 from ..resolver.resolve import resolve
+from ..schema.nodes import Training
 
 BAD_STEPS = "bad_steps.jsonl"  # in a run's output directory: batches whose loss or gradients were no numbers
 SOURCE = "megatron-core core_v0.16.1 megatron/core/num_microbatches_calculator.py:417-500"
@@ -28,28 +28,29 @@ class Batch:
     size: int
 
 
-def steps(training: Mapping[str, Any], done: int = 0) -> Iterator[tuple[int, Batch]]:
+def steps(training: Training, done: int = 0) -> Iterator[tuple[int, Batch]]:
     """(number of the step, its batch) for every step after `done` up to train_iters. training: plan's node."""
     return islice(_all_steps(training), done, None)
 
 
-def consumed(training: Mapping[str, Any], number: int) -> int:
+def consumed(training: Training, number: int) -> int:
     """Samples that the first `number` steps take."""
-    return sum(batch.size for _, batch in islice(_all_steps({**training, "train_iters": number}), number))
+    return sum(batch.size for _, batch in islice(_all_steps(dataclasses.replace(training, train_iters=number)), number))
 
 
-def sizes(training: Mapping[str, Any]) -> tuple[int, ...]:
+def sizes(training: Training) -> tuple[int, ...]:
     """The global batch sizes of a run's ramp, in order; the one size where there is none."""
-    ramp, last = training["rampup_batch_size"], training["global_batch_size"]
+    ramp, last = training.rampup_batch_size, known(training.global_batch_size)
     return (last,) if ramp is None else tuple(range(ramp[0], last + 1, ramp[1]))
 
 
-def _all_steps(training: Mapping[str, Any]) -> Iterator[tuple[int, Batch]]:
-    ramp, size = training["rampup_batch_size"], training["global_batch_size"]
+def _all_steps(training: Training) -> Iterator[tuple[int, Batch]]:
+    ramp, last = training.rampup_batch_size, known(training.global_batch_size)
+    size = last
     first = 0
-    for number in range(1, training["train_iters"] + 1):
+    for number in range(1, training.train_iters + 1):
         if ramp is not None:
-            size = _ramped(ramp, training["global_batch_size"], first)
+            size = _ramped(ramp, last, first)
         yield number, Batch(first, size)
         first += size
 
@@ -63,21 +64,21 @@ def _ramped(ramp: list[int], last: int, taken: int) -> int:
 
 def require_batches(plan: Plan) -> None:
     """Raise LaunchError for a ramp that cannot be, or that goes through a size a rule refuses; and for nothing to validate on."""
-    training, data = plan["request"]["training"], plan["request"]["data"]
-    if training["eval_interval"] is not None and data["kind"] != "mock" and not data["held_out"]:
+    training, data = plan.request.training, plan.request.data
+    if training.eval_interval is not None and data.kind != "mock" and not data.held_out:
         raise LaunchError(
             "A validation loss needs text that is not trained on",
-            where=[f"training.eval_interval={training['eval_interval']}", f"data.held_out={data['held_out']}"],
+            where=[f"training.eval_interval={training.eval_interval}", f"data.held_out={data.held_out}"],
             why="Training takes all of the text. What is held out is its end, in whole or cut documents.",
             fixes=[("data.held_out=0.03", "keeps 3 % of it"), ("training.eval_interval=null", "measures none")],
         )
-    if training["rampup_batch_size"] is not None:
+    if training.rampup_batch_size is not None:
         _require_ramp(training)
         _require_rules_at_every_size(plan)
 
 
-def _require_ramp(training: Mapping[str, Any]) -> None:
-    ramp, last = training["rampup_batch_size"], training["global_batch_size"]
+def _require_ramp(training: Training) -> None:
+    ramp, last = known(training.rampup_batch_size), known(training.global_batch_size)
     fixes = [("training.rampup_batch_size=null", "global_batch_size from the first step")]
     if len(ramp) != 3:
         why = "It is [first size, increment, samples]."
@@ -102,27 +103,25 @@ def _require_ramp(training: Mapping[str, Any]) -> None:
 
 def _require_rules_at_every_size(plan: Plan) -> None:
     """Judge the plan again at every size: microbatches must come out even, and fill an interleaved schedule's groups."""
-    training = plan["request"]["training"]
-    here = ("transformer_config", "optimizer_config", "ddp_config")
+    training = plan.request.training
     for size in sizes(training):
-        request = copy.deepcopy(plan["request"])
-        request["training"].update(global_batch_size=size, rampup_batch_size=None)
+        smaller = plan.with_values({"training.global_batch_size": size, "training.rampup_batch_size": None})
         try:
-            answer = resolve(request).to_dict()
+            answer = resolve(smaller.resolution.request)
         except GatingError as refusal:
             first = refusal.findings[0]
             raise LaunchError(
                 f"{first.rule} refuses the plan at the batch size of {size} that its ramp goes through: {first.title}",
-                where=[_said(training), f"training.micro_batch_size={training['micro_batch_size']}"],
+                where=[_said(training), f"training.micro_batch_size={training.micro_batch_size}"],
                 why=first.why,
                 fixes=[*_even(plan), ("training.rampup_batch_size=null", "global_batch_size from the first step")],
                 source=first.source,
             ) from None
         other = [
-            f"{name}={yaml_value(answer[node][name])}, at the full batch {yaml_value(value)}"
-            for node in here
-            for name, value in plan["resolution"][node].items()
-            if answer[node][name] != value
+            f"{name}={yaml_value(answer.settings[node][name])}, at the full batch {yaml_value(value)}"
+            for node, values in plan.resolution.settings.items()
+            for name, value in values.items()
+            if answer.settings[node][name] != value
         ]
         if other:
             raise LaunchError(
@@ -135,14 +134,14 @@ def _require_rules_at_every_size(plan: Plan) -> None:
 
 def _even(plan: Plan) -> list[tuple[str, str]]:
     """A ramp whose sizes are multiples of what the full batch is a multiple of, if there is one."""
-    request = plan["request"]
-    training, layout = request["training"], request["parallelism"]
-    start, increment, samples = training["rampup_batch_size"]
-    model_ranks = layout["tensor_model_parallel_size"] * layout["pipeline_model_parallel_size"]
-    unit = training["micro_batch_size"] * (layout["world_size"] // (model_ranks * layout["context_parallel_size"]))
-    if (layout["virtual_pipeline_model_parallel_size"] or 1) > 1:
-        unit *= layout["microbatch_group_size_per_vp_stage"] or layout["pipeline_model_parallel_size"]
-    last = training["global_batch_size"]
+    request = plan.request
+    training, layout = request.training, request.parallelism
+    start, increment, samples = known(training.rampup_batch_size)
+    model_ranks = layout.tensor_model_parallel_size * layout.pipeline_model_parallel_size
+    unit = training.micro_batch_size * (world_size(plan) // (model_ranks * layout.context_parallel_size))
+    if (layout.virtual_pipeline_model_parallel_size or 1) > 1:
+        unit *= layout.microbatch_group_size_per_vp_stage or layout.pipeline_model_parallel_size
+    last = known(training.global_batch_size)
     if last % unit or last == unit:
         return []
     start = min(max(unit, start // unit * unit), last - unit)
@@ -151,5 +150,5 @@ def _even(plan: Plan) -> list[tuple[str, str]]:
     return [(f"training.rampup_batch_size=[{start},{near},{samples}]", "whole microbatches at every size")]
 
 
-def _said(training: Mapping[str, Any]) -> str:
-    return f"training.rampup_batch_size={yaml_value(training['rampup_batch_size'])}"
+def _said(training: Training) -> str:
+    return f"training.rampup_batch_size={yaml_value(training.rampup_batch_size)}"

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..launch.plan import Plan
+from ..launch.plan import Plan, known
 from . import batches, configs, specs, weights
 
 
@@ -70,19 +70,19 @@ def initialize_parallel_state(plan: Plan) -> None:
     """Process groups of the layout, and random states that differ between TP ranks and stages as Megatron-LM's do."""
     from megatron.core import parallel_state, tensor_parallel
 
-    layout = plan["request"]["parallelism"]
+    layout = plan.request.parallelism
     parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=layout["tensor_model_parallel_size"],
-        pipeline_model_parallel_size=layout["pipeline_model_parallel_size"],
-        virtual_pipeline_model_parallel_size=layout["virtual_pipeline_model_parallel_size"],
-        context_parallel_size=layout["context_parallel_size"],
-        expert_model_parallel_size=layout["expert_model_parallel_size"],
-        expert_tensor_parallel_size=layout["expert_tensor_parallel_size"],
-        num_distributed_optimizer_instances=plan["request"]["ddp"]["num_distributed_optimizer_instances"],
+        tensor_model_parallel_size=layout.tensor_model_parallel_size,
+        pipeline_model_parallel_size=layout.pipeline_model_parallel_size,
+        virtual_pipeline_model_parallel_size=layout.virtual_pipeline_model_parallel_size,
+        context_parallel_size=layout.context_parallel_size,
+        expert_model_parallel_size=layout.expert_model_parallel_size,
+        expert_tensor_parallel_size=layout.expert_tensor_parallel_size,
+        num_distributed_optimizer_instances=plan.request.ddp.num_distributed_optimizer_instances,
         create_gloo_process_groups=False,
-        distributed_timeout_minutes=plan["request"]["launch"]["distributed_timeout_minutes"],
+        distributed_timeout_minutes=plan.request.launch.distributed_timeout_minutes,
     )
-    seed = plan["request"]["training"]["seed"] + 100 * parallel_state.get_pipeline_model_parallel_rank()
+    seed = plan.request.training.seed + 100 * parallel_state.get_pipeline_model_parallel_rank()
     random.seed(seed)
     torch.manual_seed(seed)
     tensor_parallel.model_parallel_cuda_manual_seed(seed)
@@ -126,8 +126,8 @@ def _chunks(plan: Plan, config: Any, on_gpu: bool, use_te: bool) -> list[Any]:
     from megatron.core.models.gpt import GPTModel
     from megatron.core.transformer.module import Float16Module
 
-    model = plan["request"]["model"]
-    stages = plan["request"]["parallelism"]["virtual_pipeline_model_parallel_size"]
+    model = plan.request.model
+    stages = plan.request.parallelism.virtual_pipeline_model_parallel_size
     chunks = []
     for vp_stage in range(stages) if stages else [None]:
         spec = specs.layer_spec(config, use_te, vp_stage)
@@ -136,13 +136,13 @@ def _chunks(plan: Plan, config: Any, on_gpu: bool, use_te: bool) -> list[Any]:
             transformer_layer_spec=spec,
             mtp_block_spec=specs.multi_token_prediction_spec(config, spec, use_te, vp_stage),
             vocab_size=configs.padded_vocab_size(plan),
-            max_sequence_length=model["seq_length"],
+            max_sequence_length=model.seq_length,
             pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
             post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage),
             parallel_output=True,
-            share_embeddings_and_output_weights=model["share_embeddings_and_output_weights"],
-            position_embedding_type=model["position_embedding_type"],
-            rotary_base=model["rotary_base"],
+            share_embeddings_and_output_weights=model.share_embeddings_and_output_weights,
+            position_embedding_type=model.position_embedding_type,
+            rotary_base=model.rotary_base,
             vp_stage=vp_stage,
         )
         chunk.model_type = ModelType.encoder_or_decoder
@@ -151,8 +151,8 @@ def _chunks(plan: Plan, config: Any, on_gpu: bool, use_te: bool) -> list[Any]:
         if on_gpu:
             chunk.cuda(torch.cuda.current_device())
         else:
-            weights.initialise(chunk, plan["request"]["training"]["seed"])
-        half = plan["request"]["precision"]["bf16"] or plan["request"]["precision"]["fp16"]
+            weights.initialise(chunk, plan.request.training.seed)
+        half = plan.request.precision.bf16 or plan.request.precision.fp16
         chunks.append(Float16Module(config, chunk) if half else chunk)
     return chunks
 
@@ -161,7 +161,7 @@ def _wrap(plan: Plan, config: Any, chunks: list[Any]) -> list[Any]:
     """DistributedDataParallel around every chunk; only the first chunk is cut into buckets."""
     from megatron.core.distributed import DistributedDataParallel
 
-    one_bucket = plan["resolution"]["optimizer_config"].get("overlap_param_gather_with_optimizer_step", False)
+    one_bucket = plan.resolution.optimizer_config.get("overlap_param_gather_with_optimizer_step", False)
     ddp_config = configs.ddp_config(plan)
     return [
         DistributedDataParallel(config, ddp_config, chunk, disable_bucketing=index > 0 or bool(one_bucket))
@@ -192,18 +192,18 @@ def _scheduler(plan: Plan, optimizer: Any) -> Any:
     """Learning rate and weight decay over training; megatron-core counts steps in samples."""
     from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
-    wanted, training = plan["request"]["optimizer"], plan["request"]["training"]
-    samples = batches.consumed(training, training["train_iters"])
+    wanted, training = plan.request.optimizer, plan.request.training
+    samples = batches.consumed(training, training.train_iters)
     return OptimizerParamScheduler(
         optimizer,
         init_lr=0.0,
-        max_lr=wanted["lr"],
-        min_lr=wanted["min_lr"],
-        lr_warmup_steps=batches.consumed(training, wanted["lr_warmup_iters"]),
+        max_lr=wanted.lr,
+        min_lr=wanted.min_lr,
+        lr_warmup_steps=batches.consumed(training, wanted.lr_warmup_iters),
         lr_decay_steps=samples,
-        lr_decay_style=wanted["lr_decay_style"],
-        start_wd=wanted["weight_decay"],
-        end_wd=wanted["weight_decay"],
+        lr_decay_style=wanted.lr_decay_style,
+        start_wd=wanted.weight_decay,
+        end_wd=wanted.weight_decay,
         wd_incr_steps=samples,
         wd_incr_style="constant",
         use_checkpoint_opt_param_scheduler=False,
@@ -216,18 +216,18 @@ def _num_microbatches(plan: Plan) -> int:
     from megatron.core import num_microbatches_calculator as calculator
     from megatron.core import parallel_state
 
-    training = plan["request"]["training"]
+    training = plan.request.training
     ranks = parallel_state.get_data_parallel_world_size()
     calculator.destroy_num_microbatches_calculator()
     calculator.init_num_microbatches_calculator(
         rank=torch.distributed.get_rank(),
-        rampup_batch_size=training["rampup_batch_size"],
-        global_batch_size=training["global_batch_size"],
-        micro_batch_size=training["micro_batch_size"],
+        rampup_batch_size=training.rampup_batch_size,
+        global_batch_size=training.global_batch_size,
+        micro_batch_size=training.micro_batch_size,
         data_parallel_size=ranks,
         decrease_batch_size_if_needed=False,
     )
-    return int(training["global_batch_size"] // (training["micro_batch_size"] * ranks))
+    return known(training.global_batch_size) // (training.micro_batch_size * ranks)
 
 
 def num_microbatches(batch: batches.Batch) -> int:

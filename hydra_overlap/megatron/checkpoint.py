@@ -9,6 +9,7 @@ With checkpoint.async_save each rank forks a process that writes the state as it
 writes after the same step.
 """
 
+import dataclasses
 import json
 import random
 import secrets
@@ -27,7 +28,7 @@ import torch.distributed as dist
 from .. import dotted
 from ..errors import HydraOverlapError
 from ..launch.folders import PARTIAL, STATE, complete
-from ..launch.plan import Plan
+from ..launch.plan import Plan, known
 from .build import Built, parameters_gathered
 
 # Canonical parameters and optimizer states, one tensor each over all ranks: any layout can read them.
@@ -49,10 +50,10 @@ class Loaded:
 
 def due(plan: Plan, step: int, *, stopping: bool) -> bool:
     """Whether a checkpoint is written after `step`: at every interval, at the end, and when the run is asked to stop."""
-    wanted = plan["request"]["checkpoint"]
-    interval = wanted["save_interval"]
-    last = step == plan["request"]["training"]["train_iters"]
-    return wanted["save"] is not None and (stopping or last or bool(interval and step % interval == 0))
+    wanted = plan.request.checkpoint
+    interval = wanted.save_interval
+    last = step == plan.request.training.train_iters
+    return wanted.save is not None and (stopping or last or bool(interval and step % interval == 0))
 
 
 class Writer:
@@ -62,7 +63,7 @@ class Writer:
         from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
 
         self._plan, self._built = plan, built
-        self._beside: Any = AsyncCallsQueue() if plan["request"]["checkpoint"]["async_save"] else None
+        self._beside: Any = AsyncCallsQueue() if plan.request.checkpoint.async_save else None
         self.waited_s = 0.0
         """Seconds that training stood still for checkpoints."""
 
@@ -80,7 +81,7 @@ class Writer:
         """
         began = time.perf_counter()
         wanted = due(self._plan, step, stopping=stopping)
-        last = stopping or step == self._plan["request"]["training"]["train_iters"]
+        last = stopping or step == self._plan.request.training.train_iters
         with _as_ours():
             if self._beside is None:
                 if wanted:
@@ -106,7 +107,7 @@ def save(plan: Plan, built: Built, step: int, *, beside: bool = False) -> Any:
     """
     from megatron.core import dist_checkpointing
 
-    final = Path(plan["request"]["checkpoint"]["save"]) / f"iter_{step:07d}"
+    final = Path(known(plan.request.checkpoint.save)) / f"iter_{step:07d}"
     token = [secrets.token_hex(4)]
     dist.broadcast_object_list(token, src=0)
     partial = final.with_name(f"{final.name}.{token[0]}{PARTIAL}")
@@ -147,7 +148,7 @@ def resume(plan: Plan, built: Built) -> Loaded | None:
 
     Raises CheckpointError if it holds another model.
     """
-    if plan["request"]["checkpoint"]["load"] is None:
+    if plan.request.checkpoint.load is None:
         return None
     box = [_latest(plan)] if dist.get_rank() == 0 else [None]
     dist.broadcast_object_list(box, src=0)
@@ -261,7 +262,7 @@ def _chunk_key(built: Built, index: int) -> str:
 
 
 def _layout(plan: Plan) -> dict[str, Any]:
-    return dict(plan["request"]["parallelism"])
+    return dataclasses.asdict(plan.request.parallelism)
 
 
 _SAME = (
@@ -275,7 +276,7 @@ _SAME = (
 
 def _identity(plan: Plan) -> dict[str, Any]:
     """What a checkpoint must have in common with the plan that resumes it: the function, and the order of the samples."""
-    request = plan["request"]
+    request = plan.resolution.request
     same = {f"model.{name}": request["model"][name] for name in _SAME}
     for key in (
         "ddp.use_distributed_optimizer",
@@ -284,7 +285,7 @@ def _identity(plan: Plan) -> dict[str, Any]:
         "training.rampup_batch_size",
     ):
         same[key] = dotted.get(request, key)
-    return {**same, "data": plan["data_prefix"] and Path(plan["data_prefix"]).parent.name}  # named for its content
+    return {**same, "data": plan.data_prefix and Path(plan.data_prefix).parent.name}  # named for its content
 
 
 def _require_same(plan: Plan, saved: dict[str, Any], folder: Path) -> None:
@@ -294,7 +295,7 @@ def _require_same(plan: Plan, saved: dict[str, Any], folder: Path) -> None:
 
 
 def _latest(plan: Plan) -> Path | None:
-    found = complete(plan["request"]["checkpoint"]["load"])
+    found = complete(known(plan.request.checkpoint.load))
     return found[-1] if found else None
 
 
@@ -309,7 +310,7 @@ def _publish(plan: Plan, partial: Path, final: Path, step: int) -> None:
         json.dumps({"step": step, "layout": _layout(plan), "identity": _identity(plan)}, indent=1)
     )
     partial.rename(final)  # fails if `final` is there: launch/folders.py has seen to it that it is not
-    for old in complete(final.parent)[: -plan["request"]["checkpoint"]["keep"]]:
+    for old in complete(final.parent)[: -plan.request.checkpoint.keep]:
         shutil.rmtree(old)
     for leftover in final.parent.glob(f"iter_*{PARTIAL}"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -365,7 +366,5 @@ def describe(plan: Plan, resumed: Loaded | None, console: Any) -> None:
     if resumed is not None:
         other = "; written by another layout, random states start anew" if resumed.resharded else ""
         console.print(f"resumed after step {resumed.step} from {resumed.folder}{other}", soft_wrap=True)
-    elif plan["request"]["checkpoint"]["load"] is not None:
-        console.print(
-            f"no complete checkpoint in {plan['request']['checkpoint']['load']}: starting anew", soft_wrap=True
-        )
+    elif plan.request.checkpoint.load is not None:
+        console.print(f"no complete checkpoint in {plan.request.checkpoint.load}: starting anew", soft_wrap=True)

@@ -10,7 +10,7 @@ from typing import Any
 from .. import dotted
 from ..errors import HydraOverlapError, LaunchError
 from ..findings import yaml_value
-from ..launch.plan import Plan
+from ..launch.plan import Plan, known
 from ..rules import lr
 from ..schema.fields import DEFAULTS
 
@@ -61,9 +61,9 @@ VOCAB_MULTIPLE = 128  # tokens per TP rank; Megatron-LM's make_vocab_size_divisi
 
 def require_model(plan: Plan) -> None:
     """Raise LaunchError unless the model and the batch are described completely enough to be built."""
-    request = plan["request"]
-    missing = [f"model.{name}=null" for name in _REQUIRED if request["model"][name] is None]
-    missing += ["training.global_batch_size=null"] if request["training"]["global_batch_size"] is None else []
+    request = plan.request
+    missing = [f"model.{name}=null" for name in _REQUIRED if getattr(request.model, name) is None]
+    missing += ["training.global_batch_size=null"] if request.training.global_batch_size is None else []
     if missing:
         raise LaunchError(
             "Training needs a model and a batch size, and part of them is not said",
@@ -71,15 +71,14 @@ def require_model(plan: Plan) -> None:
             why="A plan may leave them open to judge overlap settings alone; a run cannot.",
             fixes=[("model=tiny training=short", "takes the tiny GPT and its batch sizes")],
         )
-    for problem in lr.problems(request["optimizer"], request["training"]):
+    for problem in lr.problems(vars(request.optimizer), vars(request.training)):
         raise problem
 
 
 def require_built(plan: Plan) -> None:
     """Raise LaunchError for what the plan asks of a run and train.py does not do. Nothing is dropped."""
-    request = plan["request"]
     for key, why in _NOT_BUILT.items():
-        value = dotted.get(request, key)
+        value = dotted.get(plan.resolution.request, key)
         if value != DEFAULTS[key]:
             raise LaunchError(
                 f"train.py does not do what {key} asks for",
@@ -95,16 +94,16 @@ def padded_vocab_size(plan: Plan) -> int:
 
     Source: Megatron-LM core_v0.16.1 megatron/training/tokenizer/tokenizer.py, _vocab_size_with_padding.
     """
-    multiple = VOCAB_MULTIPLE * plan["request"]["parallelism"]["tensor_model_parallel_size"]
-    return -(-plan["request"]["model"]["vocab_size"] // multiple) * multiple
+    multiple = VOCAB_MULTIPLE * plan.request.parallelism.tensor_model_parallel_size
+    return -(-known(plan.request.model.vocab_size) // multiple) * multiple
 
 
 def params_dtype(plan: Plan) -> Any:
     """Dtype of parameters and activations."""
     import torch
 
-    precision = plan["request"]["precision"]
-    return torch.bfloat16 if precision["bf16"] else torch.float16 if precision["fp16"] else torch.float32
+    precision = plan.request.precision
+    return torch.bfloat16 if precision.bf16 else torch.float16 if precision.fp16 else torch.float32
 
 
 def transformer_config(plan: Plan, on_gpu: bool) -> Any:
@@ -112,31 +111,31 @@ def transformer_config(plan: Plan, on_gpu: bool) -> Any:
     import torch.nn.functional as F
     from megatron.core.transformer.transformer_config import TransformerConfig
 
-    request, dtype = plan["request"], params_dtype(plan)
-    model, layout, precision = request["model"], request["parallelism"], request["precision"]
+    request, dtype = plan.request, params_dtype(plan)
+    model, layout, precision = request.model, request.parallelism, request.precision
     names = {field.name for field in dataclasses.fields(TransformerConfig)}
-    _require_fields("model", model, names)
-    values = {name: value for name, value in model.items() if name in names and value is not None}
-    values |= {name: layout[name] for name in _LAYOUT if layout[name] is not None}
-    values |= {name: precision[name] for name in _PRECISION if precision[name] is not None}
+    _require_fields("model", vars(model), names)
+    values = {name: value for name, value in vars(model).items() if name in names and value is not None}
+    values |= {name: value for name, value in vars(layout).items() if name in _LAYOUT and value is not None}
+    values |= {name: value for name, value in vars(precision).items() if name in _PRECISION and value is not None}
     values |= {
-        "activation_func": {"silu": F.silu, "gelu": F.gelu}[model["activation_func"]],
+        "activation_func": {"silu": F.silu, "gelu": F.gelu}[model.activation_func],
         "params_dtype": dtype,
         "pipeline_dtype": dtype,
-        "fp8_param": precision["fp8_param_gather"],
+        "fp8_param": precision.fp8_param_gather,
         "bias_activation_fusion": on_gpu,
         "bias_dropout_fusion": on_gpu,
         "masked_softmax_fusion": on_gpu,
-        "apply_rope_fusion": on_gpu and model["position_embedding_type"] == "rope",
+        "apply_rope_fusion": on_gpu and model.position_embedding_type == "rope",
     }
     values.pop("cuda_graph_scope")  # empty: require_built has refused any other
-    if model["num_moe_experts"] is None:
+    if model.num_moe_experts is None:
         values = {name: value for name, value in values.items() if not name.startswith("moe_")}
-        if model["variable_seq_lengths"]:  # megatron-core refuses its default even where nothing is dispatched
+        if model.variable_seq_lengths:  # megatron-core refuses its default even where nothing is dispatched
             values["moe_token_dispatcher_type"] = "alltoall"
-    elif model["moe_ffn_hidden_size"] is None:
-        values["moe_ffn_hidden_size"] = model["ffn_hidden_size"] or 4 * model["hidden_size"]
-    values |= _known(plan["resolution"]["transformer_config"], names)
+    elif model.moe_ffn_hidden_size is None:
+        values["moe_ffn_hidden_size"] = model.ffn_hidden_size or 4 * known(model.hidden_size)
+    values |= _known(plan.resolution.transformer_config, names)
     return TransformerConfig(**values)
 
 
@@ -144,13 +143,13 @@ def ddp_config(plan: Plan) -> Any:
     """DistributedDataParallelConfig of a plan."""
     from megatron.core.distributed import DistributedDataParallelConfig
 
-    request = plan["request"]
+    request = plan.request
     names = {field.name for field in dataclasses.fields(DistributedDataParallelConfig)}
-    _require_fields("ddp", request["ddp"], names)
-    values = _known({name: value for name, value in request["ddp"].items() if value is not None}, names)
-    values["grad_reduce_in_fp32"] = request["precision"]["grad_reduce_in_fp32"]
-    values["fp8_param_gather"] = request["precision"]["fp8_param_gather"]
-    values |= _known(plan["resolution"]["ddp_config"], names)
+    _require_fields("ddp", vars(request.ddp), names)
+    values = _known({name: value for name, value in vars(request.ddp).items() if value is not None}, names)
+    values["grad_reduce_in_fp32"] = request.precision.grad_reduce_in_fp32
+    values["fp8_param_gather"] = request.precision.fp8_param_gather
+    values |= _known(plan.resolution.ddp_config, names)
     return DistributedDataParallelConfig(**values)
 
 
@@ -158,14 +157,14 @@ def optimizer_config(plan: Plan) -> Any:
     """AdamOptimizerConfig or SGDOptimizerConfig of a plan."""
     from megatron.core.optimizer.optimizer_config import AdamOptimizerConfig, SGDOptimizerConfig
 
-    request = plan["request"]
-    kind = {"adam": AdamOptimizerConfig, "sgd": SGDOptimizerConfig}[request["optimizer"]["optimizer"]]
+    request = plan.request
+    kind = {"adam": AdamOptimizerConfig, "sgd": SGDOptimizerConfig}[request.optimizer.optimizer]
     names = {field.name for field in dataclasses.fields(kind)}
-    _require_fields("optimizer", request["optimizer"], names)
-    values = _known({name: value for name, value in request["optimizer"].items() if value is not None}, names)
-    values |= {name: request["precision"][name] for name in ("bf16", "fp16", "fp8_recipe")}
+    _require_fields("optimizer", vars(request.optimizer), names)
+    values = _known({name: value for name, value in vars(request.optimizer).items() if value is not None}, names)
+    values |= {name: getattr(request.precision, name) for name in ("bf16", "fp16", "fp8_recipe")}
     values["params_dtype"] = params_dtype(plan)
-    values |= _known(plan["resolution"]["optimizer_config"], names)
+    values |= _known(plan.resolution.optimizer_config, names)
     return kind(**values)
 
 

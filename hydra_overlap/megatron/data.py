@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..errors import LaunchError
-from ..launch.plan import Plan
+from ..launch.plan import Plan, known
+from ..schema.nodes import Data
 from . import batches
 
 EOD = 256  # end of document, after the 256 byte values
@@ -38,15 +39,13 @@ class ByteTokenizer:
 
 def sources(plan: Plan) -> list[Path]:
     """Files of the plan's text, sorted, repeats left out. Raises LaunchError if there are none or one cannot be read."""
-    data = plan["request"]["data"]
-    if data["kind"] == "stdlib":
-        files = _stdlib_files(Path(sysconfig.get_paths()["stdlib"]))
-    else:
-        files = _named_files(data["files"])
+    data = plan.request.data
+    stdlib = Path(sysconfig.get_paths()["stdlib"])
+    files = _stdlib_files(stdlib) if data.kind == "stdlib" else _named_files(data.files)
     if not files:
         raise LaunchError(
             "Training on text needs text",
-            where=[f"data.kind={data['kind']}", f"data.files=[{','.join(data['files'])}]"],
+            where=[f"data.kind={data.kind}", f"data.files=[{','.join(data.files)}]"],
             why="No file is named, or the pattern matches none.",
             fixes=[("data=text 'data.files=[/path/*.txt]'", "your own files"), ("data=mock", "made-up tokens")],
         )
@@ -78,7 +77,7 @@ def _named_files(patterns: list[str]) -> list[Path]:
 
 def cache_dir(plan: Plan) -> Path:
     """data.cache_dir, or the user's cache directory."""
-    said = plan["request"]["data"]["cache_dir"]
+    said = plan.request.data.cache_dir
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(os.path.expanduser(said)) if said else base / "hydra-overlap" / "data"
 
@@ -88,22 +87,22 @@ def require(plan: Plan) -> list[Path]:
 
     Raises LaunchError for what `prepare` would find as soon as it looks.
     """
-    request = plan["request"]
-    data = request["data"]
-    if data["files"] and data["kind"] != "text":
-        named = f"data.files=[{','.join(data['files'])}]"
+    request = plan.request
+    data = request.data
+    if data.files and data.kind != "text":
+        named = f"data.files=[{','.join(data.files)}]"
         raise LaunchError(
             "Files are read with kind=text alone",
-            where=[f"data.kind={data['kind']}", named],
+            where=[f"data.kind={data.kind}", named],
             why="The run would train on something else than these files.",
-            fixes=[(f"data=text '{named}'", "trains on them"), ("data.files=[]", f"trains on {data['kind']}")],
+            fixes=[(f"data=text '{named}'", "trains on them"), ("data.files=[]", f"trains on {data.kind}")],
         )
-    if data["kind"] == "mock":
+    if data.kind == "mock":
         return []
-    if request["model"]["vocab_size"] < VOCABULARY:
+    if known(request.model.vocab_size) < VOCABULARY:
         raise LaunchError(
             "The vocabulary holds every byte",
-            where=[f"model.vocab_size={request['model']['vocab_size']}"],
+            where=[f"model.vocab_size={request.model.vocab_size}"],
             why=f"Text is read as bytes: 256 values and one end-of-document token, {VOCABULARY} tokens.",
             fixes=[("model.vocab_size=384", "holds them"), ("data=mock", "made-up tokens")],
         )
@@ -120,7 +119,7 @@ def require(plan: Plan) -> list[Path]:
 def _unwritable(plan: Plan, why: str) -> LaunchError:
     return LaunchError(
         "The tokenised text can be kept",
-        where=[f"data.cache_dir={plan['request']['data']['cache_dir'] or 'null'}"],
+        where=[f"data.cache_dir={plan.request.data.cache_dir or 'null'}"],
         why=why,
         fixes=[("data.cache_dir=DIRECTORY", "a directory you may write to")],
     )
@@ -136,21 +135,21 @@ def prepare(plan: Plan) -> str | None:
     files = require(plan)
     if not files:
         return None
-    request = plan["request"]
-    limit = request["data"]["max_bytes"]
+    request = plan.request
+    limit = request.data.max_bytes
     documents, size = _read(files, limit)
-    if size < request["model"]["seq_length"] + 1:
+    if size < known(request.model.seq_length) + 1:
         raise LaunchError(
             "The text is longer than one sample",
-            where=[f"model.seq_length={request['model']['seq_length']}", f"data.max_bytes={limit or 'null'}"],
+            where=[f"model.seq_length={request.model.seq_length}", f"data.max_bytes={limit or 'null'}"],
             why=f"{len(files)} file(s) hold {size} tokens; a sample takes seq_length + 1.",
-            fixes=_longer(request["data"], size),
+            fixes=_longer(request.data, size),
         )
     parts = {TRAIN: documents}
     digest = hashlib.sha256(FORMAT.encode())
     for document in documents:
         digest.update(hashlib.sha256(document).digest())
-    if request["data"]["held_out"]:
+    if request.data.held_out:
         parts = _divided(plan, documents, size)
         digest.update(f"held out: {sum(map(len, parts[HELD_OUT]))}".encode())
     folder = cache_dir(plan) / digest.hexdigest()[:16]
@@ -162,33 +161,33 @@ def prepare(plan: Plan) -> str | None:
     return str(folder / TRAIN)
 
 
-def _longer(data: dict[str, Any], size: int) -> Iterator[tuple[str, str]]:
+def _longer(data: Data, size: int) -> Iterator[tuple[str, str]]:
     """Ways to a text that is longer than one sample."""
     if size > 1:
         yield f"model.seq_length={max(1, (size - 1) // 2)}", "shorter samples"
     yield from _more_text(data)
 
 
-def _more_text(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    if data["max_bytes"] is not None:
+def _more_text(data: Data) -> Iterator[tuple[str, str]]:
+    if data.max_bytes is not None:
         yield "data.max_bytes=null", "all of the text"
-    if data["kind"] != "stdlib":
+    if data.kind != "stdlib":
         yield "data=stdlib data.files=[]", "more text"
 
 
 def _divided(plan: Plan, documents: list[bytes], size: int) -> dict[str, list[bytes]]:
     """The text before and from the place where the held-out share begins, which may be within a document."""
-    share, least = plan["request"]["data"]["held_out"], plan["request"]["model"]["seq_length"] + 1
+    share, least = plan.request.data.held_out, known(plan.request.model.seq_length) + 1
     kept = max(0, round(size * (1 - share)))
     if min(kept, size - kept) < least:
         enough = round(least / size + 0.005, 2)
         raise LaunchError(
             "Both parts of the text are longer than one sample",
-            where=[f"data.held_out={share}", f"model.seq_length={plan['request']['model']['seq_length']}"],
+            where=[f"data.held_out={share}", f"model.seq_length={plan.request.model.seq_length}"],
             why=f"The text has {size} tokens, {size - kept} of them held out; a sample takes seq_length + 1.",
             fixes=[
                 *([(f"data.held_out={enough}", "a sample or more")] if enough < 0.5 else []),
-                *_more_text(plan["request"]["data"]),
+                *_more_text(plan.request.data),
                 ("data.held_out=0 training.eval_interval=null", "no validation"),
             ],
         )
@@ -243,16 +242,16 @@ def dataset(plan: Plan, num_samples: int) -> Any:
 
     Rank 0 builds the index. A sample is tokens, labels, loss_mask and position_ids, each [seq_length].
     """
-    return _build(plan, plan["data_prefix"], [num_samples, 0, 0])
+    return _build(plan, plan.data_prefix, [num_samples, 0, 0])
 
 
 def held_out(plan: Plan) -> Any:
     """Dataset of the samples of a validation loss: the held-out text; of mock data a split of its own. Every rank calls it."""
-    prefix, training = plan["data_prefix"], plan["request"]["training"]
+    prefix, training = plan.data_prefix, plan.request.training
     return _build(
         plan,
         None if prefix is None else str(Path(prefix).with_name(HELD_OUT)),
-        [0, training["eval_iters"] * training["global_batch_size"], 0],
+        [0, training.eval_iters * known(training.global_batch_size), 0],
     )
 
 
@@ -262,8 +261,8 @@ def _build(plan: Plan, prefix: str | None, sizes: list[int]) -> Any:
     from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig, MockGPTDataset
 
     config = GPTDatasetConfig(
-        random_seed=plan["request"]["training"]["seed"],
-        sequence_length=plan["request"]["model"]["seq_length"],
+        random_seed=plan.request.training.seed,
+        sequence_length=plan.request.model.seq_length,
         blend=None if prefix is None else ([prefix], None),
         split=None if prefix is None else ",".join("1" if size else "0" for size in sizes),
         path_to_cache=None if prefix is None else str(Path(prefix).parent / "index"),
@@ -280,14 +279,14 @@ def _build(plan: Plan, prefix: str | None, sizes: list[int]) -> Any:
 
 def microbatches(plan: Plan, samples: Any, steps_done: int = 0) -> Iterator[dict[str, Any]]:
     """Batches of this rank after `steps_done` steps, one per microbatch: tokens, labels, loss_mask, position_ids [b, s]."""
-    for _, batch in batches.steps(plan["request"]["training"], steps_done):
+    for _, batch in batches.steps(plan.request.training, steps_done):
         yield from _of_this_rank(plan, samples, batch.first, batch.size)
 
 
 def validation_microbatches(plan: Plan, samples: Any) -> Iterator[dict[str, Any]]:
     """Batches of this rank for one validation loss, one per microbatch. samples: of `held_out`."""
-    training = plan["request"]["training"]
-    yield from _of_this_rank(plan, samples, 0, training["eval_iters"] * training["global_batch_size"])
+    training = plan.request.training
+    yield from _of_this_rank(plan, samples, 0, training.eval_iters * known(training.global_batch_size))
 
 
 def _of_this_rank(plan: Plan, samples: Any, first: int, count: int) -> Iterator[dict[str, Any]]:
@@ -295,7 +294,7 @@ def _of_this_rank(plan: Plan, samples: Any, first: int, count: int) -> Iterator[
     from megatron.core import parallel_state
 
     rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
-    size = plan["request"]["training"]["micro_batch_size"]
+    size = plan.request.training.micro_batch_size
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     for start in range(first + rank * size, first + count, ranks * size):
         batch = [samples[index] for index in range(start, start + size)]

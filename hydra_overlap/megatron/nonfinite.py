@@ -31,8 +31,8 @@ class Guard:
     """Decides about one step. loss: of the global batch, the same on every rank."""
 
     def __init__(self, plan: Plan, loss: float) -> None:
-        training = plan["request"]["training"]
-        limit = training["spike_grad_norm"]
+        training = plan.request.training
+        limit = training.spike_grad_norm
         self._limit = math.inf if limit is None else limit
         self.why = "" if math.isfinite(loss) else f"the loss is {loss}"
         self.grad_norm: float | None = None
@@ -78,7 +78,7 @@ def describe(plan: Plan, built: Built, guard: Guard, batch: Batch, losses: list[
     from megatron.core import parallel_state
 
     rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
-    size = plan["request"]["training"]["micro_batch_size"]
+    size = plan.request.training.micro_batch_size
     found = {
         "microbatches": [
             [first, first + size]
@@ -116,10 +116,10 @@ class Tolerance:
     """How many bad steps a run takes: none, or so many in a row. Every rank has one and all count alike."""
 
     def __init__(self, plan: Plan) -> None:
-        training = plan["request"]["training"]
-        self._skips = training["on_nonfinite"] == "skip"
-        self._most = training["max_skipped_steps"] if self._skips else 1
-        self._where = Path(plan["output_dir"], BAD_STEPS)
+        training = plan.request.training
+        self._skips = training.on_nonfinite == "skip"
+        self._most = training.max_skipped_steps if self._skips else 1
+        self._where = Path(plan.output_dir, BAD_STEPS)
         self._in_row = 0
 
     def after(self, step: int, bad: dict[str, Any] | None) -> DivergedError | None:

@@ -68,7 +68,7 @@ def read_back(plan: Plan, built: Built) -> dict[str, Any]:
     buckets = [other["buckets"] for other in everywhere]
     return {
         "fields": len(compared),
-        "env": {name: os.environ.get(name) for name in plan["resolution"]["env"]},
+        "env": {name: os.environ.get(name) for name in plan.resolution.env},
         "layers": built.layers,
         "schedule": SCHEDULES[built.forward_backward.__name__],
         "num_microbatches": built.num_microbatches,
@@ -79,11 +79,11 @@ def read_back(plan: Plan, built: Built) -> dict[str, Any]:
 
 def fields(plan: Plan, built: Built) -> Iterator[tuple[str, Any, Any]]:
     """(where, promised, found) of every setting on every object that holds it."""
-    resolution = plan["resolution"]
+    resolution = plan.resolution
     for index, chunk in enumerate(built.model):
-        for name, value in resolution["transformer_config"].items():
+        for name, value in resolution.transformer_config.items():
             yield f"TransformerConfig.{name} of chunk {index}", value, getattr(chunk.config, name, _ABSENT)
-        for name, value in resolution["ddp_config"].items():
+        for name, value in resolution.ddp_config.items():
             yield (
                 f"DistributedDataParallelConfig.{name} of chunk {index}",
                 value,
@@ -92,7 +92,7 @@ def fields(plan: Plan, built: Built) -> Iterator[tuple[str, Any, Any]]:
         for where, promised, found in userbuffers.layer_fields(plan, chunk):
             yield f"{where} of chunk {index}", promised, found
     for index, optimizer in enumerate(getattr(built.optimizer, "chained_optimizers", [built.optimizer])):
-        for name, value in resolution["optimizer_config"].items():
+        for name, value in resolution.optimizer_config.items():
             yield f"OptimizerConfig.{name} of optimizer {index}", value, getattr(optimizer.config, name, _ABSENT)
 
 
@@ -109,10 +109,12 @@ def _environment(plan: Plan, rank: int) -> list[Difference]:
     """Promised variables that differ; and, on GPUs, those in force that take back what was asked for."""
     different = [
         Difference(rank, f"environment {name}", value, os.environ.get(name, "not set"))
-        for name, value in plan["resolution"]["env"].items()
+        for name, value in plan.resolution.env.items()
         if os.environ.get(name) != value
     ]
-    contrary = [] if plan["rehearsal"] else env_conflicts.contrary(plan["request"], plan["resolution"], os.environ)
+    contrary = (
+        [] if plan.rehearsal else env_conflicts.contrary(plan.resolution.request, plan.resolution.to_dict(), os.environ)
+    )
     hurting = [
         Difference(rank, f"environment {one.name}", f"unset (it undoes {one.undoes})", one.value)
         for one in contrary
@@ -123,8 +125,8 @@ def _environment(plan: Plan, rank: int) -> list[Difference]:
 
 def _objects(plan: Plan, built: Built, rank: int) -> list[Difference]:
     """What the settings must have led to: the schedule, and the functions the schedule calls."""
-    layout, ddp = plan["request"]["parallelism"], plan["resolution"]["ddp_config"]
-    pp, vpp = layout["pipeline_model_parallel_size"], layout["virtual_pipeline_model_parallel_size"]
+    layout, ddp = plan.request.parallelism, plan.resolution.ddp_config
+    pp, vpp = layout.pipeline_model_parallel_size, layout.virtual_pipeline_model_parallel_size
     schedule = "no pipelining" if pp == 1 else "interleaved 1F1B" if (vpp or 1) > 1 else "1F1B"
     checks = [("schedule", schedule, SCHEDULES[built.forward_backward.__name__])]
     for name, wanted in (
@@ -142,9 +144,9 @@ def _num_buckets(chunk: Any) -> int:
 
 
 def _notes(plan: Plan, buckets: list[list[int]]) -> list[str]:
-    ddp, layout = plan["resolution"]["ddp_config"], plan["request"]["parallelism"]
+    ddp, layout = plan.resolution.ddp_config, plan.request.parallelism
     notes = []
-    if ddp["bucket_size"] is not None and layout["pipeline_model_parallel_size"] > 1:
+    if ddp["bucket_size"] is not None and layout.pipeline_model_parallel_size > 1:
         notes.append(
             f"bucket_size={ddp['bucket_size']:,} holds for the first model chunk of pipeline rank 0 ({buckets[0][0]} "
             "buckets); elsewhere megatron-core uses one bucket a chunk (distributed_data_parallel.py:94-102)"

@@ -6,16 +6,16 @@ bucket size with them, so that a chunk is cut into as many buckets as planned. W
 and said. Pure: no torch.
 """
 
-import copy
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from .. import dotted
 from ..errors import LaunchError
-from ..launch.plan import Plan
+from ..launch.plan import Change, Plan, Rehearsal, known
 from ..rules.layout import bucketed_parameters
 from ..schema.fields import complete
+from ..schema.nodes import Model, Precision
 
 HIDDEN = 256  # width of the residual stream above which a model is shrunk
 HEAD = 32  # width of one attention head
@@ -26,16 +26,6 @@ VOCABULARY = 512  # tokens; more than the 257 of the byte tokenizer
 SEQUENCE = 256  # tokens
 EXPERTS_PER_RANK = 2
 EXPERTS = 4  # fewer are not worth shrinking, and of fewer a router chooses all
-
-
-@dataclass(frozen=True)
-class Change:
-    """One value a rehearsal does not take from the plan."""
-
-    key: str
-    planned: Any
-    rehearsed: Any
-    reason: str
 
 
 # Settings that need CUDA or Transformer Engine: what the rehearsal uses, and what it therefore does not exercise.
@@ -56,102 +46,98 @@ _REPLACED: tuple[tuple[str, Any, str], ...] = (
 
 
 def rehearse(plan: Plan, other_versions: Sequence[str] = ()) -> Plan:
-    """The plan as this machine without a GPU can run it; `plan["rehearsal"]` says what differs.
+    """The plan as this machine without a GPU can run it; `plan.rehearsal` says what differs.
 
     other_versions: software the plan was judged for and that is not what runs here.
 
     Raises LaunchError where megatron-core has no CPU path at all, so that nothing would be left to rehearse.
     """
-    if plan["request"]["parallelism"]["context_parallel_size"] > 1:
+    if plan.request.parallelism.context_parallel_size > 1:
         raise LaunchError(
             "Context parallelism cannot be rehearsed without a GPU",
-            where=[f"parallelism.context_parallel_size={plan['request']['parallelism']['context_parallel_size']}"],
+            where=[f"parallelism.context_parallel_size={plan.request.parallelism.context_parallel_size}"],
             why="megatron-core's context parallelism runs inside Transformer Engine's attention, which is CUDA only.",
             fixes=[("parallelism.context_parallel_size=1", "rehearses the rest of the layout")],
             source="megatron-core core_v0.16.1 megatron/core/transformer/dot_product_attention.py:55-57",
         )
-    rehearsed = copy.deepcopy(plan)
-    replaced, left_out = replace_cuda_only(rehearsed)
-    _gather_experts_after_their_step(rehearsed, replaced, left_out)
-    shrunk = _shrink(rehearsed, plan)
-    resolution = plan["resolution"]
-    if resolution["transformer_config"].get("tp_comm_overlap"):
+    rehearsed, replaced, left_out = replace_cuda_only(plan)
+    rehearsed, change = _with_experts_gathered_after_their_step(rehearsed)
+    if change:
+        replaced.append(change)
+        left_out.append(change.reason)
+    rehearsed, shrunk = _shrunk(rehearsed)
+    rehearsed, buckets = _with_buckets_in_proportion(rehearsed, plan)
+    resolution = plan.resolution
+    if resolution.transformer_config.get("tp_comm_overlap"):
         left_out.insert(0, "userbuffers (TP overlap): CUDA kernels; the layers run without them")
-    if resolution["env"]:
-        left_out.append(f"{', '.join(resolution['env'])}: set in every rank, read by no GPU")
+    if resolution.env:
+        left_out.append(f"{', '.join(resolution.env)}: set in every rank, read by no GPU")
     left_out += [f"the versions it was judged for: {text}" for text in other_versions]
     left_out.append("NCCL: collectives run on gloo; times say nothing about a GPU")
-    rehearsed["rehearsal"] = {
-        "shrunk": [vars(change) for change in shrunk],
-        "replaced": [vars(change) for change in replaced],
-        "not_exercised": left_out,
-        "arithmetic": _arithmetic(rehearsed["request"]["precision"]),
-    }
-    return rehearsed
+    made = Rehearsal(
+        shrunk=(*shrunk, *buckets),
+        replaced=tuple(replaced),
+        not_exercised=tuple(left_out),
+        arithmetic=_arithmetic(rehearsed.request.precision),
+    )
+    return dataclasses.replace(rehearsed, rehearsal=made)
 
 
-def _arithmetic(precision: dict[str, Any]) -> list[str]:
+def _arithmetic(precision: Precision) -> tuple[str, ...]:
     """What is computed otherwise than the number format says (megatron/matmul.py)."""
-    formats = [name for name in ("bf16", "fp16") if precision[name]]
-    return [f"{name} matrices are multiplied in fp32 and rounded to {name} once, on every CPU" for name in formats]
+    formats = [name for name in ("bf16", "fp16") if getattr(precision, name)]
+    return tuple(f"{name} matrices are multiplied in fp32 and rounded to {name} once, on every CPU" for name in formats)
 
 
-def _gather_experts_after_their_step(plan: Plan, replaced: list[Change], left_out: list[str]) -> None:
+def _with_experts_gathered_after_their_step(plan: Plan) -> tuple[Plan, Change | None]:
     """Without this a rehearsal trains wrong at random: gloo copies experts onto themselves while they step (DP029)."""
-    if plan["request"]["parallelism"]["expert_model_parallel_size"] > 1:
-        text = "parameter gather with the optimizer step: gloo would gather experts in the middle of theirs"
-        change = _replace(plan, "comm_overlap.dp.overlap_param_gather_with_optimizer_step", False, text)
-        replaced += [change] if change else []
-        left_out += [text] if change else []
+    if plan.request.parallelism.expert_model_parallel_size == 1:
+        return plan, None
+    text = "parameter gather with the optimizer step: gloo would gather experts in the middle of theirs"
+    return _with_value(plan, "comm_overlap.dp.overlap_param_gather_with_optimizer_step", False, text)
 
 
-def replace_cuda_only(plan: Plan) -> tuple[list[Change], list[str]]:
-    """Settings that need CUDA, replaced in the request and in the three dicts of settings, in place.
+def replace_cuda_only(plan: Plan) -> tuple[Plan, list[Change], list[str]]:
+    """The plan with settings that need CUDA replaced, in its request and in its three dicts of settings.
 
-    -> (changes, what is therefore left out). Dry runs call it as well.
+    -> (the changed plan, changes, what is therefore left out). Dry runs call it as well.
     """
     changes, left_out = [], []
     for key, value, text in _REPLACED:
-        change = _replace(plan, key, value, text)
+        plan, change = _with_value(plan, key, value, text)
         changes += [change] if change else []
         left_out += [text] if change and text else []
-    model = plan["request"]["model"]
-    if model["num_moe_experts"] is not None and model["moe_token_dispatcher_type"] == "flex":
-        text = f"the {model['moe_flex_dispatcher_backend']} dispatcher: tokens travel by all-to-all"
-        changes.append(Change("model.moe_token_dispatcher_type", "flex", "alltoall", text))
+    model = plan.request.model
+    if model.num_moe_experts is not None and model.moe_token_dispatcher_type == "flex":
+        text = f"the {model.moe_flex_dispatcher_backend} dispatcher: tokens travel by all-to-all"
+        key = "model.moe_token_dispatcher_type"
+        plan = plan.with_values({key: "alltoall", "model.moe_flex_dispatcher_backend": None})
+        changes.append(Change(key=key, planned="flex", rehearsed="alltoall", reason=text))
         left_out.append(text)
-        model["moe_token_dispatcher_type"], model["moe_flex_dispatcher_backend"] = "alltoall", None
-    return changes, left_out
+    return plan, changes, left_out
 
 
-def _replace(plan: Plan, key: str, value: Any, text: str) -> Change | None:
-    """Put `value` in the request and in the three dicts of settings, in place; None where nothing else was planned."""
+def _with_value(plan: Plan, key: str, value: Any, text: str) -> tuple[Plan, Change | None]:
+    """The plan with `value` in its request and in its three dicts of settings, and the change; None where it planned that."""
     name = key.rpartition(".")[2]
-    settings = [s for s in _settings(plan) if name in s]
-    planned = [s[name] for s in settings] or [dotted.get(plan["request"], key)]
+    holding = {node: values for node, values in plan.resolution.settings.items() if name in values}
+    planned = [values[name] for values in holding.values()] or [dotted.get(plan.resolution.request, key)]
     if all(item in (value, None) for item in planned):
-        return None
-    dotted.put(plan["request"], key, value)
-    for values in settings:
-        values[name] = value
-    return Change(key, planned[0], value, text)
+        return plan, None
+    changed = plan.with_values({key: value}).with_settings({node: {name: value} for node in holding})
+    return changed, Change(key=key, planned=planned[0], rehearsed=value, reason=text)
 
 
-def _settings(plan: Plan) -> list[dict[str, Any]]:
-    resolution = plan["resolution"]
-    return [resolution["transformer_config"], resolution["optimizer_config"], resolution["ddp_config"]]
-
-
-def _shrink(rehearsed: Plan, plan: Plan) -> list[Change]:
-    """Tensor dimensions brought down to a laptop's size, in place. Nothing grows; the layout keeps dividing them."""
-    model, layout = rehearsed["request"]["model"], rehearsed["request"]["parallelism"]
-    tp, cp, ep = (layout[f"{n}_parallel_size"] for n in ("tensor_model", "context", "expert_model"))
-    before = dict(model)
-    if model["hidden_size"] is not None and model["hidden_size"] > HIDDEN:
-        model["hidden_size"] = HIDDEN
-        if model["num_attention_heads"] is not None:
-            _shrink_heads(model, before["hidden_size"], tp)
-    split = (tp if layout["sequence_parallel"] else 1) * (2 * cp if cp > 1 else 1)
+def _shrunk(plan: Plan) -> tuple[Plan, list[Change]]:
+    """Tensor dimensions brought down to a laptop's size. Nothing grows; the layout keeps dividing them."""
+    before, layout = plan.request.model, plan.request.parallelism
+    model = dataclasses.replace(before)
+    tp, cp, ep = layout.tensor_model_parallel_size, layout.context_parallel_size, layout.expert_model_parallel_size
+    if model.hidden_size is not None and model.hidden_size > HIDDEN:
+        if model.num_attention_heads is not None:
+            _shrink_heads(model, tp)
+        model.hidden_size = HIDDEN
+    split = (tp if layout.sequence_parallel else 1) * (2 * cp if cp > 1 else 1)
     for name, limit, multiple in (
         ("ffn_hidden_size", FFN, tp),
         ("moe_ffn_hidden_size", EXPERT_FFN, tp),
@@ -160,32 +146,35 @@ def _shrink(rehearsed: Plan, plan: Plan) -> list[Change]:
         ("seq_length", SEQUENCE, split),
         ("num_moe_experts", max(EXPERTS, EXPERTS_PER_RANK * ep), ep),
     ):
-        if model[name] is not None and model[name] > limit:
-            model[name] = max(multiple, limit // multiple * multiple)
-    if model["num_moe_experts"] is not None:
-        model["moe_router_topk"] = min(model["moe_router_topk"], model["num_moe_experts"])
-    reason = "tensor dimension"
-    changes = [Change(f"model.{k}", before[k], value, reason) for k, value in model.items() if value != before[k]]
-    return changes + _shrink_buckets(rehearsed, plan)
+        size = getattr(model, name)
+        if size is not None and size > limit:
+            setattr(model, name, max(multiple, limit // multiple * multiple))
+    if model.num_moe_experts is not None:
+        model.moe_router_topk = min(model.moe_router_topk, model.num_moe_experts)
+    smaller = {name: value for name, value in vars(model).items() if value != getattr(before, name)}
+    changes = [
+        Change(key=f"model.{name}", planned=getattr(before, name), rehearsed=value, reason="tensor dimension")
+        for name, value in smaller.items()
+    ]
+    return plan.with_values({change.key: change.rehearsed for change in changes}), changes
 
 
-def _shrink_heads(model: dict[str, Any], hidden: int, tp: int) -> None:
+def _shrink_heads(model: Model, tp: int) -> None:
     """Fewer, narrower heads: every TP rank keeps whole ones, and grouped-query attention stays grouped."""
-    heads = model["num_attention_heads"]
-    groups = model["num_query_groups"] or heads
-    model["kv_channels"] = min(model["kv_channels"] or hidden // heads, HEAD)
-    model["num_attention_heads"] = min(heads, HEADS_PER_RANK * tp)
-    if model["num_query_groups"] is not None:
-        model["num_query_groups"] = min(groups, tp)
+    heads = known(model.num_attention_heads)
+    model.kv_channels = min(model.kv_channels or known(model.hidden_size) // heads, HEAD)
+    model.num_attention_heads = min(heads, HEADS_PER_RANK * tp)
+    if model.num_query_groups is not None:
+        model.num_query_groups = min(model.num_query_groups or heads, tp)
 
 
-def _shrink_buckets(rehearsed: Plan, plan: Plan) -> list[Change]:
+def _with_buckets_in_proportion(rehearsed: Plan, plan: Plan) -> tuple[Plan, list[Change]]:
     """bucket_size in the proportion its parameters shrank in: they are cut into as many buckets as planned."""
-    settings = rehearsed["resolution"]["ddp_config"]
-    size = settings.get("bucket_size")
-    planned, here = (bucketed_parameters(complete(p["request"])) for p in (plan, rehearsed))
+    size = rehearsed.resolution.ddp_config.get("bucket_size")
+    planned, here = (bucketed_parameters(complete(p.resolution.request)) for p in (plan, rehearsed))
     if size is None or not planned or not here or here[0] >= planned[0]:
-        return []
-    settings["bucket_size"] = max(1, size * here[0] // planned[0])
+        return rehearsed, []
+    smaller = max(1, size * here[0] // planned[0])
     reason = f"as what it cuts: {planned[0]:,} to {here[0]:,} parameters"
-    return [Change("comm_overlap.dp.bucket_size", size, settings["bucket_size"], reason)]
+    change = Change(key="comm_overlap.dp.bucket_size", planned=size, rehearsed=smaller, reason=reason)
+    return rehearsed.with_settings({"ddp_config": {"bucket_size": smaller}}), [change]

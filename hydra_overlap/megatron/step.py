@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..launch.plan import Plan
+from ..launch.plan import Plan, known
 from . import nonfinite
 from .batches import Batch
 from .build import Built, num_microbatches
@@ -48,10 +48,11 @@ def run_step(
 
     batch: the samples it takes, of a ramp perhaps fewer; None = a full global batch.
     """
-    request = plan["request"]
-    training, seq_length = request["training"], request["model"]["seq_length"]
-    ramped = batch is not None and training["rampup_batch_size"] is not None
-    batch = batch or Batch((step - 1) * training["global_batch_size"], training["global_batch_size"])
+    request = plan.request
+    training, seq_length = request.training, known(request.model.seq_length)
+    ramped = batch is not None and training.rampup_batch_size is not None
+    full = known(training.global_batch_size)
+    batch = batch or Batch((step - 1) * full, full)
     count = num_microbatches(batch) if ramped else built.num_microbatches
     began = time.perf_counter()
     for chunk in built.model:
@@ -63,7 +64,7 @@ def run_step(
         model=built.model if len(built.model) > 1 else built.model[0],
         num_microbatches=count,
         seq_length=seq_length,
-        micro_batch_size=training["micro_batch_size"],
+        micro_batch_size=training.micro_batch_size,
         forward_only=False,
     )
     learning_rate = built.optimizer.param_groups[0]["lr"]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..errors import HydraOverlapError
-from ..launch.plan import Plan
+from ..launch.plan import Plan, known
 
 _FLAGS = ("ag_fprop", "rs_fprop", "ag_dgrad", "rs_dgrad")  # Transformer Engine's ub_overlap_*
 _BULK = ("bulk_dgrad", "bulk_wgrad")  # its ub_bulk_*
@@ -26,7 +26,7 @@ def initialize(plan: Plan) -> None:
 
     Needs initialize_parallel_state and comes before the model is built. Raises UserbuffersError, never goes on without.
     """
-    if plan["rehearsal"] or not plan["resolution"]["transformer_config"]["tp_comm_overlap"]:
+    if plan.rehearsal or not plan.resolution.transformer_config["tp_comm_overlap"]:
         return
     try:
         from transformer_engine.pytorch.module.base import UserBufferQuantizationMode, initialize_ub
@@ -46,28 +46,28 @@ def arguments(plan: Plan, modes: Any) -> dict[str, Any]:
     input at run time, so it must divide without a rest. Two modes under FP8 with some layers in bf16. Source: Megatron-LM
     core_v0.16.1 megatron/training/initialize.py _initialize_tp_communicators, which drops a rest.
     """
-    request, precision = plan["request"], plan["request"]["precision"]
-    model, layout, training = request["model"], request["parallelism"], request["training"]
+    request, precision = plan.request, plan.request.precision
+    model, layout, training = request.model, request.parallelism, request.training
     tokens, cp, tp = (
-        model["seq_length"] * training["micro_batch_size"],
-        layout["context_parallel_size"],
-        layout["tensor_model_parallel_size"],
+        known(model.seq_length) * training.micro_batch_size,
+        layout.context_parallel_size,
+        layout.tensor_model_parallel_size,
     )
     if tokens % (cp * tp):
         raise UserbuffersError(
             f"{tokens} tokens of a micro-batch (model.seq_length x training.micro_batch_size) are not divisible by "
             f"context_parallel_size x tensor_model_parallel_size = {cp} x {tp}: userbuffers hold whole parts"
         )
-    quantization = [modes.FP8 if precision["fp8"] else modes.NONE]
-    in_bf16 = precision["num_layers_at_start_in_bf16"] + precision["num_layers_at_end_in_bf16"]
-    if precision["fp8"] and precision["first_last_layers_bf16"] and in_bf16 > 0:
+    quantization = [modes.FP8 if precision.fp8 else modes.NONE]
+    in_bf16 = precision.num_layers_at_start_in_bf16 + precision.num_layers_at_end_in_bf16
+    if precision.fp8 and precision.first_last_layers_bf16 and in_bf16 > 0:
         quantization.append(modes.NONE)
     return {
-        "shape": [tokens // cp, model["hidden_size"]],
+        "shape": [tokens // cp, model.hidden_size],
         "tp_size": tp,
         "quantization_modes": quantization,
-        "ub_cfgs": plan["resolution"]["userbuffers"],
-        "bootstrap_backend": plan["resolution"]["transformer_config"]["tp_comm_bootstrap_backend"],
+        "ub_cfgs": plan.resolution.userbuffers,
+        "bootstrap_backend": plan.resolution.transformer_config["tp_comm_bootstrap_backend"],
     }
 
 
@@ -125,8 +125,8 @@ def layer_fields(plan: Plan, chunk: Any) -> Iterator[tuple[str, bool, bool]]:
     Decoder layers whose attention has no buffers break the promise: megatron-core's own have none, and Transformer
     Engine's lose theirs where megatron-core clears tp_comm_overlap while it builds (transformer_engine.py:531-541).
     """
-    settings = plan["resolution"]["transformer_config"]
-    if plan["rehearsal"] or not settings["tp_comm_overlap"]:
+    settings = plan.resolution.transformer_config
+    if plan.rehearsal or not settings["tp_comm_overlap"]:
         return
     from megatron.core.transformer.transformer_layer import TransformerLayer
 

@@ -82,6 +82,15 @@ class Resolution:
     findings: tuple[Finding, ...]
     request: dict[str, Any]
 
+    @property
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """The three dicts of fields to set, by their names here."""
+        return {
+            "transformer_config": self.transformer_config,
+            "optimizer_config": self.optimizer_config,
+            "ddp_config": self.ddp_config,
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON and YAML; `request` left out, it has a place of its own in plans and manifests."""
         return {

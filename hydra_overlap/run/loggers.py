@@ -33,7 +33,7 @@ class Logger(Protocol):
 
 def require(plan: Plan) -> None:
     """Raise LaunchError for a logger whose package is not installed."""
-    wanted = plan["request"]["launch"]["loggers"]
+    wanted = plan.request.launch.loggers
     for name in wanted:
         module, extra = PACKAGES[name]
         if find_spec(module) is None:
@@ -55,7 +55,7 @@ def make(plan: Plan, done: int) -> list[Logger]:
         "wandb": WeightsAndBiases,
         "mlflow": MLflow,
     }
-    return [makers[name](plan, done) for name in plan["request"]["launch"]["loggers"]]
+    return [makers[name](plan, done) for name in plan.request.launch.loggers]
 
 
 class TensorBoard:
@@ -64,7 +64,7 @@ class TensorBoard:
     def __init__(self, plan: Plan, done: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        folder = str(Path(plan["output_dir"], "tensorboard"))
+        folder = str(Path(plan.output_dir, "tensorboard"))
         self._writer = SummaryWriter(folder, purge_step=done + 1 if done else None)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -84,7 +84,7 @@ class WeightsAndBiases:
         import wandb
 
         self._run: Any = wandb.init(
-            dir=plan["output_dir"],
+            dir=plan.output_dir,
             config=_config(plan),
             settings=wandb.Settings(console="off", silent=True),  # the terminal is the progress bar's
         )
@@ -106,14 +106,14 @@ class MLflow:
 
         store = os.environ.get("MLFLOW_TRACKING_URI")
         if not store:
-            store = Path(plan["output_dir"], "mlruns").resolve().as_uri()
+            store = Path(plan.output_dir, "mlruns").resolve().as_uri()
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow 3 asks for it by name
         self._client: Any = MlflowClient(store)
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "hydra-overlap"
         experiment = self._client.get_experiment_by_name(name)
         number = experiment.experiment_id if experiment else self._client.create_experiment(name)
-        self._run = self._client.create_run(number, run_name=Path(plan["output_dir"]).name).info.run_id
-        for override in plan["overrides"]:
+        self._run = self._client.create_run(number, run_name=Path(plan.output_dir).name).info.run_id
+        for override in plan.overrides:
             key, _, value = override.lstrip("+~").partition("=")
             self._client.log_param(self._run, key.replace("@", "."), value)
 
@@ -128,5 +128,5 @@ class MLflow:
 
 
 def _config(plan: Plan) -> dict[str, Any]:
-    config: dict[str, Any] = yaml.safe_load(plan["config"]) or {}
+    config: dict[str, Any] = yaml.safe_load(plan.config) or {}
     return {name: node for name, node in config.items() if name not in ("hydra", "overlap")}

@@ -4,6 +4,7 @@ Rank 0 writes it when the run ends as planned or is asked to stop; whoever start
 make it of what the run left in its directory, so it says as much after a failure. Sweeps and schedulers read it.
 """
 
+import dataclasses
 import json
 import statistics
 from collections.abc import Iterator, Mapping
@@ -28,31 +29,31 @@ IN_EFFECT = "in effect"  # the verdict of a run that was read back: a difference
 Record = dict[str, Any]
 
 
-def begin(plan: Plan) -> None:
-    """Note when the run began, and take away what an earlier run left in the same directory that would speak for this one."""
-    plan["began"] = now()
-    folder = Path(plan["output_dir"])
+def begin(plan: Plan) -> Plan:
+    """The plan with the time at which its run began: now. Takes away what an earlier run left in the same directory that would speak for this one."""
+    folder = Path(plan.output_dir)
     names = [FILE_NAME, MANIFEST]
-    if plan["request"]["checkpoint"]["load"] is None:  # else the steps before the checkpoint are this run's
+    if plan.request.checkpoint.load is None:  # else the steps before the checkpoint are this run's
         names.append(METRICS)
     for name in names:
         (folder / name).unlink(missing_ok=True)
+    return dataclasses.replace(plan, began=now())
 
 
 def make(plan: Plan, status: str, *, error: str | None = None, peak_memory_gib: float | None = None) -> Record:
     """The record of a run, from what lies in its directory. peak_memory_gib: over all ranks, where they could tell."""
-    folder = Path(plan["output_dir"])
+    folder = Path(plan.output_dir)
     steps = _steps(folder / METRICS)
     losses = [step["loss"] for step in steps if step["loss"] is not None]
     validated = [step["validation_loss"] for step in steps if step.get("validation_loss") is not None]
     counted = steps[WARM_UP:] if len(steps) >= WARM_UP + MIN_COUNTED else []
-    began = datetime.fromisoformat(plan["began"])
+    began = datetime.fromisoformat(plan.began)
     return {
         "format": FORMAT,
         "status": status,
         "plan": _fingerprint(plan),
-        "overrides": plan["overrides"],
-        "mode": "rehearsal" if plan["rehearsal"] else "gpu",
+        "overrides": list(plan.overrides),
+        "mode": "rehearsal" if plan.rehearsal else "gpu",
         "world_size": world_size(plan),
         "steps": len(steps),
         "step_ms": step_ms([step["step_ms"] for step in steps]),
@@ -63,7 +64,7 @@ def make(plan: Plan, status: str, *, error: str | None = None, peak_memory_gib: 
         "peak_memory_gib": peak_memory_gib if peak_memory_gib is None else round(peak_memory_gib, 3),
         "verdict": IN_EFFECT if (folder / MANIFEST).exists() else None,
         "error": error,
-        "began": plan["began"],
+        "began": plan.began,
         "seconds": round((datetime.now(timezone.utc) - began).total_seconds(), 1),
     }
 
@@ -79,12 +80,12 @@ def step_ms(times_ms: list[float]) -> dict[str, float] | None:
 
 def write(plan: Plan, record: Mapping[str, Any]) -> Path:
     """Put the record in its place: there is no moment at which half of it can be read."""
-    return files.write_json(Path(plan["output_dir"], FILE_NAME), record)
+    return files.write_json(Path(plan.output_dir, FILE_NAME), record)
 
 
 def read(plan: Plan) -> Record | None:
     """The record of a run, once there is one."""
-    path = Path(plan["output_dir"], FILE_NAME)
+    path = Path(plan.output_dir, FILE_NAME)
     return json.loads(path.read_text()) if path.exists() else None
 
 
@@ -124,5 +125,5 @@ def _steps(path: Path) -> list[dict[str, Any]]:
 
 def _fingerprint(plan: Plan) -> str | None:
     """overlap.plan, as it stands in the composed config."""
-    config: dict[str, Any] = yaml.safe_load(plan["config"]) or {}
+    config: dict[str, Any] = yaml.safe_load(plan.config) or {}
     return (config.get("overlap") or {}).get("plan")

@@ -33,23 +33,24 @@ DISTRIBUTIONS = ("torch", "megatron-core", "transformer-engine", "hydra-core", "
 
 def write_manifest(plan: Plan, readback: Mapping[str, Any]) -> Path:
     """Everything needed to tell what ran: versions, command line, config, ledger, environment as re-read."""
+    answer = plan.resolution.to_dict()
     manifest = {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": {"hydra-overlap": __version__, "python": platform.python_version(), **installed_versions()},
-        "command": [Path(sys.argv[0]).name, *plan["overrides"]],
+        "command": [Path(sys.argv[0]).name, *plan.overrides],
         "commit": commit(Path(sys.argv[0])),
-        "overrides": plan["overrides"],
-        "config": plan["config"],
-        "ledger": plan["resolution"]["ledger"],
-        "findings": plan["resolution"]["findings"],
+        "overrides": list(plan.overrides),
+        "config": plan.config,
+        "ledger": answer["ledger"],
+        "findings": answer["findings"],
         "settings": {
-            name: plan["resolution"][name]
+            name: answer[name]
             for name in ("transformer_config", "optimizer_config", "ddp_config", "userbuffers", "env")
         },
-        "rehearsal": plan["rehearsal"],
+        "rehearsal": None if plan.rehearsal is None else dataclasses.asdict(plan.rehearsal),
         "readback": dict(readback),
     }
-    return files.write_json(Path(plan["output_dir"], MANIFEST), manifest, allow_nan=True)
+    return files.write_json(Path(plan.output_dir, MANIFEST), manifest, allow_nan=True)
 
 
 def commit(script: Path) -> str | None:
@@ -84,9 +85,9 @@ class RunReport:
         self._plan, self._console, self._done = plan, console, done
         self._steps: list[Any] = []
         self._validated: list[tuple[int, float]] = []
-        self._total = plan["request"]["training"]["train_iters"]
-        self._interval = plan["request"]["training"]["log_interval"]
-        self._folder = Path(plan["output_dir"])
+        self._total = plan.request.training.train_iters
+        self._interval = plan.request.training.log_interval
+        self._folder = Path(plan.output_dir)
 
     def __enter__(self) -> "RunReport":
         kept = _lines_up_to(self._folder / METRICS, self._done)
@@ -146,18 +147,18 @@ class RunReport:
 
     def _keep_bad_step(self, values: Mapping[str, Any], bad: Mapping[str, Any]) -> None:
         """With what rebuilds its batch: `data.dataset(plan, num_samples)[n]`, the plan being plan.json."""
-        request = self._plan["request"]
-        training = request["training"]
+        request = self._plan.request
+        training = request.training
         entry = {
             "step": values["step"],
             "loss": values["loss"],
             "grad_norm": values["grad_norm"],
-            "action": training["on_nonfinite"],
+            "action": training.on_nonfinite,
             **bad,
-            "data": self._plan["data_prefix"],
-            "num_samples": consumed(training, training["train_iters"]),
-            "seed": training["seed"],
-            "seq_length": request["model"]["seq_length"],
+            "data": self._plan.data_prefix,
+            "num_samples": consumed(training, training.train_iters),
+            "seed": training.seed,
+            "seq_length": request.model.seq_length,
         }
         with (self._folder / BAD_STEPS).open("a") as file:
             file.write(json.dumps(entry) + "\n")
@@ -176,13 +177,11 @@ class RunReport:
         skipped = [record for record in self._steps if record.bad]
         if skipped:
             self._console.print(f"{len(skipped)} steps skipped for loss or gradients: {self._folder / BAD_STEPS}")
-        self._console.print(
-            step_time([record.step_ms for record in self._steps], rehearsal=bool(self._plan["rehearsal"]))
-        )
-        folder = self._plan["request"]["checkpoint"]["save"]
+        self._console.print(step_time([record.step_ms for record in self._steps], rehearsal=bool(self._plan.rehearsal)))
+        folder = self._plan.request.checkpoint.save
         if folder is not None:
             self._console.print(f"checkpoints in {folder}; steps waited {saving_s:.1f} s for them", soft_wrap=True)
-        names = [name for name in self._plan["request"]["launch"]["loggers"] if name == "tensorboard"]
+        names = [name for name in self._plan.request.launch.loggers if name == "tensorboard"]
         kept = ", ".join(["manifest", METRICS, *names])
         self._console.print(f"{kept} and rank logs in {self._folder}", soft_wrap=True)
 

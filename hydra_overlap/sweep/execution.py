@@ -25,6 +25,7 @@ from rich.text import Text
 
 from .. import files
 from ..launch import preflight
+from ..schema.nodes import Launch, Platform, Request
 from . import folder as folders
 from . import job, results
 from .errors import SweepError
@@ -35,7 +36,6 @@ BASIC = "hydra._internal.core_plugins.basic_launcher"
 JOBLIB = "hydra_plugins.hydra_joblib_launcher"
 SUBMITIT = "hydra_plugins.hydra_submitit_launcher"
 
-LAUNCH = {"where": "local", "max_ranks": None}  # what machine.max_ranks reads of our node, and its defaults
 
 LauncherFactory = Callable[[DictConfig], Launcher]
 
@@ -361,13 +361,14 @@ def _holds(config: DictConfig, ranks: int | None) -> tuple[int | None, str]:
 
     GPUs are not divided between jobs: where they are used, one job has them all.
     """
-    launch = {name: OmegaConf.select(config, f"launch.{name}", default=default) for name, default in LAUNCH.items()}
-    if not ranks or launch["where"] != "local":
+    where, limit = (OmegaConf.select(config, f"launch.{name}") for name in ("where", "max_ranks"))
+    if not ranks or where not in (None, "local"):
         return None, ""
-    plan = {"request": {"launch": launch, "platform": {"name": OmegaConf.select(config, "platform.name")}}}
-    if not preflight.rehearses(plan):
+    platform = Platform(name=OmegaConf.select(config, "platform.name"))
+    request = Request(launch=Launch(max_ranks=limit), platform=platform)
+    if not preflight.on_cpu(request):
         return 1, ": jobs do not share GPUs"
-    most, why = preflight.max_ranks(plan)
+    most, why = preflight.max_ranks(request)
     return max(1, most // ranks), f", of {ranks} ranks each: {why}"
 
 

@@ -35,7 +35,7 @@ OPERATORS = {
 
 def main(folder: Path, *overrides: str) -> None:
     plan = rehearsal.rehearse(plan_of(*overrides, output_dir=folder))
-    assert not plan["rehearsal"]["shrunk"], "compare at the planned size"
+    assert not plan.rehearsal.shrunk, "compare at the planned size"
     cpu.install()
     import torch.distributed as dist
 
@@ -45,7 +45,7 @@ def main(folder: Path, *overrides: str) -> None:
     cpu.finish()
     build.initialize_parallel_state(plan)
     built = build.build(plan)
-    samples = data.dataset(plan, 2 * plan["request"]["training"]["global_batch_size"])
+    samples = data.dataset(plan, 2 * plan.request.training.global_batch_size)
     batches = [data.microbatches(plan, samples, 0) for _ in built.model]
     step.run_step(plan, built, batches, 1)
     with seen() as calls:

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hydra_overlap import LaunchError
+from hydra_overlap import LaunchError, dotted
 from hydra_overlap.dry_run import activations, build, holdings
 from tests.plans import plan_of
 from tests.train.conftest import ROOT
@@ -223,10 +223,9 @@ def test_repeating_microbatches_records_what_running_all_of_them_does_and_bubble
 
 def paper_request(tp=1, sequence_parallel=False, **model):
     """GPT-3 as in the paper: multi-head attention, feed-forward of 4 x hidden, GELU, dropout, 16 bits."""
-    request = plan_of("model=gpt3_175b")["request"]
-    request["parallelism"] |= {"tensor_model_parallel_size": tp, "sequence_parallel": sequence_parallel}
-    request["model"] |= {"hidden_dropout": 0.1, "attention_dropout": 0.1, **model}
-    return request
+    layout = {"tensor_model_parallel_size": tp, "sequence_parallel": sequence_parallel}
+    said = {"parallelism": layout, "model": {"hidden_dropout": 0.1, "attention_dropout": 0.1, **model}}
+    return plan_of("model=gpt3_175b").with_values(dotted.flatten(said)).request
 
 
 S, B, H, A = 2048, 4, 12288, 96
@@ -238,13 +237,13 @@ S, B, H, A = 2048, 4, 12288, 96
 )
 def test_a_layer_keeps_what_the_paper_says(tp, sequence_parallel, per_sbh):
     request = paper_request(tp, sequence_parallel)
-    request["training"]["micro_batch_size"] = B
+    request.training.micro_batch_size = B
     assert activations.layer(request).everything == S * B * H * per_sbh
 
 
 def test_attention_that_keeps_its_scores_adds_what_the_paper_says(monkeypatch):
     request = paper_request(8, True)
-    request["training"]["micro_batch_size"] = B
+    request.training.micro_batch_size = B
     without = activations.layer(request).everything
     monkeypatch.setattr(activations, "keeps_scores", lambda request: True)
     assert activations.layer(request).everything - without == 5 * A * S * S * B // 8
@@ -252,7 +251,7 @@ def test_attention_that_keeps_its_scores_adds_what_the_paper_says(monkeypatch):
 
 def test_full_recomputation_keeps_the_input_of_each_block():
     request = paper_request(1, False, recompute_granularity="full", recompute_method="uniform", recompute_num_layers=1)
-    request["training"]["micro_batch_size"] = B
+    request.training.micro_batch_size = B
     one = activations.layer(request)
     assert one.entry == 2 * S * B * H
     assert activations.rank_bytes(request, [12], [3], first=False, last=False) == 3 * 12 * one.entry + one.everything
@@ -261,7 +260,7 @@ def test_full_recomputation_keeps_the_input_of_each_block():
 def test_context_parallelism_splits_the_sequence():
     request = paper_request()
     whole = activations.layer(request).everything
-    request["parallelism"]["context_parallel_size"] = 2
+    request.parallelism.context_parallel_size = 2
     assert activations.layer(request).everything == whole // 2
 
 

@@ -73,8 +73,8 @@ def cp_rows(plan):
 
 
 def keys(plan):
-    model = plan["request"]["model"]
-    return model["seq_length"] // 4 * 128 * model["num_query_groups"] * 2  # 4 ranks, heads 128 wide, bf16
+    model = plan.request.model
+    return model.seq_length // 4 * 128 * model.num_query_groups * 2  # 4 ranks, heads 128 wide, bf16
 
 
 def test_a_ring_sends_keys_and_values_forward_and_them_with_gradients_backward():

@@ -1,5 +1,6 @@
 """The schedule as a picture and as text: complete, legible at any length and width."""
 
+import dataclasses
 import re
 from html.parser import HTMLParser
 
@@ -77,7 +78,7 @@ def test_a_long_step_stays_legible():
 
 
 def test_what_a_user_typed_is_text_not_markup():
-    plan = {**plan_of("parallelism=pp4"), "overrides": ["hydra.job.name=<script>"]}
+    plan = dataclasses.replace(plan_of("parallelism=pp4"), overrides=("hydra.job.name=<script>",))
     assert "<script>" not in page(plan, pipeline(), "a & b")
 
 

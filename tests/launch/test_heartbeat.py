@@ -1,5 +1,6 @@
 """Ranks that wait for one another: the one that does not come is named, and nobody waits for ever."""
 
+import dataclasses
 import os
 import time
 
@@ -94,7 +95,7 @@ def test_who_is_named(monkeypatch, found, said):
 
 def test_signs_of_an_earlier_run_do_not_count(tmp_path):
     plan = plan_of(output_dir=tmp_path)
-    with heartbeat.Heart({**plan, "began": "earlier"}, 0):
+    with heartbeat.Heart(dataclasses.replace(plan, began="earlier"), 0):
         pass
     assert heartbeat.signs(plan) == []
     with heartbeat.Heart(plan, 1) as heart:

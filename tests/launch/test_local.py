@@ -35,7 +35,7 @@ def start(tmp_path):
 def test_every_rank_gets_the_plan_and_the_environment(start, tmp_path):
     start(
         f"open({str(tmp_path)!r} + f'/seen{{rank}}', 'w').write("
-        "json.dumps([os.environ['WORLD_SIZE'], os.environ['PROMISED'], plan['request']['model']['name']]))",
+        "json.dumps([os.environ['WORLD_SIZE'], os.environ['PROMISED'], plan.request.model.name]))",
         {"PROMISED": "1"},
     )
     assert [json.loads((tmp_path / f"seen{rank}").read_text()) for rank in (0, 1)] == [["2", "1", "tiny"]] * 2

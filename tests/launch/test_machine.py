@@ -39,7 +39,7 @@ def test_with_gpus_only_a_plan_for_the_cpu_is(gpus):
 
 
 def test_memory_limits_the_ranks_of_a_rehearsal(small):
-    most, why = preflight.max_ranks(plan_of())
+    most, why = preflight.max_ranks(plan_of().request)
     assert most == 8
     assert "8 GiB of free memory" in why
 
@@ -84,7 +84,7 @@ def test_ranks_of_a_rehearsal_see_no_gpu_and_share_the_cores(small):
 def test_ranks_on_gpus_start_with_the_plans_environment_alone(gpus):
     gpus("h100", 8)
     plan = plan_of("comm_overlap=tp4_h100")
-    assert preflight.rank_environment(plan, 4) == plan["resolution"]["env"]
+    assert preflight.rank_environment(plan, 4) == plan.resolution.env
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ local.as_rank(train.train, local.plan_of_this_rank())
 def ranks(folder: Path, changed: dict[str, str]) -> None:
     """Two real ranks of the plan; rank 1 with other variables."""
     plan = rehearsal.rehearse(plan_of(*PLAN, output_dir=folder))
-    assert plan["resolution"]["env"] == PROMISED
+    assert plan.resolution.env == PROMISED
     script = folder / "rank.py"
     script.write_text(RANK.format(root=str(Path(__file__).parents[2]), changed=changed))
     local.start(plan, str(script), preflight.rank_environment(plan, 2))

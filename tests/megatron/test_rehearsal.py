@@ -12,22 +12,22 @@ BIG = ("comm_overlap=tp4_h100", "model=llama3_70b", "parallelism.world_size=64",
 
 
 def replaced(plan):
-    return {change["key"]: change["rehearsed"] for change in plan["rehearsal"]["replaced"]}
+    return {change.key: change.rehearsed for change in plan.rehearsal.replaced}
 
 
 def shrunk(plan):
-    return {change["key"]: (change["planned"], change["rehearsed"]) for change in plan["rehearsal"]["shrunk"]}
+    return {change.key: (change.planned, change.rehearsed) for change in plan.rehearsal.shrunk}
 
 
 def test_keeps_layout_layers_batches_and_every_overlap_flag():
     plan = plan_of(*BIG)
     rehearsed = rehearse(plan)
-    assert rehearsed["request"]["parallelism"] == plan["request"]["parallelism"]
-    assert rehearsed["request"]["training"] == plan["request"]["training"]
-    assert rehearsed["request"]["model"]["num_layers"] == 80
-    assert rehearsed["resolution"]["transformer_config"] == plan["resolution"]["transformer_config"]
-    assert rehearsed["resolution"]["optimizer_config"] == plan["resolution"]["optimizer_config"]
-    assert rehearsed["resolution"]["env"] == plan["resolution"]["env"]
+    assert rehearsed.request.parallelism == plan.request.parallelism
+    assert rehearsed.request.training == plan.request.training
+    assert rehearsed.request.model.num_layers == 80
+    assert rehearsed.resolution.transformer_config == plan.resolution.transformer_config
+    assert rehearsed.resolution.optimizer_config == plan.resolution.optimizer_config
+    assert rehearsed.resolution.env == plan.resolution.env
 
 
 def test_shrinks_tensors_and_says_from_what_to_what():
@@ -37,8 +37,8 @@ def test_shrinks_tensors_and_says_from_what_to_what():
 def test_leaves_the_plan_it_was_given_alone():
     plan = plan_of(*BIG)
     rehearse(plan)
-    assert plan["rehearsal"] is None
-    assert plan["request"]["model"]["hidden_size"] == 8192
+    assert plan.rehearsal is None
+    assert plan.request.model.hidden_size == 8192
 
 
 def test_a_model_that_is_small_already_stays_as_it_is():
@@ -64,17 +64,17 @@ def test_cuts_the_shrunk_chunk_into_as_many_buckets():
     ids=lambda overrides: " ".join(overrides[:2]),
 )
 def test_a_shrunk_request_is_as_legal_as_the_planned_one(overrides):
-    resolve(rehearse(plan_of(*overrides))["request"])
+    resolve(rehearse(plan_of(*overrides)).resolution.request)
 
 
 def test_tensor_parallel_ranks_keep_whole_heads_and_grouped_queries():
-    model = rehearse(plan_of("comm_overlap=tp4_h100", "model=llama3_70b"))["request"]["model"]
-    assert model["num_attention_heads"] % 4 == 0
-    assert model["num_attention_heads"] > model["num_query_groups"]
+    model = rehearse(plan_of("comm_overlap=tp4_h100", "model=llama3_70b")).request.model
+    assert model.num_attention_heads % 4 == 0
+    assert model.num_attention_heads > model.num_query_groups
 
 
 def test_names_userbuffers_and_the_environment_as_not_exercised():
-    left_out = " ".join(rehearse(plan_of("comm_overlap=tp4_h100"))["rehearsal"]["not_exercised"])
+    left_out = " ".join(rehearse(plan_of("comm_overlap=tp4_h100")).rehearsal.not_exercised)
     assert "userbuffers" in left_out
     assert "CUDA_DEVICE_MAX_CONNECTIONS" in left_out
 
@@ -90,7 +90,7 @@ def test_names_userbuffers_and_the_environment_as_not_exercised():
 )
 def test_says_how_it_multiplies(precision, said):
     rehearsed = rehearse(plan_of("platform=h100", f"precision={precision}"))
-    assert rehearsed["rehearsal"]["arithmetic"] == said
+    assert rehearsed.rehearsal.arithmetic == tuple(said)
     console = make_console()
     with console.capture() as shown:
         print_rehearsal(rehearsed, console)
@@ -105,10 +105,10 @@ def test_replaces_what_only_cuda_has_in_request_and_settings():
         "training.global_batch_size=32",
     )  # fmt: skip
     rehearsed = rehearse(plan)
-    assert plan["resolution"]["transformer_config"]["defer_embedding_wgrad_compute"] is True
-    assert rehearsed["resolution"]["transformer_config"]["defer_embedding_wgrad_compute"] is False
+    assert plan.resolution.transformer_config["defer_embedding_wgrad_compute"] is True
+    assert rehearsed.resolution.transformer_config["defer_embedding_wgrad_compute"] is False
     assert {"precision.fp8", "model.gradient_accumulation_fusion"} <= replaced(rehearsed).keys()
-    assert rehearsed["request"]["precision"]["fp8"] is None
+    assert rehearsed.request.precision.fp8 is None
 
 
 def test_names_nothing_as_replaced_that_was_not_asked():
@@ -124,10 +124,10 @@ def test_experts_are_not_gathered_while_they_step():
     key = "comm_overlap.dp.overlap_param_gather_with_optimizer_step"
     name = key.rpartition(".")[2]
     dense = rehearse(plan_of(*asked))
-    assert key not in replaced(dense) and dense["resolution"]["optimizer_config"][name] is True
+    assert key not in replaced(dense) and dense.resolution.optimizer_config[name] is True
     sparse = rehearse(plan_of(*asked, *experts, "parallelism.expert_model_parallel_size=2"))
-    assert replaced(sparse)[key] is sparse["resolution"]["optimizer_config"][name] is False
-    assert any("with the optimizer step" in line for line in sparse["rehearsal"]["not_exercised"])
+    assert replaced(sparse)[key] is sparse.resolution.optimizer_config[name] is False
+    assert any("with the optimizer step" in line for line in sparse.rehearsal.not_exercised)
 
 
 def test_refuses_context_parallelism_which_has_no_cpu_path():

@@ -8,6 +8,7 @@ import pytest
 from hydra_overlap import resolve
 from hydra_overlap.compose.enforce import judged
 from hydra_overlap.presets import catalogue
+from hydra_overlap.resolver.resolution import LedgerRow
 from tests.plans import plan_of
 
 LLAMA = catalogue.preset("bf16_h100_h8192_tp4_mbs1_seq8192")
@@ -82,39 +83,39 @@ def test_a_preset_that_a_rule_refuses_is_passed_over() -> None:
 COMPOSED = ("comm_overlap=tp4_h100", "model=llama3_70b", "training.micro_batch_size=1", "userbuffers=auto")
 
 
-def row_of(*overrides: str) -> dict[str, Any]:
-    ledger = plan_of(*overrides)["resolution"]["ledger"]
-    return next(row for row in ledger if row["field"] == "userbuffers")
+def row_of(*overrides: str) -> LedgerRow:
+    ledger = plan_of(*overrides).resolution.ledger
+    return next(row for row in ledger if row.field == "userbuffers")
 
 
 def test_the_ledger_says_what_auto_took_and_the_run_gets_it() -> None:
     plan = plan_of(*COMPOSED)
-    assert plan["resolution"]["userbuffers"] == LLAMA.layers
-    assert plan["request"]["userbuffers"]["name"] == LLAMA.name
+    assert plan.resolution.userbuffers == LLAMA.layers
+    assert plan.request.userbuffers.name == LLAMA.name
     row = row_of(*COMPOSED)
-    assert (row["effective"], row["origin"]) == (LLAMA.name, f"userbuffers=auto: {LLAMA.name}, tuned for this shape")
+    assert (row.effective, row.origin) == (LLAMA.name, f"userbuffers=auto: {LLAMA.name}, tuned for this shape")
 
 
 def test_the_ledger_of_bridge_mode_says_it_too() -> None:
-    assert row_of(*COMPOSED, "gating=bridge")["origin"] == f"userbuffers=auto: {LLAMA.name}, tuned for this shape"
+    assert row_of(*COMPOSED, "gating=bridge").origin == f"userbuffers=auto: {LLAMA.name}, tuned for this shape"
 
 
 def test_the_ledger_says_so_where_auto_finds_nothing() -> None:
     row = row_of(*COMPOSED, "platform=gb200", "parallelism.tensor_model_parallel_size=16")
-    assert row["effective"] == "none"
-    assert "no preset for TP16" in row["origin"]
+    assert row.effective == "none"
+    assert "no preset for TP16" in row.origin
 
 
 def test_the_ledger_says_what_became_of_a_choice_that_nothing_reads_or_that_was_changed() -> None:
     row = row_of("userbuffers=auto")
-    assert (row["asked"], row["effective"]) == ("auto", None)
-    assert "nothing to choose" in row["origin"]
+    assert (row.asked, row.effective) == ("auto", None)
+    assert "nothing to choose" in row.origin
     preset = "userbuffers/bf16_h100_h8192_tp4_mbs1_seq8192.yaml"
-    assert row_of("comm_overlap=tp4_h100")["origin"] == preset
+    assert row_of("comm_overlap=tp4_h100").origin == preset
     changed = row_of("comm_overlap=tp4_h100", "userbuffers.layers.qkv_fprop.num_sm=2")
-    assert changed["origin"] == f"{preset}, but for qkv_fprop"
+    assert changed.origin == f"{preset}, but for qkv_fprop"
     empty = row_of("comm_overlap=tp4_h100", "userbuffers=none", "userbuffers.name=mine")
-    assert (empty["asked"], empty["effective"]) == ("mine", "none")
+    assert (empty.asked, empty.effective) == ("mine", "none")
 
 
 def test_the_composed_config_shows_the_values_and_is_judged_alike_in_the_job() -> None:

@@ -12,16 +12,16 @@ H100 = ("launch=slurm", "platform=h100", "training.global_batch_size=64")
 @pytest.fixture
 def installed(monkeypatch):
     """The versions a plan for a GPU was judged for are those of this environment."""
-    monkeypatch.setattr(slurm.machine, "other_versions", lambda plan: [])
+    monkeypatch.setattr(slurm.preflight, "other_versions", lambda plan: [])
 
 
 def laid_out(*overrides):
-    return slurm.laid_out(plan_of(*overrides))["request"]["launch"]["slurm"]
+    return slurm.laid_out(plan_of(*overrides)).request.launch.slurm
 
 
 def counts(*overrides):
     found = laid_out(*overrides)
-    return found["nodes"], found["tasks_per_node"], found["gpus_per_node"]
+    return found.nodes, found.tasks_per_node, found.gpus_per_node
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_its_fix_for_ranks_that_fill_no_whole_node_is_taken(installed):
 
 
 def test_refuses_a_plan_judged_for_versions_that_its_job_will_not_have(monkeypatch):
-    monkeypatch.setattr(slurm.machine, "other_versions", lambda plan: ["software.torch=2.11.0, here 2.13.0"])
+    monkeypatch.setattr(slurm.preflight, "other_versions", lambda plan: ["software.torch=2.11.0, here 2.13.0"])
     monkeypatch.setattr(slurm, "installed_software", lambda: {"torch": "2.13.0", "transformer_engine": None})
     with pytest.raises(LaunchError, match="judged for other versions") as refusal:
         laid_out(*H100)
@@ -147,13 +147,13 @@ def test_local_runs_are_nobody_elses_matter():
 
 def test_only_a_job_started_again_goes_on_from_where_it_saved(monkeypatch, tmp_path):
     plan = plan_of(f"checkpoint.save={tmp_path}")
-    assert requeue.resumed(plan)["request"]["checkpoint"]["load"] is None
+    assert requeue.resumed(plan).request.checkpoint.load is None
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    assert requeue.resumed(plan)["request"]["checkpoint"]["load"] is None, "nothing was saved yet"
+    assert requeue.resumed(plan).request.checkpoint.load is None, "nothing was saved yet"
     (tmp_path / "iter_0000004").mkdir()
     (tmp_path / "iter_0000004" / "state.json").write_text("{}")
-    assert requeue.resumed(plan)["request"]["checkpoint"]["load"] == str(tmp_path)
-    assert plan["request"]["checkpoint"]["load"] is None
+    assert requeue.resumed(plan).request.checkpoint.load == str(tmp_path)
+    assert plan.request.checkpoint.load is None
 
 
 def test_the_first_cause_is_the_last_exception_of_a_traceback_with_all_its_lines():

@@ -103,7 +103,7 @@ def latent(*overrides: str) -> dict[str, Any]:
     from megatron.core.transformer.transformer_config import MLATransformerConfig
 
     plan = plan_of(*TINY, *overrides)
-    settings = {name: value for name, value in plan["resolution"]["transformer_config"].items() if value is not None}
+    settings = {name: value for name, value in plan.resolution.transformer_config.items() if value is not None}
     settings.pop("tp_comm_overlap_cfg", None)
     with first_rank(plan):
         config = MLATransformerConfig(

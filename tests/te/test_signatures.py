@@ -46,7 +46,7 @@ def test_every_minor_version_takes_our_call(version: str, pytestconfig: pytest.C
     assert {gemm for gemm, _ in made} == set(GEMMS)
     assert given["shape"][0] % 8192 == 0
     assert {tuple(communicator.shape) for communicator in made.values()} == {tuple(given["shape"])}
-    for gemm, entry in plan["resolution"]["userbuffers"].items():
+    for gemm, entry in plan.resolution.userbuffers.items():
         assert made[gemm, "none"].arguments["num_comm_sm"] == entry["num_sm"], gemm
 
 

@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 
 from hydra_overlap import LaunchError
 from hydra_overlap.megatron import batches
+from hydra_overlap.schema.nodes import Training
 from tests.plans import plan_of
 
 RAMP = "training.rampup_batch_size=[4,4,24]"  # to 16: 4, 8, 12, each for 8 samples
 
 
 def training(ramp, last, iterations):
-    return {"rampup_batch_size": ramp, "global_batch_size": last, "train_iters": iterations}
+    return Training(rampup_batch_size=ramp, global_batch_size=last, train_iters=iterations)
 
 
 def test_without_a_ramp_every_step_takes_the_global_batch():

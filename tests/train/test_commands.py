@@ -21,7 +21,7 @@ def test_the_default_job_learns_and_leaves_a_record_of_what_ran(train):
     assert [step["step"] for step in run.steps] == list(range(1, 21))
     assert "step time: median" in run.output and "says nothing about a GPU" in run.output
     assert list((run.folder / "tensorboard").iterdir())
-    assert plans.load(run.folder / "plan.json")["overrides"][0] == "training=smoke"
+    assert plans.load(run.folder / "plan.json").overrides[0] == "training=smoke"
     record = run.record
     assert (record["status"], record["steps"], record["world_size"], record["mode"]) == (
         "completed",

@@ -154,8 +154,8 @@ def losses_of(tmp_path):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()
         plan = plan_of(*RUN, *overrides, output_dir=folder)
-        plan["request"]["parallelism"].update(layout or {})
-        ranks = plan["request"]["parallelism"]["world_size"]
+        plan = plan.with_values({f"parallelism.{name}": value for name, value in (layout or {}).items()})
+        ranks = plan.request.parallelism.world_size
         script = folder / "rank.py"
         script.write_text(RANK.format(root=str(ROOT), change=change))
         local.start(rehearsal.rehearse(plan), str(script), preflight.rank_environment(plan, ranks))
