@@ -7,10 +7,9 @@ from typing import Any
 
 import yaml
 
-from .. import dotted
+from .. import dotted, option_files
 from ..export.megatron_bridge import path
 from ..export.megatron_lm import BASES
-from ..machine import local
 from ..schema.fields import FIELDS
 from . import dictionary, shell, yamls
 from ._base import Intake, Unknown, bears
@@ -171,8 +170,8 @@ def _dictionary(intake: Intake, value: Any, said: str) -> None:
     """The userbuffers dictionary: in full, or by the name of one of Bridge's presets."""
     if isinstance(value, str):
         name = preset(value)
-        if name in local.options("userbuffers"):
-            for field, content_ in local.option("userbuffers", name).items():
+        if name in option_files.options("userbuffers"):
+            for field, content_ in option_files.option("userbuffers", name).items():
                 if field == "tuned_for":
                     for part, what in content_.items():
                         intake.take(f"userbuffers.tuned_for.{part}", what, said)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import option_files
 from ..errors import GatingError
 from ..export.megatron_lm import BASES
 from ..findings import Finding
-from ..machine import local
 from ..resolver.resolve import resolve
 from ..rules import RULES
 from ..schema.fields import TREE
@@ -88,13 +88,13 @@ def request(recipe: Mapping[str, Any]) -> dict[str, Any]:
             "sequence_parallel": recipe["sp"], "world_size": recipe["gpus"],
         },
         "comm_overlap": overlap,
-        "userbuffers": local.option("userbuffers", name),
+        "userbuffers": option_files.option("userbuffers", name),
         "model": _model(recipe),
         "precision": precision,
         "ddp": ddp,
         "optimizer": {"use_distributed_optimizer": distributed},
         "training": {"micro_batch_size": recipe["mbs"], "global_batch_size": recipe["gbs"]},
-        "platform": local.option("platform", system) if system in local.options("platform") else {"name": system},
+        "platform": option_files.option("platform", system) if system in option_files.options("platform") else {"name": system},
         "software": SOFTWARE,
         "launch": _launch(recipe["env_vars"]),
     }  # fmt: skip

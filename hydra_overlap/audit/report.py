@@ -5,10 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .. import dotted
+from .. import dotted, option_files
 from ..errors import GatingError
 from ..findings import Finding, Fix, Place, render
-from ..machine import local
 from ..resolver.resolution import Resolution
 from ..resolver.resolve import resolve
 from ..rules.cfg import CFG001, CFG003
@@ -185,14 +184,14 @@ def _apply(found: list[tuple[str, Any]], overrides: Iterable[str]) -> list[tuple
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key, value = override.key_or_group, override.value()
         group = key.replace(".", "/")
-        known = local.options(group) if key in NODES or group.startswith("comm_overlap/") else ()
+        known = option_files.options(group) if key in NODES or group.startswith("comm_overlap/") else ()
         if known and isinstance(value, str):
             if value not in known:
                 match = nearest(value, known)
                 fixes = (Fix(f"{key}={match}", "did you mean this?"),) if match else ()
                 why = f"{group} has no option {value!r}; it has: {', '.join(known)}."
                 raise GatingError([CFG003.refuse(key, value, COMMAND_LINE, why, *fixes)])
-            found += dotted.flatten(local.option(group, value), group.replace("/", "."), whole=FIELDS).items()
+            found += dotted.flatten(option_files.option(group, value), group.replace("/", "."), whole=FIELDS).items()
         elif key in FIELDS:
             found.append((key, value))
         else:
@@ -212,7 +211,10 @@ def _complete(intake: Intake, said: list[tuple[str, Any]]) -> list[str]:
         intake.said[key] = COMMAND_LINE
     assumed: list[str] = []
     if "software.torch" not in intake.flat:
-        stack = {f"software.{name}": value for name, value in local.option("software", local.REFERENCE_STACK).items()}
+        stack = {
+            f"software.{name}": value
+            for name, value in option_files.option("software", option_files.REFERENCE_STACK).items()
+        }
         for key, value in stack.items():
             intake.flat.setdefault(key, value)
         intake.flat["software.origin"] = "assumed"

@@ -16,10 +16,9 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from .. import dotted
+from .. import dotted, option_files
 from ..errors import REFUSED, USAGE, GatingError
 from ..findings import Finding, Fix, Place, render, yaml_value
-from ..machine import local
 from ..resolver.normalise import normalise
 from ..rules.cfg import CFG001, CFG002, CFG003, CFG007, CFG008
 from ..rules.ub import UB_ARGUMENTS, meant
@@ -162,7 +161,7 @@ def _of_two_owners(group: str, option: str, error: Exception) -> Finding:
         Fix(f"~{group}={yours}", "takes yours out: the bundle's stands in its node"),
         Fix(f"~{group}={yours} +{group}@my_{group}={yours}", f"keeps yours beside it, as the node my_{group}"),
     ]
-    if yours in local.options(group):  # in our words: it can stand in the bundle's place
+    if yours in option_files.options(group):  # in our words: it can stand in the bundle's place
         fixes[1:] = [Fix(f"override /{group}: {yours}", "in place of yours, in that list behind the bundle")]
     return CFG008.refuse(group, yours, "your defaults list", f"{why} More: docs/hosts.md.", *fixes)
 
@@ -209,7 +208,7 @@ def _missing(error: MissingConfigException, arguments: Sequence[str]) -> Finding
     """An option, a primary config or a directory that is not there."""
     missing = error.missing_cfg_file or ""
     group, _, option = missing.rpartition("/")
-    known = [str(name) for name in error.options or local.options(group)]
+    known = [str(name) for name in error.options or option_files.options(group)]
     inside = next((ours for ours in GROUPS if group.endswith(f"/{ours}")), None)
     if inside and not known:
         where = group.removesuffix(f"/{inside}")
@@ -235,7 +234,7 @@ def _no_option(arguments: Sequence[str]) -> Iterator[Finding]:
     for override in _overrides(arguments):
         group, value = override.key_or_group, override.value()
         if group in GROUPS and not isinstance(value, (str, list, dict)):
-            known = local.options(group)
+            known = option_files.options(group)
             why = f"{group} is a group: it takes the name of one of its options: {', '.join(known)}."
             fixes = [Fix(f"{group}=none", "switches it off")] if "none" in known else [Fix(f"{group}={known[0]}", "")]
             shown = _text(override) if override.is_sweep_override() else value
@@ -258,7 +257,7 @@ def _wrong_value(line: str, cause: BaseException | None) -> Finding:
 
 
 def _slash(key: str, group: str, value: Any) -> Finding:
-    known = local.options(group)
+    known = option_files.options(group)
     option = value if value in known else nearest(str(value), known)
     why = f"{key} is a group of settings. Its options, chosen with a slash in place of the dot: {', '.join(known)}."
     return CFG002.refuse(key, value, COMMAND_LINE, why, Fix(f"{group}={option or known[0]}", "a slash, not a dot"))
@@ -332,7 +331,7 @@ def _in_option_file(file: str, text: str) -> Finding:
     there = f" There are: {', '.join(siblings)}." if siblings else ""
     why = f"There is no {unknown[1]} here.{there}{hint}"
     group, _, option = file.rpartition("/")
-    if option in local.options(group):
+    if option in option_files.options(group):
         why += f" This file of your app hides the {option} that a bundle means: give it another name."
         return CFG001.refuse(full_key, "", origin, why, *_without_file(group, option))
     if not near and full_key.partition(".")[0] in BROUGHT:
@@ -342,7 +341,7 @@ def _in_option_file(file: str, text: str) -> Finding:
 
 def _without_file(group: str, option: str) -> Iterator[Fix]:
     """What a hidden option file of ours says, as overrides; nothing where that is more than a line."""
-    said = {f"{group}.{name}": value for name, value in local.option(group, option).items()}
+    said = {f"{group}.{name}": value for name, value in option_files.option(group, option).items()}
     if group == "parallelism":
         values = [f"{key}={yaml_value(value)}" for key, value in said.items() if value != DEFAULTS[key]]
         yield Fix(" ".join([f"~{group}={option}", *values]), "what the hidden file says")

@@ -7,8 +7,7 @@ from typing import Any
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from .. import dotted
-from ..machine import local
+from .. import dotted, option_files
 from ..schema.fields import DEFAULTS, NODES
 from .pitfalls import COMMAND_LINE, overrides_of
 
@@ -126,7 +125,7 @@ def _load(option: str) -> Any:
         if source.scheme() == "file":
             file = Path(source.path, f"{option}.yaml")
             if file.is_file():
-                return local.parse(file.read_text())
+                return option_files.parse(file.read_text())
         elif source.scheme() == "pkg" and source.is_config(option):
             return OmegaConf.to_container(source.load_config(option).config, resolve=False)
-    return local.option(group, name) if name in local.options(group) else {}
+    return option_files.option(group, name) if name in option_files.options(group) else {}

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from .. import dotted
 from ..errors import GatingError
 from ..findings import Finding, Fix, yaml_value
-from ..machine.local import options
+from ..option_files import options
 from ..rules.cfg import CFG001, CFG002, CFG007, CFG008
 from ..schema.fields import DEFAULTS, FIELDS, NODES, TREE
 from ..schema.nodes import Overlap

@@ -6,11 +6,9 @@ plan is for a machine like this one, and a named reference stack, marked `assume
 
 import os
 from functools import lru_cache
-from importlib import resources
 from typing import Any
 
-import yaml
-
+from ..option_files import REFERENCE_STACK, option
 from ..schema.nodes import AUTO
 
 DISTRIBUTIONS = {
@@ -19,30 +17,7 @@ DISTRIBUTIONS = {
     # The meta package alone makes `import megatron.core` crash: it counts only with its torch extension.
     "transformer_engine": ("transformer-engine", "transformer-engine-torch"),
 }
-REFERENCE_STACK = "reference"  # conf/software/reference.yaml
 DRIVERS = ("/dev/nvidiactl", "/dev/dxg")  # one is there wherever NVML can work: Linux, WSL
-
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # seven times as fast as omegaconf's
-
-
-def options(group: str) -> tuple[str, ...]:
-    """Names of our own options of a group, sorted; empty if there is no such group."""
-    folder = resources.files("hydra_overlap.conf") / group
-    names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
-    return tuple(sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml")))
-
-
-def option(group: str, name: str) -> dict[str, Any]:
-    """The values of one of our own option files, defaults list left out."""
-    values = parse((resources.files("hydra_overlap.conf") / group / f"{name}.yaml").read_text())
-    values.pop("defaults", None)
-    return values
-
-
-def parse(text: str) -> dict[str, Any]:
-    """The content of an option file."""
-    values: dict[str, Any] = yaml.load(text, _Loader) or {}
-    return values
 
 
 @lru_cache(maxsize=1)

@@ -1,18 +1,16 @@
 """The atlas of userbuffers presets: what there is, how far each is from a plan, and which one `userbuffers=auto` takes.
 
-A preset is an option file of conf/userbuffers. What Transformer Engine makes of its values is in presets_gemms.py.
+A preset is an option file of conf/userbuffers. What Transformer Engine makes of its values is in gemms.py.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import resources
 from typing import Any, NamedTuple
 
-from .. import dotted
+from .. import dotted, option_files
 from ..errors import GatingError
-from ..machine import local
 from ..resolver.resolution import NO_PRESET
 from ..resolver.resolve import resolve
 from ..schema.fields import DEFAULTS
@@ -96,7 +94,7 @@ class Preset:
             "model": {"hidden_size": tuned["hidden_size"], "seq_length": tuned["seq_length"]},
             "training": {"micro_batch_size": tuned["mbs"] or 1},
             "precision": {"bf16": True, "fp8": "hybrid" if tuned["precision"] == "fp8" else None},
-            "software": local.option("software", local.REFERENCE_STACK),
+            "software": option_files.option("software", option_files.REFERENCE_STACK),
         }
 
     def refusals(self) -> tuple[str, ...]:
@@ -142,7 +140,7 @@ class Choice(NamedTuple):
 @lru_cache(maxsize=1)
 def catalogue() -> tuple[Preset, ...]:
     """Every preset, sorted by name."""
-    return tuple(_read(name) for name in local.options("userbuffers") if name not in NO_PRESETS)
+    return tuple(_read(name) for name in option_files.options("userbuffers") if name not in NO_PRESETS)
 
 
 def none() -> dict[str, Any]:
@@ -160,8 +158,8 @@ def preset(name: str) -> Preset:
 
 
 def _read(name: str) -> Preset:
-    text = (resources.files("hydra_overlap.conf") / "userbuffers" / f"{name}.yaml").read_text()
-    values = local.parse(text)
+    text = option_files.text("userbuffers", name)
+    values = option_files.parse(text)
     comments = [line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")]
     return Preset(
         name=name,

@@ -106,7 +106,7 @@ def _fields() -> Texts:
 
 def _values(key: str) -> Texts:
     """The options of a group, or the values of a field that has few."""
-    from ..machine.local import options
+    from ..option_files import options
     from ..rules.ub import UB_ARGUMENTS, legal_methods
     from ..schema.fields import FIELDS
     from .hydra_help import CATALOGUE, GROUPS, description
@@ -131,7 +131,7 @@ def source(context: Context, parameter: Parameter, incomplete: str) -> "list[Com
 
 def presets(context: Context, parameter: Parameter, incomplete: str) -> "list[CompletionItem[str]]":
     """Userbuffers presets."""
-    from ..machine.local import options
+    from ..option_files import options
     from ..presets.catalogue import NO_PRESETS
     from .hydra_help import CATALOGUE, description
 
@@ -174,7 +174,7 @@ def nodes(context: Context, parameter: Parameter, incomplete: str) -> "list[Comp
 
 def starts(context: Context, parameter: Parameter, incomplete: str) -> "list[CompletionItem[str]]":
     """Shipped options that a new file of the kind can begin from."""
-    from ..machine.local import options
+    from ..option_files import options
     from .hydra_help import description
     from .scaffold import FOLDERS
 

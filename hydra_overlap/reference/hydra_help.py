@@ -1,9 +1,8 @@
 """`python train.py --help`: every group and option with its one line, the chosen ones marked."""
 
 from collections.abc import Iterator, Mapping
-from importlib import resources
 
-from ..machine.local import options
+from .. import option_files
 
 GROUPS = (
     "comm_overlap", "comm_overlap/tp", "comm_overlap/pp", "comm_overlap/dp", "comm_overlap/ep", "experiment", "parallelism",
@@ -18,14 +17,14 @@ def text(chosen: Mapping[str, object]) -> str:
     lines = ["Groups and their options (* = chosen now):"]
     for group in GROUPS:
         lines += ["", group, *_options(group, marked.get(group))]
-    count = len(options(CATALOGUE))
+    count = len(option_files.options(CATALOGUE))
     lines += ["", f"{CATALOGUE}", f"    {count} options; hydra-overlap presets lists and compares them"]
     lines += [f"  * {marked[CATALOGUE]}"] if CATALOGUE in marked else []
     return "\n".join(lines).replace("$", "$$")
 
 
 def _options(group: str, chosen: str | None) -> Iterator[str]:
-    names = options(group)
+    names = option_files.options(group)
     width = max(len(name) for name in names)
     for name in names:
         yield f"  {'*' if name == chosen else ' '} {name:<{width}}  {description(group, name)}"
@@ -33,6 +32,6 @@ def _options(group: str, chosen: str | None) -> Iterator[str]:
 
 def description(group: str, name: str) -> str:
     """The first comment of an option file, `# @package` and the command that runs an experiment aside."""
-    lines = (resources.files("hydra_overlap.conf") / group / f"{name}.yaml").read_text().splitlines()
+    lines = option_files.text(group, name).splitlines()
     first = next(line for line in lines if not line.startswith("# @package")).removeprefix("# ")
     return first.removeprefix(f"python train.py {group}={name}: ")

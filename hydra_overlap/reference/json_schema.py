@@ -10,7 +10,7 @@ import typing
 from typing import Any
 
 from .. import dotted
-from ..machine.local import options
+from ..option_files import options
 from ..rules.ub import DGRAD, GEMMS, MAX_SM, REDUCE_SCATTER, UB_ARGUMENTS, legal_methods
 from ..schema.annotations import unwrapped
 from ..schema.docs import descriptions

@@ -1,11 +1,10 @@
 """Starter files for options of one's own: a bundle or a userbuffers preset in the app's own configuration directory."""
 
 import re
-from importlib import resources
 from pathlib import Path
 
+from .. import option_files
 from ..errors import HydraOverlapError
-from ..machine import local
 from ..suggest import nearest
 from . import json_schema
 
@@ -42,7 +41,7 @@ def write(kind: str, name: str, conf: Path, start: str | None = None) -> tuple[P
     kind: bundle or preset. start: the shipped option to begin with. Raises ScaffoldError.
     """
     group = FOLDERS[kind]
-    known = local.options(group)
+    known = option_files.options(group)
     origin = start or ("default" if kind == "bundle" else "bf16_h100_h8192_tp4_mbs1_seq8192")
     if not NAME.fullmatch(name):
         raise ScaffoldError(
@@ -79,7 +78,7 @@ def _is_text(name: str) -> bool:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     typed: object = OverridesParser.create().parse_override(f"group={name}").value()
-    return isinstance(typed, str) and isinstance(local.parse(name), str)
+    return isinstance(typed, str) and isinstance(option_files.parse(name), str)
 
 
 def _other(name: str) -> str:
@@ -89,7 +88,7 @@ def _other(name: str) -> str:
 
 def _preset(name: str, origin: str) -> str:
     """The shipped preset under a new name, with the lines to change marked."""
-    shipped = (resources.files("hydra_overlap.conf") / "userbuffers" / f"{origin}.yaml").read_text().splitlines()
+    shipped = option_files.text("userbuffers", origin).splitlines()
     body = [line for line in shipped if not line.startswith(("#", "name:", "source:"))]
     return (
         "\n".join(

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from hydra_overlap import GatingError
+from hydra_overlap import GatingError, option_files
 from hydra_overlap.audit import UnreadableError, audit
 from hydra_overlap.findings import yaml_value
-from hydra_overlap.machine import local
 from hydra_overlap.presets import catalogue
 from hydra_overlap.resolver.resolve import resolve
 
@@ -104,7 +103,7 @@ def test_0_is_no_boolean_in_a_request_of_ours() -> None:
         "parallelism": {"tensor_model_parallel_size": 2, "sequence_parallel": True, "world_size": 2},
         "userbuffers": {"layers": {"qkv_fprop": {"aggregate": 0}}},
         "precision": {"bf16": True},
-        "software": local.option("software", local.REFERENCE_STACK),
+        "software": option_files.option("software", option_files.REFERENCE_STACK),
     }
     with pytest.raises(GatingError) as error:
         resolve(request)

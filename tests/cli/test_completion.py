@@ -8,7 +8,7 @@ import pytest
 from click.shell_completion import ShellComplete
 
 from hydra_overlap.cli import main
-from hydra_overlap.machine.local import options
+from hydra_overlap.option_files import options
 from hydra_overlap.presets.catalogue import catalogue
 from hydra_overlap.reference import hydra_help as page
 from hydra_overlap.rules import DERIVATIONS, RULES

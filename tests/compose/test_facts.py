@@ -4,6 +4,7 @@ from importlib import metadata
 
 import pytest
 
+from hydra_overlap import option_files
 from hydra_overlap.compose.enforce import judged
 from hydra_overlap.machine import local
 from tests.compose.commands import Compose
@@ -113,5 +114,5 @@ def test_facts_filled_in_are_shown_and_do_not_decide_the_fingerprint(
 
 
 def test_options_of_a_group_are_listed() -> None:
-    assert local.options("comm_overlap/tp") == ("default", "none", "userbuffers")
-    assert local.options("no/such/group") == ()
+    assert option_files.options("comm_overlap/tp") == ("default", "none", "userbuffers")
+    assert option_files.options("no/such/group") == ()

@@ -12,6 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
+from hydra_overlap import option_files
 from hydra_overlap.compose.enforce import refusal_in
 from hydra_overlap.machine import local
 from hydra_overlap.schema.nodes import Request
@@ -93,7 +94,7 @@ def test_an_option_file_opens_with_one_line_that_describes_it(file: Path) -> Non
 
 @pytest.mark.parametrize("group", ["comm_overlap", "userbuffers", "model", "platform", "software"])
 def test_options_with_values_of_others_say_where_they_are_from(group: str) -> None:
-    for name in local.options(group):
+    for name in option_files.options(group):
         if (group, name) == ("userbuffers", "none"):
             continue
         second = (CONF / group / f"{name}.yaml").read_text().splitlines()[1]
@@ -115,7 +116,7 @@ def test_every_option_outside_a_bundle_is_typed_by_its_groups_schema(file: Path)
     assert defaults[-1] == "_self_"
 
 
-@pytest.mark.parametrize("name", local.options("comm_overlap"))
+@pytest.mark.parametrize("name", option_files.options("comm_overlap"))
 def test_every_bundle_is_typed_and_enforced_and_brings_its_nodes(name: str) -> None:
     defaults = yaml.safe_load((CONF / "comm_overlap" / f"{name}.yaml").read_text())["defaults"]
     assert defaults[0] == "/_overlap/enforce@_global_"
@@ -155,7 +156,7 @@ def test_the_bundle_none_switches_everything_off() -> None:
     assert on == []
 
 
-@pytest.mark.parametrize("name", local.options("comm_overlap"))
+@pytest.mark.parametrize("name", option_files.options("comm_overlap"))
 def test_every_bundle_resolves_on_its_platform(name: str) -> None:
     cfg = compose("config", [f"comm_overlap={name}", *BUNDLES.get(name, "").split()])
     if name in BUNDLES:
@@ -233,7 +234,7 @@ def parameters_of(m: DictConfig) -> int:
     return m.num_layers * (attention + mlp) + embeddings
 
 
-@pytest.mark.parametrize("name", [n for n in local.options("platform") if n not in ("cpu", "auto")])
+@pytest.mark.parametrize("name", [n for n in option_files.options("platform") if n not in ("cpu", "auto")])
 def test_the_facts_of_a_platform_are_plausible(name: str) -> None:
     gpu = loaded("platform", name)
     assert gpu["name"] == name

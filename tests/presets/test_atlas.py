@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hydra_overlap.machine import local
+from hydra_overlap import option_files
 from hydra_overlap.presets import catalogue
 from hydra_overlap.resolver.normalise import normalise
 from hydra_overlap.rules.ub import UB201
@@ -50,7 +50,7 @@ def test_every_published_preset_is_an_option_and_every_option_is_published() -> 
     assert len(PUBLISHED) == 76
     assert all(entry["options"] for entry in PUBLISHED)
     assert sorted(PUBLISHED_AS) == NAMES
-    assert sorted(set(local.options("userbuffers")) - set(NAMES)) == ["auto", "none"]
+    assert sorted(set(option_files.options("userbuffers")) - set(NAMES)) == ["auto", "none"]
 
 
 @pytest.mark.parametrize("name", NAMES)

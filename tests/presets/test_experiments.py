@@ -11,11 +11,12 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
+from hydra_overlap import option_files
 from hydra_overlap.compose.enforce import refusal_in
 from hydra_overlap.machine import local
 
 ROOT = Path(__file__).parents[2]
-NAMES = local.options("experiment")
+NAMES = option_files.options("experiment")
 BRIDGE = {
     recipe["recipe"]: recipe
     for recipe in json.loads((ROOT / "tests/reference/bridge_recipes.json").read_text())["recipes"]

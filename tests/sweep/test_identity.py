@@ -123,7 +123,7 @@ def test_identities_hold_across_processes() -> None:
         "from tests.sweep.conftest import started\n"
         "from hydra_overlap.machine import local\n"
         "from hydra_overlap.sweep.identity import identity\n"
-        "facts.gpu_names = lambda: ()\n"
+        "local.gpu_names = lambda: ()\n"
         "with started(None, 'config', ()) as c: print(identity(*c.judge(['comm_overlap=tp4_h100'])))"
     )
     root = Path(__file__).parents[2]

@@ -15,8 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hydra_overlap import GatingError, Resolution, resolve
-from hydra_overlap.machine import local
+from hydra_overlap import GatingError, Resolution, option_files, resolve
 from hydra_overlap.megatron import userbuffers
 from hydra_overlap.rules.ub import GEMMS, METHODS, REDUCE_SCATTER
 from tests.overrides import errors_of, overridden, remarks, request_of
@@ -25,7 +24,9 @@ from tests.te import upstream
 torch = pytest.importorskip("torch")
 
 VERSIONS = ("2.10.0", "2.12.0", "2.20.2")
-PRESETS = [name for name in local.options("userbuffers") if "tuned_for" in local.option("userbuffers", name)]
+PRESETS = [
+    name for name in option_files.options("userbuffers") if "tuned_for" in option_files.option("userbuffers", name)
+]
 EDITS = 4  # pasted fixes after which a preset that is refused as published is legal
 CASES = json.loads((Path(__file__).parents[1] / "reference" / "te_userbuffers_cases.json").read_text())["cases"]
 REFUSALS = (AssertionError, KeyError, RuntimeError, TypeError, ValueError)
@@ -55,7 +56,7 @@ def arguments(resolution: Resolution, engine: SimpleNamespace) -> dict[str, Any]
 
 
 def tuned(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = local.option("userbuffers", name)["tuned_for"]
+    found: dict[str, Any] = option_files.option("userbuffers", name)["tuned_for"]
     return found
 
 
