@@ -27,6 +27,7 @@ from omegaconf.errors import InterpolationResolutionError
 
 from ..errors import GatingError
 from ..findings import Finding, Fix
+from ..resolver.from_config import PRESET, ours
 from ..resolver.resolution import Resolution
 from ..resolver.resolve import resolve
 from ..rules import env_conflicts
@@ -34,7 +35,7 @@ from ..rules.cfg import CFG001, CFG002, CFG006
 from ..rules.env import ENV002
 from ..schema.fields import NODES
 from . import key_mapping, origins, pitfalls
-from .extract import IN_THE_JOBS, OPEN, Reading, ours, read
+from .extract import IN_THE_JOBS, OPEN, Reading, read
 from .interpolations import hydra_keys, written
 
 OUTPUT = "overlap"
@@ -114,7 +115,7 @@ def judge(root: DictConfig, *, with_origins: bool = True, plain: Mapping[str, An
     """The answer to a finished config; nothing is written. Raises ComposeRefusal.
 
     with_origins: false leaves out where values came from, which changes words and never the verdict, and takes time.
-    plain: nodes of the request that are known as plain data already (`reading.read`).
+    plain: nodes of the request that are known as plain data already (`extract.read`).
     """
     _require_output(root)
     with _refusing(root.hydra):
@@ -176,7 +177,7 @@ def judged(cfg: DictConfig, *, foreign_nodes: bool = False) -> Resolution:
 
     It closes the ways on which a config reaches a job without a composition that judged it, such as a saved
     `.hydra/config.yaml` that is run again with an override on top. foreign_nodes: nodes such as `model` may be the
-    app's own, with keys that no rule reads (see `reading`). Raises GatingError if a rule refuses, or (CFG006) if
+    app's own, with keys that no rule reads (see `extract`). Raises GatingError if a rule refuses, or (CFG006) if
     `overlap.plan` is not the fingerprint of this very request and answer: `overlap` was written for another one.
     """
     if not OmegaConf.is_config(cfg.get("comm_overlap")):
@@ -329,8 +330,12 @@ def _write(root: DictConfig, resolution: Resolution, reading: Reading) -> None:
 
 def _userbuffers(effective: Any, reading: Reading) -> Any:
     """The dictionary Transformer Engine gets; as a reference where it is the preset's, which the config holds already."""
-    asked = {} if reading.origins else reading.request.get("userbuffers") or {}
-    return "${userbuffers.layers}" if effective and effective == asked.get("layers") else effective
+    if PRESET in reading.filled:
+        place, layers = f"${{{OUTPUT}.effective.{PRESET}.layers}}", reading.filled[PRESET].get("layers")
+    else:
+        asked = {} if reading.origins else reading.request.get("userbuffers") or {}
+        place, layers = "${userbuffers.layers}", asked.get("layers")
+    return place if effective and effective == layers else effective
 
 
 @contextmanager

@@ -16,42 +16,16 @@ from dataclasses import replace
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from .. import dotted
 from ..errors import GatingError
 from ..findings import Finding, Fix, yaml_value
-from ..rules.cfg import CFG001, CFG002
-from ..schema.fields import FIELDS, NODES
-from ..suggest import nearest
+from ..resolver import mapped_fields
+from ..rules.cfg import CFG001
+from ..schema.fields import NODES
 from .pitfalls import COMMAND_LINE, task_overrides
 
-READS = "overlap.reads"
 BROUGHT = ("parallelism", "userbuffers", "platform", "software")  # nodes and groups of a bundle beside comm_overlap
 OWN_NODE = "A node {0} of your app's own needs another name beside a bundle: docs/hosts.md."
-_ABSENT = object()
-
-
-def take(cfg: DictConfig, request: dict[str, Any], unread: list[str]) -> dict[str, str]:
-    """Fill mapped fields into the nested `request`, in place; -> key -> where its value came from.
-
-    unread: keys of the app's own that no rule reads; those that are read now are taken out. Raises GatingError on a
-    field or place that does not exist, a node that is ours, and a value that the field cannot hold.
-    """
-    findings: list[Finding] = []
-    origins: dict[str, str] = {}
-    for key, place in _mapping(OmegaConf.select(cfg, READS), ""):
-        value = _value(cfg, place)
-        refusal = _refusal(cfg, request, key, place, value)
-        if refusal is not None:
-            findings.append(refusal)
-            continue
-        dotted.put(request, key, value)
-        origins[key] = f"{place} ({READS})"
-        unread[:] = [name for name in unread if not f"{place}.".startswith(f"{name}.")]
-    if findings:
-        raise GatingError(findings)
-    return origins
 
 
 @contextmanager
@@ -71,7 +45,7 @@ def reworded(cfg: DictConfig, findings: Iterable[Finding]) -> tuple[Finding, ...
     findings = tuple(findings)
     if not any(finding.fixes or finding.rule == CFG001.__name__ for finding in findings):
         return findings
-    places = dict(_mapping(OmegaConf.select(cfg, READS), ""))
+    places = dict(mapped_fields.places(cfg))
     return tuple(_reworded(cfg, finding, places) for finding in findings)
 
 
@@ -129,67 +103,3 @@ def _replaced(cfg: DictConfig, key: str) -> Iterator[str]:
     node = _children(cfg).get(name) if inside else None
     if node is not None and not OmegaConf.is_dict(node) and not node._is_none() and not node._is_missing():
         yield f"{name}={yaml_value(node._value())}"
-
-
-def _mapping(node: Any, prefix: str) -> Iterator[tuple[str, str]]:
-    """(field of the request, place) of every line."""
-    if isinstance(node, DictConfig):
-        for name in map(str, node):
-            yield from _mapping(node[name], f"{prefix}{name}.")
-    elif node is not None and prefix:
-        yield prefix.rstrip("."), str(node)
-
-
-def _refusal(cfg: DictConfig, request: dict[str, Any], key: str, place: str, value: Any) -> Finding | None:
-    """What is wrong with one line of the mapping."""
-    line = f"{READS}.{key}"
-    if key not in FIELDS:
-        near = nearest(key, FIELDS)
-        fixes = (Fix(f"++{READS}.{near}={place}", "did you mean this?"),) if near else ()
-        return CFG001.refuse(line, place, "", f"There is no field {key}.", *fixes)
-    if value is _ABSENT:
-        near = nearest(place, _places(cfg))
-        fixes = (Fix(f"++{line}={near}", "did you mean this?"),) if near else ()
-        return CFG001.refuse(line, place, "", f"There is no value at {place}.", *fixes)
-    if not FIELDS[key].accepts(value):
-        why = f"{key} is {FIELDS[key].describe()}; {place} holds {yaml_value(value)}."
-        return CFG002.refuse(line, place, "", why)
-    said = _said(cfg, request, key)
-    if said not in (None, value):
-        why = f"{key} itself says {yaml_value(said)}, {place} says {yaml_value(value)}."
-        return CFG002.refuse(line, place, "", why, Fix(f"{key}='${{{place}}}'", "one of them says it"))
-    return None
-
-
-def _said(cfg: DictConfig, request: dict[str, Any], key: str) -> Any:
-    """What the field says already, if it stands in a node that our schema types; else None."""
-    node, _, _ = key.partition(".")
-    kind = OmegaConf.get_type(cfg, node) if node in cfg else None
-    if not isinstance(kind, type) or not kind.__module__.startswith("hydra_overlap."):
-        return None
-    return dotted.get(request, key)
-
-
-def _value(cfg: DictConfig, place: str) -> Any:
-    """What stands at `place`, resolved; _ABSENT if nothing does."""
-    try:
-        value = OmegaConf.select(cfg, place, default=_ABSENT, throw_on_missing=True)
-    except OmegaConfBaseException:
-        return _ABSENT
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-
-
-def _places(cfg: DictConfig) -> list[str]:
-    """Every place of the app's own that holds a value."""
-
-    def walk(node: DictConfig, prefix: str) -> list[str]:
-        found = []
-        for name in map(str, node):
-            child = node._get_node(name)
-            if isinstance(child, DictConfig) and not child._is_none() and not child._is_interpolation():
-                found += walk(child, f"{prefix}{name}.")
-            else:
-                found.append(prefix + name)
-        return found
-
-    return [place for place in walk(cfg, "") if place.partition(".")[0] not in ("hydra", "overlap", "comm_overlap")]

@@ -9,10 +9,10 @@ from ..errors import GatingError
 from ..findings import Finding
 from ..rules import DERIVATIONS, RULES, Rule
 from ..rules._base import Origin
-from ..rules.cfg import CFG002, CfgRule
+from ..rules.cfg import CfgRule
 from ..rules.dp import BASES
 from ..rules.env import EnvValue, launch_environment
-from ..schema.fields import DEFAULTS, IGNORED, VERSIONS
+from ..schema.fields import DEFAULTS, VERSIONS
 from ..schema.keys import WORLD
 from ..schema.targets import DDP_FIELDS, LEDGER_KEYS, OPTIMIZER_FIELDS, TRANSFORMER_FIELDS
 from . import bridge
@@ -28,7 +28,7 @@ def resolve(cfg: Any, *, origins: Mapping[str, str] | None = None) -> Resolution
 
     cfg: a DictConfig, or a plain nested mapping with the nodes of `schema.Request`; absent nodes and fields mean their
     defaults. A config that was judged at its composition is read as it was there: an app's own nodes, `overlap.reads`, and
-    the facts that `auto` stands for. origins: flat key -> where its value came from, for the ledger and for messages.
+    the facts and the preset that `auto` stood for. origins: flat key -> where its value came from, for the ledger and for messages.
     Raises GatingError with every rule that refuses, in rule order.
     """
     known = {} if origins is None else origins  # not `or`: compose hands over a lazy mapping that starts empty
@@ -43,30 +43,12 @@ def resolve(cfg: Any, *, origins: Mapping[str, str] | None = None) -> Resolution
 
 
 def _plain(cfg: Any) -> Any:
-    """A DictConfig becomes a plain dict, interpolations resolved; anything else stays what it is."""
+    """A DictConfig becomes a plain dict; anything else stays what it is."""
     if isinstance(cfg, dict):
         return cfg
-    from omegaconf import DictConfig, OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
+    from .from_config import request_of  # omegaconf only where one of its configs comes in
 
-    if not isinstance(cfg, DictConfig):
-        return cfg
-    plain: dict[Any, Any] = {}
-    key: Any = ""
-    try:
-        if OmegaConf.select(cfg, "overlap.plan") is not None:  # a composition judged it
-            from ..compose.extract import read
-
-            return read(cfg, foreign_nodes=True).request
-        for key in cfg:
-            if key not in IGNORED:  # their interpolations are not ours to resolve
-                value = cfg[key]
-                config = OmegaConf.is_config(value)
-                plain[key] = OmegaConf.to_container(value, resolve=True, throw_on_missing=True) if config else value
-    except (OmegaConfBaseException, TypeError) as error:
-        where = str(getattr(error, "full_key", None) or key)
-        raise GatingError([CFG002.refuse(where, None, "", f"It cannot be read: {error}")]) from error
-    return plain
+    return request_of(cfg)
 
 
 @dataclass(frozen=True)

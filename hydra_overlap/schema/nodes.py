@@ -522,7 +522,7 @@ class Overlap:
     """What the resolver answered, written at composition. An output: set nothing here but env_copy and reads."""
 
     effective: Dict[str, Any] = field(default_factory=dict)
-    """Fields set on TransformerConfig, OptimizerConfig and DistributedDataParallelConfig, and the userbuffers dict."""
+    """Fields set on TransformerConfig, OptimizerConfig and DistributedDataParallelConfig, the userbuffers dict, what auto meant."""
     env: Dict[str, str] = field(default_factory=dict)
     """Launch environment of every rank."""
     origin: Dict[str, str] = field(default_factory=dict)

@@ -32,9 +32,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .. import dotted
 from ..compose.enforce import OUTPUT
-from ..compose.extract import ours, plain_node
 from ..compose.interpolations import stands_alone
 from ..compose.pitfalls import parsed
+from ..resolver.from_config import ours, plain_node
 from ..schema.fields import NODES
 
 KEPT_BASES = 32  # configs of distinct group choices held at once; about a megabyte each

@@ -25,8 +25,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..compose.enforce import OUTPUT, Answer
-from ..compose.extract import UNJUDGED, ours
 from ..compose.interpolations import of_the_job, stands_alone
+from ..resolver.from_config import UNJUDGED, ours
 from ..schema.targets import DDP_FIELDS, OPTIMIZER_FIELDS
 
 # Nodes and fields of our request that the answer replaces, or that change no number of a run; see above.

@@ -12,10 +12,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..compose import hydra_errors
 from ..compose.enforce import Answer, refusal_in
-from ..compose.extract import ours
 from ..compose.interpolations import of_the_job
 from ..errors import GatingError
 from ..findings import Finding, yaml_value
+from ..resolver.from_config import ours
 from .composer import Composer
 from .identity import identity
 from .points import Point
