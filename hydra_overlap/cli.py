@@ -287,20 +287,21 @@ def report(folder: str, metric: str | None, as_json: bool) -> None:
     from pathlib import Path
 
     from .resolver.ledger_table import make_console
-    from .sweep import results
+    from .sweep import outputs, results
+    from .sweep.results_table import print_results
 
     try:
         table = results.collect(Path(folder).absolute(), metric)
     except FileNotFoundError as missing:
         raise click.UsageError(f"{folder} is no folder of a sweep: there is no {missing}.") from None
     if as_json:
-        click.echo(json.dumps(results.as_data(table), indent=1))
+        click.echo(json.dumps(outputs.as_data(table), indent=1))
         return
     try:
-        results.write(table, table.folder)
+        outputs.write(table, table.folder)
     except OSError as error:
         raise click.UsageError(f"{folder} cannot be written: {error.strerror or error}.") from None
-    results.show(table, make_console())
+    print_results(table, make_console())
 
 
 @main.command()

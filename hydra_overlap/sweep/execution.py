@@ -27,10 +27,11 @@ from .. import files
 from ..launch import preflight
 from ..schema.nodes import Launch, Platform, Request
 from . import folder as folders
-from . import job, results
+from . import job, outputs, results
 from .errors import SweepError
 from .judge import Judged
 from .progress import Line
+from .results_table import print_results
 
 BASIC = "hydra._internal.core_plugins.basic_launcher"
 JOBLIB = "hydra_plugins.hydra_joblib_launcher"
@@ -78,8 +79,8 @@ def run(
         returned = sweep.run(todo, launcher_factory)
         raise_after = sweep.ended_by
         table = results.collect(folder)
-        results.write(table, folder)
-        results.show(table, console)
+        outputs.write(table, folder)
+        print_results(table, console)
     if raise_after is not None:
         raise raise_after
     code = table.exit_code

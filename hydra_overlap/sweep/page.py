@@ -4,17 +4,15 @@ import io
 import logging
 import shlex
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
 from .. import _version
 from . import job
-from .plan_table import _short
-from .results import BY_DEFAULT, MERGED, NOT_RUN, ORDER, REFUSED, REHEARSED, Effect, Metric, Row, Table, effects
+from .results import MERGED, NOT_RUN, ORDER, REFUSED, Effect, Metric, Row, Table, effects
+from .words import REHEARSED, columns, figure, label, percent, ranks, says, short_key
 
-COLUMNS = {"ms a step": "step_ms", "tokens/s": "tokens_per_s", "loss": "loss_final", "GiB": "peak_memory_gib"}
 MOST_SHOWN = 40  # points in the first plot, the best ones
 PLOTS = "pip install 'hydra-overlap[sweep]'"
 
@@ -40,14 +38,14 @@ def render(table: Table) -> str:
         table=table,
         version=_version.__version__,
         command=shlex.join(table.definition["command"]),
-        keys=[(key, _short(key, table.keys)) for key in table.keys],
+        keys=[(key, short_key(key, table.keys)) for key in table.keys],
         named=any(row.name for row in table.rows),
         counts=[(status, table.counts[status]) for status in ORDER if table.counts[status]],
         best=table.best and says(table, table.best),
         label=lambda row: label(row, table.keys),
         columns=columns(table, table.rows),
         note=_note,
-        effects=[(key, _short(key, table.keys), rows, _plot_effect(table, rows)) for key, rows in found.items()],
+        effects=[(key, short_key(key, table.keys), rows, _plot_effect(table, rows)) for key, rows in found.items()],
         spread=_spread,
         unit=table.metric.unit or table.metric.name if table.metric else "",
         all_points=_plot_points(table),
@@ -62,67 +60,11 @@ def render(table: Table) -> str:
     )
 
 
-def says(table: Table, row: Row) -> str:
-    """`41.2 ms a step (quartiles 40.1 to 44.0), 12,345 tokens/s` of one row."""
-    metric = table.metric
-    assert metric is not None
-    text = f"{figure(metric.of(row))} {metric.unit or metric.name}"
-    step = row.result.get("step_ms")
-    if metric.key == "tokens_per_s" and step:
-        text += f", {figure(step['median'])} ms a step"
-    if step and metric.key in BY_DEFAULT:
-        text += f" (quartiles {figure(step['low'])} to {figure(step['high'])} ms; {step['counted']} steps)"
-    return text
-
-
-def label(row: Row, keys: Sequence[str]) -> str:
-    """`#5 baseline comm_overlap=dp bucket_size=null`."""
-    swept = " ".join(f"{_short(key, keys)}={text}" for key, text in row.swept.items())
-    return " ".join(part for part in (f"#{row.number}", row.name, swept) if part)
-
-
-def columns(table: Table, rows: Sequence[Row]) -> list[tuple[str, Callable[[Row], str]]]:
-    """(title, row -> cell) of the figures that any of the rows has, the metric of an app's own last."""
-    found: list[tuple[str, Callable[[Row], str]]] = [
-        (title, partial(_cell, name)) for title, name in COLUMNS.items() if any(_cell(name, row) for row in rows)
-    ]
-    metric = table.metric
-    if metric is not None and metric.key not in (*BY_DEFAULT, "loss", "peak_memory_gib"):
-        found.append((metric.name, lambda row: figure(metric.of(row))))
-    return found
-
-
-def _cell(name: str, row: Row) -> str:
-    return figure(row.figure(name))
-
-
 def _note(row: Row) -> str:
     """Beside a row: of a refused one the rules, whose sentences stand above."""
     if row.same_as is not None:
         return f"same as #{row.same_as}"
     return ", ".join(row.rules) or row.reason
-
-
-def figure(number: float | None) -> str:
-    """A number with about four digits."""
-    if number is None:
-        return ""
-    if abs(number) >= 1000:
-        return f"{number:,.0f}"
-    return f"{number:.1f}" if abs(number) >= 100 else f"{number:.4g}"
-
-
-def percent(ratio: float | None) -> str:
-    """`+12.3 %` of a ratio to something."""
-    return "" if ratio is None else f"{(ratio - 1) * 100:+.1f} %"
-
-
-def ranks(table: Table) -> str:
-    """A sentence where the points that ran do not have the same number of ranks."""
-    found = sorted({row.ranks for row in table.measured if row.ranks})
-    if len(found) < 2:
-        return ""
-    return f"Points have {found[0]} to {found[-1]} ranks; they are compared as whole runs, not per rank."
 
 
 def _spread(effect: Effect) -> str:

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .words import short_key
+
 if TYPE_CHECKING:
     from .judge import Judged
 
@@ -63,7 +65,7 @@ def _table(judged: Sequence["Judged"], *, merged: bool) -> Table:
     if any(verdict.point.name for verdict in judged):
         table.add_column("name", overflow="fold")
     for key in keys:
-        table.add_column(_short(key, keys), overflow="fold")
+        table.add_column(short_key(key, keys), overflow="fold")
     table.add_column("ranks", justify="right", no_wrap=True)
     table.add_column("", overflow="fold")
     for verdict in judged:
@@ -119,13 +121,3 @@ def _in_common(verdicts: Sequence["Judged"], judged: Sequence["Judged"]) -> Iter
         values = {verdict.point.swept.get(key) for verdict in verdicts}
         if len(values) == 1 and any(verdict.point.swept.get(key) not in values for verdict in judged):
             yield f"{key}={values.pop()}"
-
-
-def _short(key: str, keys: Sequence[str]) -> str:
-    """The end of a dotted key that tells it from the other keys."""
-    parts = key.split(".")
-    for start in range(len(parts) - 1, -1, -1):
-        short = ".".join(parts[start:])
-        if sum(other == short or other.endswith(f".{short}") for other in keys) == 1:
-            return short
-    return key

@@ -1,10 +1,8 @@
 """What a sweep found, read from its folder alone: one row a point, the best one, and what each swept key did.
 
-Files: results.json for programs, results.csv for a spreadsheet, report.html for people (page.py).
+What is made of it: words.py for people, outputs.py for files, results_table.py for the terminal.
 """
 
-import csv
-import io
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,16 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from .. import files
 from . import job
 from .folder import DEFINITION
 
-RESULTS_JSON, RESULTS_CSV, REPORT = "results.json", "results.csv", "report.html"
 REFUSED, MERGED, NOT_RUN = "refused", "merged", "not run"
 ORDER = (job.COMPLETED, MERGED, job.RUNNING, job.STOPPED, job.FAILED, REFUSED, NOT_RUN)
-REHEARSED = "CPU rehearsal: says nothing about a GPU"
 
 # Metric -> (where it stands in a run's result, whether less is better, unit). The first that was measured is compared.
 METRICS: dict[str, tuple[tuple[str, ...], bool, str]] = {
@@ -81,7 +75,7 @@ class Row:
         value: Any = self.result
         for key in FIGURES.get(name, (name,)):
             value = value.get(key) if isinstance(value, Mapping) else None
-        return _returned(self.returned, name) if value is None and not self.result else value
+        return returned_value(self.returned, name) if value is None and not self.result else value
 
     @property
     def rehearsed(self) -> bool:
@@ -100,11 +94,11 @@ class Metric:
     def of(self, row: Row) -> float | None:
         """A row's value; None if it was not measured."""
         path = METRICS[self.key][0] if self.key in METRICS else ()
-        value: Any = row.result if path else _returned(row.returned, self.key)
+        value: Any = row.result if path else returned_value(row.returned, self.key)
         for part in path:
             value = value.get(part) if isinstance(value, Mapping) else None
         if value is None and path:
-            value = _returned(row.returned, self.key)
+            value = returned_value(row.returned, self.key)
         return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
     def spread(self, row: Row) -> tuple[float, float] | None:
@@ -252,13 +246,13 @@ def _metric(rows: Sequence[Row], asked: str | None, direction: str | None) -> Me
         metric = Metric(key=key, less_is_better=METRICS[key][1], unit=METRICS[key][2])
         if any(metric.of(row) is not None for row in rows):
             return metric
-    numbers = {name for row in rows for name in _numbers(row.returned)}
+    numbers = {name for row in rows for name in returned_numbers(row.returned)}
     if len(numbers) == 1:
         return Metric(key=numbers.pop(), less_is_better=direction != MAXIMIZE)
     return None
 
 
-def _numbers(returned: Any) -> Iterator[str]:
+def returned_numbers(returned: Any) -> Iterator[str]:
     """Names of the numbers a job of another app returned; "" for a number itself."""
     if isinstance(returned, Mapping):
         yield from (
@@ -268,7 +262,8 @@ def _numbers(returned: Any) -> Iterator[str]:
         yield ""
 
 
-def _returned(returned: Any, name: str) -> Any:
+def returned_value(returned: Any, name: str) -> Any:
+    """What a job of another app returned under a name; "" for the value itself, None if there is none."""
     if isinstance(returned, Mapping):
         return returned.get(name)
     return returned if name == "" else None
@@ -308,95 +303,3 @@ def _effect(table: Table, key: str, value: str, reference: str) -> Effect:
     runs = {row.number if row.same_as is None else row.same_as for row in table.rows if row.swept.get(key) == value}
     values = [found for row in table.measured if row.number in runs and (found := table.metric.of(row)) is not None]
     return Effect(key=key, value=value, values=tuple(values), ratios=tuple(pairs.values()), merged=merged)
-
-
-def write(table: Table, folder: Path) -> None:
-    """results.json, results.csv and report.html, each whole or as it was."""
-    from . import page
-
-    files.write_json(folder / RESULTS_JSON, as_data(table))
-    for name, text in ((RESULTS_CSV, as_csv(table)), (REPORT, page.render(table))):
-        files.write_text(folder / name, text)
-
-
-def as_data(table: Table) -> dict[str, Any]:
-    """The whole of it as plain data."""
-    metric = table.metric
-    return {
-        "format": 1,
-        "command": table.definition["command"],
-        "created": table.definition["created"],
-        "counts": {status: table.counts[status] for status in ORDER if table.counts[status]},
-        "metric": metric and {"name": metric.name, "less_is_better": metric.less_is_better, "unit": metric.unit},
-        "rehearsal": table.rehearsed,
-        "best": table.best and table.best.number,
-        "within_spread_of_best": [row.number for row in table.within_spread],
-        "effects": {
-            key: [
-                {
-                    "value": e.value,
-                    "runs": len(e.values),
-                    "median_ratio": e.median,
-                    "ratios": list(e.ratios),
-                    "merged": e.merged,
-                }
-                for e in found
-            ]
-            for key, found in effects(table).items()
-        },
-        "rows": [_row_data(row) for row in table.rows],
-    }
-
-
-def _row_data(row: Row) -> dict[str, Any]:
-    names = (
-        "number",
-        "name",
-        "swept",
-        "status",
-        "same_as",
-        "rules",
-        "reason",
-        "error",
-        "identity",
-        "ranks",
-        "folder",
-        "seconds",
-    )
-    values = {name: getattr(row, name) for name in names}
-    return {**values, "rules": list(row.rules), "result": row.result or None, "returned": row.returned}
-
-
-def as_csv(table: Table) -> str:
-    """One line a point; figures of a merged point are those of the run that stands for it."""
-    returned = list(dict.fromkeys(name for row in table.rows for name in _numbers(row.returned)))
-    used = [name for name in FIGURES if any(row.figure(name) is not None for row in table.rows)]
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    heads = ["number", "name", *table.keys, "status", "same_as", "identity", "ranks", "folder", "seconds", *used]
-    writer.writerow([*heads, *(name or "returned" for name in returned), "reason"])
-    for row in table.rows:
-        writer.writerow(
-            [
-                row.number,
-                row.name,
-                *(row.swept.get(key, "") for key in table.keys),
-                row.status,
-                row.same_as,
-                row.identity,
-                row.ranks,
-                row.folder,
-                row.seconds,
-                *(row.figure(name) for name in used),
-                *(_returned(row.returned, name) for name in returned),
-                row.reason,
-            ]
-        )
-    return buffer.getvalue()
-
-
-def show(table: Table, console: Console) -> None:
-    """Print the terminal table, and where the files are."""
-    from .results_table import print_results
-
-    print_results(table, console)

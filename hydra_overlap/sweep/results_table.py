@@ -1,26 +1,22 @@
 """The results of a sweep in the terminal: the best point, what each key did, every point; and where the files are."""
 
 import textwrap
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
 from . import job
-from .page import columns, label, percent, ranks, says
-from .plan_table import _short
-from .results import MERGED, ORDER, REFUSED, REHEARSED, REPORT, RESULTS_CSV, RESULTS_JSON, effects
-
-if TYPE_CHECKING:
-    from .results import Row, Table
+from .outputs import REPORT, RESULTS_CSV, RESULTS_JSON
+from .results import MERGED, ORDER, REFUSED, Row, Table, effects
+from .words import REHEARSED, columns, label, percent, ranks, says, short_key
 
 NOTE = 60  # characters of why a job failed; the whole of it stands in the report
 SHORT = 40  # rows up to which every point that was to run has one
 STYLES = {job.COMPLETED: "green", MERGED: "dim", REFUSED: "red", job.FAILED: "bold red", job.STOPPED: "bold yellow"}
 
 
-def print_results(table: "Table", console: Console) -> None:
+def print_results(table: Table, console: Console) -> None:
     """Print the table of a sweep that ended; refused points are counted, their reasons stand in the plan and the report."""
     shown = [row for row in table.rows if row.status != REFUSED]
     if len(shown) > SHORT:
@@ -42,11 +38,11 @@ def print_results(table: "Table", console: Console) -> None:
     console.print(Text(f"{REPORT}, {RESULTS_CSV}, {RESULTS_JSON} in {table.folder}"), soft_wrap=True)
 
 
-def _left(table: "Table") -> int:
+def _left(table: Table) -> int:
     return sum(table.counts[status] for status in table.counts if status not in (job.COMPLETED, MERGED, REFUSED))
 
 
-def _print_best(table: "Table", console: Console) -> None:
+def _print_best(table: Table, console: Console) -> None:
     if table.best is None:
         by = f" by {table.metric.name}" if table.metric else ""
         if table.counts[job.COMPLETED]:
@@ -66,7 +62,7 @@ def _print_best(table: "Table", console: Console) -> None:
             )
 
 
-def _rows(table: "Table", rows: "list[Row]") -> Grid:
+def _rows(table: Table, rows: list[Row]) -> Grid:
     figures = columns(table, rows)
     grid = Grid(header_style="bold", box=None, pad_edge=False)
     grid.add_column("#", justify="right", no_wrap=True)
@@ -74,7 +70,7 @@ def _rows(table: "Table", rows: "list[Row]") -> Grid:
     if named:
         grid.add_column("name", overflow="fold")
     for key in table.keys:
-        grid.add_column(_short(key, table.keys), overflow="fold")
+        grid.add_column(short_key(key, table.keys), overflow="fold")
     grid.add_column("status", no_wrap=True)
     for title, _ in figures:
         grid.add_column(title, justify="right", no_wrap=True)
@@ -93,7 +89,7 @@ def _rows(table: "Table", rows: "list[Row]") -> Grid:
     return grid
 
 
-def _print_effects(table: "Table", console: Console) -> None:
+def _print_effects(table: Table, console: Console) -> None:
     """One line a value that was compared with the first of its key."""
     lines = []
     for key, found in effects(table).items():
@@ -104,7 +100,11 @@ def _print_effects(table: "Table", console: Console) -> None:
                 spread = f", {percent(min(effect.ratios))} to {percent(max(effect.ratios))}" if count > 1 else ""
                 pairs = f"{count} pair{'s' if count > 1 else ''}{spread}"
                 lines.append(
-                    (f"{_short(key, table.keys)}={effect.value}", percent(effect.median), f"against {first} ({pairs})")
+                    (
+                        f"{short_key(key, table.keys)}={effect.value}",
+                        percent(effect.median),
+                        f"against {first} ({pairs})",
+                    )
                 )
     if not lines or table.metric is None:
         return

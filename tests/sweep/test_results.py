@@ -12,8 +12,10 @@ from rich.console import Console
 
 from hydra_overlap import files
 from hydra_overlap.cli import main
-from hydra_overlap.sweep import job, page, results
+from hydra_overlap.sweep import job, outputs, page, results
 from hydra_overlap.sweep.folder import DEFINITION
+from hydra_overlap.sweep.results_table import print_results
+from hydra_overlap.sweep.words import REHEARSED
 from tests.sweep.commands import Sweeps
 
 REFUSAL = "1 gating rule refuses this configuration; nothing was started.\n\nTP001  Title <of> a rule\n  fix     parallelism=tp2"
@@ -106,7 +108,7 @@ def test_two_runs_are_one_pair_however_many_names_they_have(tmp_path: Path) -> N
 
 
 def test_a_merged_point_has_the_figures_of_the_run_that_stands_for_it(tmp_path: Path) -> None:
-    rows = list(csv.DictReader(io.StringIO(results.as_csv(grid(tmp_path).table()))))
+    rows = list(csv.DictReader(io.StringIO(outputs.as_csv(grid(tmp_path).table()))))
     assert [row["status"] for row in rows] == ["completed", "merged", "completed", "completed", "refused", "refused"]
     assert rows[1]["step_ms"] == rows[0]["step_ms"] == "100.0"
     assert rows[1]["same_as"] == "0"
@@ -129,10 +131,10 @@ def test_a_rehearsal_is_labelled_wherever_its_times_are_shown(tmp_path: Path) ->
         made.ran(made.point(size=size), step_ms=step, mode="rehearsal")
     table = made.table()
     console = Console(record=True, width=140)
-    results.show(table, console)
-    assert results.REHEARSED in console.export_text()
-    assert page.render(table).count(results.REHEARSED) == 2
-    assert results.REHEARSED not in page.render(grid(tmp_path / "other").table())
+    print_results(table, console)
+    assert REHEARSED in console.export_text()
+    assert page.render(table).count(REHEARSED) == 2
+    assert REHEARSED not in page.render(grid(tmp_path / "other").table())
 
 
 def test_the_page_stands_alone_with_plots_refusals_and_their_fixes(tmp_path: Path) -> None:
@@ -212,7 +214,7 @@ def test_a_long_sweep_shows_the_best_and_those_that_failed(tmp_path: Path) -> No
     for number in range(50):
         made.ran(made.point(size=str(number)), step_ms=100.0 + number)
     console = Console(record=True, width=140)
-    results.show(made.table(), console)
+    print_results(made.table(), console)
     text = console.export_text()
     assert "all 50 points stand in results.csv" in text
     assert text.count("completed") < 25

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hydra_overlap.sweep.results import REHEARSED
+from hydra_overlap.sweep.words import REHEARSED
 from tests.compose.commands import TRAIN
 from tests.slurm.cluster import wait
 from tests.sweep.commands import Sweeps, end_with, results, statuses
