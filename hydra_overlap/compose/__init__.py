@@ -1,8 +1,9 @@
 """All that knows Hydra: the rules enforced at the end of every composition, and what a composed config says.
 
 enforce         judges the finished config, writes the answer into it, refuses
-extract         a composed config -> the plain request
-key_mapping     names of a host app's own (`overlap.reads`)
+extract         a config that is being composed -> the plain request, facts and preset filled in
+overrides       the overrides of a job, as written and parsed
+key_mapping     fixes in a host app's own names (`overlap.reads`)
 interpolations  which values are known only in the job
 pitfalls        what Hydra lets through without a word, refused
 hydra_errors    mistakes that Hydra reports, told with the way out

@@ -37,6 +37,7 @@ from ..schema.fields import NODES
 from . import key_mapping, origins, pitfalls
 from .extract import IN_THE_JOBS, OPEN, Reading, read
 from .interpolations import hydra_keys, written
+from .overrides import overrides_of, task_overrides
 
 OUTPUT = "overlap"
 PLAN_VARIABLE = "HYDRA_OVERLAP_PLAN"
@@ -263,7 +264,7 @@ def _completing() -> bool:
 
 def _sweep_master(hydra: DictConfig) -> bool:
     """Whether this is the config Hydra composes before it applies a sweep's values."""
-    overrides = pitfalls.overrides_of(hydra)
+    overrides = overrides_of(hydra)
     if any(override.is_sweep_override() for override in overrides):
         return True
     if hydra.mode != RunMode.MULTIRUN:  # the parameters of a sweep say nothing about a single run
@@ -360,7 +361,7 @@ def _refusing(hydra: DictConfig) -> Iterator[None]:
     try:
         yield
     except GatingError as refusal:
-        job = " ".join(pitfalls.task_overrides(hydra)) if hydra.mode == RunMode.MULTIRUN else ""
+        job = " ".join(task_overrides(hydra)) if hydra.mode == RunMode.MULTIRUN else ""
         raise ComposeRefusal(refusal.findings, job) from None
 
 
@@ -394,4 +395,4 @@ def _overrides_of_saved_run() -> list[str] | None:
     if not folders or not saved.is_file():
         return None
     before: Any = yaml.safe_load(saved.read_text())
-    return [str(line) for line in (before or [])] + pitfalls.task_overrides(hydra)
+    return [str(line) for line in (before or [])] + task_overrides(hydra)

@@ -26,7 +26,8 @@ from ..schema.fields import DEFAULTS, TREE
 from ..schema.keys import UB_LAYERS
 from ..suggest import nearest
 from .key_mapping import BROUGHT, OWN_NODE
-from .pitfalls import COMMAND_LINE, GROUPS, OUTPUT, lists_of_options, nearest_key
+from .overrides import COMMAND_LINE
+from .pitfalls import GROUPS, OUTPUT, lists_of_options, nearest_key
 
 GRAMMAR = "https://hydra.cc/docs/advanced/override_grammar/basic"
 HOSTS = "docs/hosts.md"

@@ -22,7 +22,7 @@ from ..findings import Finding, Fix, yaml_value
 from ..resolver import mapped_fields
 from ..rules.cfg import CFG001
 from ..schema.fields import NODES
-from .pitfalls import COMMAND_LINE, task_overrides
+from .overrides import COMMAND_LINE, task_overrides
 
 BROUGHT = ("parallelism", "userbuffers", "platform", "software")  # nodes and groups of a bundle beside comm_overlap
 OWN_NODE = "A node {0} of your app's own needs another name beside a bundle: docs/hosts.md."

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from .. import dotted, option_files
 from ..schema.fields import DEFAULTS, NODES
-from .pitfalls import COMMAND_LINE, overrides_of
+from .overrides import COMMAND_LINE, overrides_of
 
 DEFAULT = "default"  # nobody said it: the schema's default
 _ABSENT = object()

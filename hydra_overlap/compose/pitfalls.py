@@ -6,10 +6,8 @@ written where the answer belongs.
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from functools import lru_cache
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
@@ -22,9 +20,9 @@ from ..schema.fields import DEFAULTS, FIELDS, NODES, TREE
 from ..schema.nodes import Overlap
 from ..schema.targets import DDP_FIELDS, OPTIMIZER_FIELDS, TRANSFORMER_FIELDS
 from ..suggest import nearest
+from .overrides import COMMAND_LINE, overrides_of
 
 OUTPUT = "overlap"
-COMMAND_LINE = "command line"
 INPUTS = ("env_copy", "reads")  # of the output node
 GROUPS = (*(name for name in NODES if name != "gating"), *(f"comm_overlap/{d}" for d in TREE["comm_overlap"]))
 _ANSWERS = {
@@ -46,23 +44,6 @@ def check(root: DictConfig) -> None:
     ]
     if findings:
         raise GatingError(findings)
-
-
-def task_overrides(hydra: DictConfig) -> list[str]:
-    """The overrides of the task as they were written: interpolations in their texts are not ours to resolve."""
-    task: list[str] = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # type: ignore[assignment]
-    return task
-
-
-def overrides_of(hydra: DictConfig) -> list[Override]:
-    """The task overrides, parsed."""
-    return [parsed(line) for line in task_overrides(hydra)]
-
-
-@lru_cache(maxsize=8192)
-def parsed(line: str) -> Override:
-    """One override. Shared: nobody changes it. Raises Hydra's OverrideParseException."""
-    return OverridesParser.create().parse_overrides([line])[0]
 
 
 def _numbers_for_flags(overrides: list[Override]) -> Iterator[Finding]:

@@ -33,7 +33,7 @@ from omegaconf.errors import OmegaConfBaseException
 from .. import dotted
 from ..compose.enforce import OUTPUT
 from ..compose.interpolations import stands_alone
-from ..compose.pitfalls import parsed
+from ..compose.overrides import parsed
 from ..resolver.from_config import ours, plain_node
 from ..schema.fields import NODES
 

@@ -26,7 +26,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from .. import files
-from ..compose.pitfalls import task_overrides
+from ..compose.overrides import task_overrides
 from ..launch.local import PLAN_FILE
 from . import job
 from .errors import SweepError
