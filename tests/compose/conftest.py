@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from hydra_overlap.machine import local
+from tests import warm
 from tests.compose.commands import JOB, TRAIN, Run
 
 
@@ -31,12 +31,11 @@ def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """`run(script, *arguments)`: the real command, in an empty directory."""
+    """`run(script, *arguments)`: the real command, in an empty directory, warm."""
 
     def start(script: Path, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         environment = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"} | (env or {})
-        command = [sys.executable, str(script), *arguments]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        return warm.run([script, *arguments], cwd=tmp_path, env=environment)
 
     return start
 

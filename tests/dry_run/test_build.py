@@ -3,17 +3,18 @@
 The fake world stays in a process, so dry runs are commands here.
 """
 
+import importlib.util
 import json
 import os
 import re
-import subprocess
-import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from hydra_overlap import LaunchError, dotted
 from hydra_overlap.dry_run import activations, build, holdings
+from tests import warm
 from tests.plans import plan_of
 from tests.train.conftest import ROOT
 
@@ -39,18 +40,19 @@ UNBALANCED = ("all-to-all",)  # operations whose sizes follow the router; a dry 
 
 def dry(folder, *overrides):
     """`python train.py launch.dry_run=true OVERRIDES` -> (exit code, output, dry_run.json or None)."""
-    command = [sys.executable, str(ROOT / "train.py"), "launch.dry_run=true", f"hydra.run.dir={folder}", *overrides]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    command = [ROOT / "train.py", "launch.dry_run=true", f"hydra.run.dir={folder}", *overrides]
+    done = warm.run(command, cwd=folder, timeout=600, modules=warm.TRAINER)
     file = folder / "dry_run.json"
     return done.returncode, done.stdout + done.stderr, json.loads(file.read_text()) if file.exists() else None
 
 
 def real(folder, ranks, *overrides):
     """What each real rank holds after a step, from real_ranks.py."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    command += [str(ROOT / "tests/dry_run/real_ranks.py"), str(folder), *overrides]
+    torchrun = Path(importlib.util.find_spec("torch.distributed.run").origin)
+    command = [torchrun, "--standalone", f"--nproc-per-node={ranks}"]
+    command += [ROOT / "tests/dry_run/real_ranks.py", folder, *overrides]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, env=environment)
+    done = warm.run(command, cwd=folder, env=environment, timeout=600, modules=warm.TRAINER)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(ranks)]
 
@@ -203,10 +205,8 @@ def test_repeating_microbatches_records_what_running_all_of_them_does_and_bubble
     """Formulas: Narayanan et al. 2021, arXiv:2104.04473, sections 2.2.1 and 2.2.2: (p - 1) / m and (p - 1) / (m v)."""
     requests = json.dumps([[*SMALL, *overrides] for overrides, *_ in RECORDED])
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, str(ROOT / "tests/dry_run/recordings.py")]
-    done = subprocess.run(
-        command, input=requests, cwd=tmp_path, capture_output=True, text=True, timeout=240, env=environment
-    )
+    script = ROOT / "tests/dry_run/recordings.py"
+    done = warm.run([script], input=requests, cwd=tmp_path, env=environment, timeout=600, modules=warm.TRAINER)
     assert done.returncode == 0, done.stderr[-3000:]
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     for (overrides, microbatches, same_events, bubble), one in zip(RECORDED, found, strict=True):

@@ -1,8 +1,6 @@
 """In an app that has none of our nodes but those of the bundle, every fix can be pasted as it is printed."""
 
 import copy
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from hydra_overlap.compose.key_mapping import reworded
 from hydra_overlap.reference.examples import example
 from hydra_overlap.rules import RULES, Rule
 from hydra_overlap.rules.cfg import CfgRule
+from tests import warm
 from tests.hosts.conftest import Host
 
 # Of rules that judge values: a typed node takes none of a wrong type.
@@ -133,7 +132,6 @@ def test_a_sweep_in_a_foreign_app_prints_it(tmp_path: Path) -> None:
     )
     point = ("+comm_overlap=dp", "parallelism=dp2,dp4")
     for sweeper in ("basic", "overlap"):
-        command = [sys.executable, "app.py", "-m", f"hydra/sweeper={sweeper}", *point]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        done = warm.run(["app.py", "-m", f"hydra/sweeper={sweeper}", *point], cwd=tmp_path)
         assert "TASK RAN" not in done.stdout
         assert "++ddp.use_distributed_optimizer=true ++optimizer" in done.stdout + done.stderr, sweeper

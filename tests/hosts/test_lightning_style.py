@@ -2,10 +2,11 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests import warm
 
 APP = Path(__file__).parents[2] / "examples" / "lightning_style"
 
@@ -14,8 +15,7 @@ APP = Path(__file__).parents[2] / "examples" / "lightning_style"
 def run(tmp_path: Path):
     def start(*arguments: str) -> subprocess.CompletedProcess[str]:
         environment = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
-        command = [sys.executable, str(APP / "src" / "train.py"), *arguments]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        return warm.run([APP / "src" / "train.py", *arguments], cwd=tmp_path, env=environment)
 
     return start
 

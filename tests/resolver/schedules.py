@@ -1,4 +1,4 @@
-"""megatron-core's real pipeline schedules, run in one process: `python -m tests.resolver.schedules < requests.json`.
+"""megatron-core's real pipeline schedules, run in one process: `schedules.py < requests.json`.
 
 Process groups are torch's fake ones (sends and receives return at once), the model chunks hold one parameter each. So a
 schedule goes through all its own checks and its whole order of calls, for the first and the last pipeline rank. Prints

@@ -5,14 +5,13 @@ Except where it says nothing and trains wrong (PP003), which tests/train/test_tr
 
 import itertools
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hydra_overlap import GatingError, resolve
+from tests import warm
 
 pytest.importorskip("megatron.core")
 
@@ -60,9 +59,8 @@ def run_on(point: tuple[Any, ...], settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def raised_by_megatron_core(requests: list[dict[str, Any]]) -> list[str]:
-    command = [sys.executable, "-m", "tests.resolver.schedules"]
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, input=json.dumps(requests), cwd=root, capture_output=True, text=True, timeout=600)
+    script = Path(__file__).with_name("schedules.py")
+    done = warm.run([script], input=json.dumps(requests), cwd=warm.ROOT, timeout=600, modules=warm.TRAINER)
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith('"')]
 

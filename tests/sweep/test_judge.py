@@ -1,7 +1,6 @@
 """The verdict on every point, and the table people read."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from hydra_overlap.sweep import judge
 from hydra_overlap.sweep.judge import Judged, judge_all
 from hydra_overlap.sweep.plan_table import print_plan
 from hydra_overlap.sweep.points import points
+from tests import warm
 from tests.compose.commands import JOB
 from tests.sweep.conftest import Sweeps, started
 
@@ -118,9 +118,7 @@ def test_names_of_named_points_are_in_the_table(sweep: Sweeps) -> None:
 
 
 def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(JOB), "-m", *arguments], cwd=folder, capture_output=True, text=True, timeout=60
-    )
+    return warm.run([JOB, "-m", *arguments], cwd=folder)
 
 
 def test_plan_only_starts_and_writes_nothing(tmp_path: Path) -> None:

@@ -3,11 +3,12 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+
+from tests import warm
 
 ROOT = Path(__file__).parents[2]
 SMOKE = ("training=smoke", "data.max_bytes=1000000")
@@ -39,14 +40,20 @@ class Run(NamedTuple):
 
 @pytest.fixture
 def train(tmp_path):
-    """`train(*overrides)`: `python train.py training=smoke OVERRIDES` in an empty directory; launcher: what comes before."""
+    """`train(*overrides)`: `python train.py training=smoke OVERRIDES` in an empty directory, warm.
 
-    def run(*overrides, launcher=(sys.executable,), smoke=SMOKE, env=None, timeout=240):
+    launcher: what comes before train.py, in a process of its own: torchrun, or a new interpreter.
+    """
+
+    def run(*overrides, launcher=(), smoke=SMOKE, env=None, timeout=600):
         folder = tmp_path / "run"
-        command = [*launcher, str(ROOT / "train.py"), *smoke, f"hydra.run.dir={folder}", *overrides]
-        done = subprocess.run(
-            command, cwd=tmp_path, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=timeout
-        )
+        words = [str(ROOT / "train.py"), *smoke, f"hydra.run.dir={folder}", *overrides]
+        environment = {**os.environ, **(env or {})}
+        if launcher:
+            options = {"capture_output": True, "text": True, "timeout": timeout}
+            done = subprocess.run([*launcher, *words], cwd=tmp_path, env=environment, **options)
+        else:
+            done = warm.run(words, cwd=tmp_path, env=environment, timeout=timeout, modules=warm.TRAINER)
         return Run(done.returncode, done.stdout + done.stderr, folder)
 
     return run

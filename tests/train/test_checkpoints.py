@@ -13,6 +13,7 @@ import pytest
 
 from hydra_overlap.launch import local, preflight, stopping
 from hydra_overlap.megatron import checkpoint, rehearsal
+from tests import warm
 from tests.plans import plan_of
 from tests.train.conftest import ROOT, SMOKE
 
@@ -29,10 +30,10 @@ def run_once(tmp_path_factory):
         if overrides not in runs:
             folder = tmp_path_factory.mktemp("uninterrupted")
             command = [
-                sys.executable, str(TRAIN), *SMOKE, f"training.train_iters={STEPS}", f"hydra.run.dir={folder}/run",
+                str(TRAIN), *SMOKE, f"training.train_iters={STEPS}", f"hydra.run.dir={folder}/run",
                 f"checkpoint.save={folder}/checkpoints", f"checkpoint.save_interval={STOP}", *overrides,
             ]  # fmt: skip
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
+            done = warm.run(command, cwd=folder, timeout=600, modules=warm.TRAINER)
             assert done.returncode == 0, done.stdout + done.stderr
             lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
             runs[overrides] = [json.loads(line)["loss"] for line in lines], folder / "checkpoints"

@@ -9,6 +9,7 @@ import pytest
 from hydra_overlap.launch import local, preflight
 from hydra_overlap.launch import plan as plans
 from hydra_overlap.megatron import rehearsal
+from tests import ranks
 from tests.plans import plan_of
 
 TRAIN = Path(__file__).parents[2] / "train.py"
@@ -153,7 +154,7 @@ def test_a_promise_that_the_objects_break_stops_the_run_before_the_first_step(tm
     script = tmp_path / "sabotaged.py"
     script.write_text(SABOTAGE.format(root=str(TRAIN.parent), change=change))
     with pytest.raises(local.RankError) as failure:
-        local.start(rehearsal.rehearse(plan), str(script), environment)
+        ranks.start(rehearsal.rehearse(plan), str(script), environment)
     assert difference in str(failure.value)
     assert "rank 0" in str(failure.value) and "rank 1" in str(failure.value)
     assert not (tmp_path / "metrics.jsonl").exists()
@@ -163,4 +164,4 @@ def test_a_promised_variable_that_a_rank_lacks_stops_the_run(tmp_path):
     plan = rehearsal.rehearse(plan_of("training=smoke", "data=mock", "platform=h100", output_dir=tmp_path))
     environment = {**preflight.rank_environment(plan, 2), "CUDA_DEVICE_MAX_CONNECTIONS": "2"}
     with pytest.raises(local.RankError, match="environment CUDA_DEVICE_MAX_CONNECTIONS is 2, promised 8"):
-        local.start(plan, str(TRAIN), environment)
+        ranks.start(plan, str(TRAIN), environment)

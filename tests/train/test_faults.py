@@ -13,6 +13,7 @@ import pytest
 from hydra_overlap.launch import folders, local, preflight
 from hydra_overlap.launch import plan as plans
 from hydra_overlap.megatron import rehearsal
+from tests import ranks
 from tests.plans import plan_of
 from tests.train.conftest import ROOT, SMOKE
 
@@ -110,7 +111,7 @@ def poisoned(tmp_path):
         script = folder / "rank.py"
         script.write_text(POISON.format(root=str(ROOT), change=change.format(call=microbatches * (BAD - 1) + 3)))
         try:
-            local.start(rehearsal.rehearse(plan), str(script), preflight.rank_environment(plan, 2))
+            ranks.start(rehearsal.rehearse(plan), str(script), preflight.rank_environment(plan, 2))
         except local.RankError as error:
             return folder, str(error)
         return folder, None

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from hydra_overlap.launch import local, preflight
+from hydra_overlap.launch import preflight
 from hydra_overlap.megatron import rehearsal
+from tests import ranks
 from tests.overrides import refusing
 from tests.plans import plan_of
 
@@ -155,10 +156,10 @@ def losses_of(tmp_path):
         folder.mkdir()
         plan = plan_of(*RUN, *overrides, output_dir=folder)
         plan = plan.with_values({f"parallelism.{name}": value for name, value in (layout or {}).items()})
-        ranks = plan.request.parallelism.world_size
+        world_size = plan.request.parallelism.world_size
         script = folder / "rank.py"
         script.write_text(RANK.format(root=str(ROOT), change=change))
-        local.start(rehearsal.rehearse(plan), str(script), preflight.rank_environment(plan, ranks))
+        ranks.start(rehearsal.rehearse(plan), str(script), preflight.rank_environment(plan, world_size))
         return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
     return run
