@@ -6,7 +6,7 @@ from Transformer Engine's source: the ring of context parallelism, and which cal
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,11 +104,6 @@ class Collective:
     def bytes_per_step(self) -> int:
         """All of them."""
         return self.bytes * self.times
-
-
-def calls_of(events: Iterable[Event]) -> Iterable[Call]:
-    """All calls in their order."""
-    return itertools.chain.from_iterable(one.calls if isinstance(one, Work) else (one,) for one in events)
 
 
 def summary(events: Sequence[Event], *, tp_comm_overlap: bool = False) -> tuple[Collective, ...]:
