@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -89,3 +92,8 @@ def test_a_plan_of_another_version_is_refused_and_says_what_differs(file, change
         plans.load(path)
     assert said in " ".join(str(refusal.value).split())
     assert str(path) in str(refusal.value)
+
+
+def test_cattrs_is_imported_where_a_plan_is_read_and_not_where_a_configuration_is_only_judged():
+    code = "import sys, train; from hydra_overlap.launch import preflight, slurm; sys.exit('cattrs' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
