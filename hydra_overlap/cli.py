@@ -36,10 +36,12 @@ def explain(name: str) -> None:
 
 
 @main.command()
-@click.option("--family", shell_complete=completion.families, help="Only rules whose id starts with this, such as TP.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option(
+    "--family", shell_complete=completion.families, help="Only rules whose id starts with this, for example TP."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def rules(family: str | None, as_json: bool) -> None:
-    """List the rules: id, severity, what must hold."""
+    """List the rules: id, severity, and the problem that each one reports."""
     from .rules import RULES
 
     chosen = [rule for rule in RULES if rule.__name__.startswith((family or "").upper())]
@@ -55,9 +57,11 @@ def rules(family: str | None, as_json: bool) -> None:
 
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.argument("overrides", nargs=-1, shell_complete=completion.overrides)
-@click.option("--json", "as_json", is_flag=True, help="For programs: verdict, findings, ledger, settings, environment.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON: verdict, findings, ledger, settings and environment."
+)
 def check(overrides: tuple[str, ...], as_json: bool) -> None:
-    """Compose OVERRIDES, as train.py would, and judge them without running anything."""
+    """Compose OVERRIDES as train.py does and judge the result without running anything."""
     from .compose.check import check as judge
     from .presets.tables import facts_of, summary
     from .resolver.ledger_table import make_console, print_ledger
@@ -79,9 +83,9 @@ def check(overrides: tuple[str, ...], as_json: bool) -> None:
 
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.argument("overrides", nargs=-1, shell_complete=completion.overrides)
-@click.option("--json", "as_json", is_flag=True, help="For programs: verdict, and each thing looked at.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: verdict and every check.")
 def doctor(overrides: tuple[str, ...], as_json: bool) -> None:
-    """Say what this machine has, what is missing and what that forbids; with OVERRIDES, compare their environment."""
+    """Show what this machine has, what is missing and what that rules out; with OVERRIDES, also compare their environment."""
     from .compose.check import check as judge
     from .machine.doctor import WRONG, compare_environment, examine
     from .machine.doctor_table import print_diagnoses
@@ -103,15 +107,15 @@ def doctor(overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 @main.group(invoke_without_command=True)
-@click.option("--gpu", shell_complete=completion.gpus, help="Only those tuned on this GPU, such as h100.")
-@click.option("--tp", type=int, help="Only those for this TP size.")
-@click.option("--cp", type=int, help="Only those for this CP size.")
-@click.option("--hidden", "hidden_size", type=int, help="Only those for this hidden size.")
-@click.option("--precision", type=click.Choice(["bf16", "fp8"]), help="Only those tuned in this precision.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--gpu", shell_complete=completion.gpus, help="Only presets tuned on this GPU, for example h100.")
+@click.option("--tp", type=int, help="Only presets for this TP size.")
+@click.option("--cp", type=int, help="Only presets for this CP size.")
+@click.option("--hidden", "hidden_size", type=int, help="Only presets for this hidden size.")
+@click.option("--precision", type=click.Choice(["bf16", "fp8"]), help="Only presets tuned in this precision.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def presets(context: click.Context, /, as_json: bool, **wanted: int | str | None) -> None:
-    """List the userbuffers presets: what each was tuned for, and the rules that refuse it."""
+    """List the userbuffers presets: what each was tuned for, and which rules refuse it."""
     if context.invoked_subcommand:
         return
     from .presets import catalogue as atlas
@@ -129,9 +133,9 @@ def presets(context: click.Context, /, as_json: bool, **wanted: int | str | None
 
 @presets.command()
 @click.argument("name", shell_complete=completion.presets)
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(name: str, as_json: bool) -> None:
-    """Print a preset: source, memory per rank, and what each of the twelve GEMMs hides."""
+    """Print a preset: source, memory per rank, and what each of the twelve GEMMs overlaps."""
     from .presets.tables import gemm_table, heading, plan_map, shown
     from .resolver.ledger_table import make_console
 
@@ -155,16 +159,16 @@ def diff(name: str, other: str) -> None:
     if table.row_count:
         make_console().print(table)
     else:
-        click.echo("The same values.")
+        click.echo("The two presets have the same values.")
 
 
 @presets.command(context_settings={"ignore_unknown_options": True})
 @click.argument("overrides", nargs=-1, shell_complete=completion.overrides)
-@click.option("--count", default=5, show_default=True, help="How many.")
-@click.option("--lora", is_flag=True, help="Those made for LoRA, instead of the others.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--count", default=5, show_default=True, help="How many presets to list.")
+@click.option("--lora", is_flag=True, help="Only presets made for LoRA; without this, only the others.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def nearest(overrides: tuple[str, ...], count: int, lora: bool, as_json: bool) -> None:
-    """List the presets nearest to the plan that OVERRIDES compose, at its TP size, and what differs."""
+    """List the presets nearest to the plan of OVERRIDES at its TP size, and how they differ from it."""
     from .compose.check import check as judge
     from .presets import catalogue as atlas
     from .presets.tables import candidates
@@ -200,9 +204,14 @@ def _preset(name: str) -> "Preset":
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.argument("target", type=click.Choice(["megatron-lm", "megatron-bridge", "te", "env"]))
 @click.argument("overrides", nargs=-1, shell_complete=completion.overrides)
-@click.option("-o", "--output", type=click.Path(file_okay=False), help="Write the files into this directory.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False),
+    help="Write the files into this directory instead of printing them.",
+)
 def export(target: str, overrides: tuple[str, ...], output: str | None) -> None:
-    """Say the plan of OVERRIDES in another launcher's words: flags, YAML, a dictionary, a shell file."""
+    """Export the plan of OVERRIDES for another launcher: flags, YAML, a userbuffers dictionary or a shell file."""
     import shlex
     from pathlib import Path
 
@@ -235,13 +244,15 @@ def export(target: str, overrides: tuple[str, ...], output: str | None) -> None:
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.argument("source", required=False, shell_complete=completion.source)
 @click.argument("overrides", nargs=-1, shell_complete=completion.overrides)
-@click.option("--bridge-recipes", type=click.Path(exists=True, dir_okay=False), help="A file of recorded recipes.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option(
+    "--bridge-recipes", type=click.Path(exists=True, dir_okay=False), help="Judge the recorded recipes in this file."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def audit(source: str | None, overrides: tuple[str, ...], bridge_recipes: str | None, as_json: bool) -> None:
-    """Judge another launcher's configuration in the file SOURCE (- = standard input), without executing anything.
+    """Judge another launcher's configuration in the file SOURCE (- is standard input), without executing anything.
 
-    SOURCE: a Megatron-LM command line or script, a Megatron-Bridge YAML or list of overrides, a NeMo-Launcher YAML.
-    OVERRIDES say what it does not, such as platform=h100 parallelism.world_size=64.
+    SOURCE is a Megatron-LM command line or script, a Megatron-Bridge YAML or list of overrides, or a NeMo-Launcher YAML.
+    OVERRIDES set what it leaves open, for example platform=h100 parallelism.world_size=64.
     """
     from pathlib import Path
 
@@ -251,7 +262,7 @@ def audit(source: str | None, overrides: tuple[str, ...], bridge_recipes: str | 
         try:
             rows = recipes.audit(recipes.load(Path(bridge_recipes)))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise click.UsageError(f"{bridge_recipes} is no file of recipes: {error}.") from None
+            raise click.UsageError(f"{bridge_recipes} is not a file of recipes: {error}.") from None
         click.echo(json.dumps([row.to_dict() for row in rows], indent=1) if as_json else recipes.report(rows))
         return
     if source is None:
@@ -266,7 +277,7 @@ def audit(source: str | None, overrides: tuple[str, ...], bridge_recipes: str | 
     try:
         text = sys.stdin.read() if file is None else file.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"{source} is no text: {error}.") from None
+        raise click.UsageError(f"{source} is not a text file: {error}.") from None
     try:
         found = read(text, overrides, folder=Path.cwd() if file is None else file.parent)
     except UnreadableError as error:
@@ -280,10 +291,12 @@ def audit(source: str | None, overrides: tuple[str, ...], bridge_recipes: str | 
 
 @main.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False))
-@click.option("--metric", help="Compare by this: tokens_per_s, step_ms, loss, peak_memory_gib, or what jobs return.")
-@click.option("--json", "as_json", is_flag=True, help="For programs; writes nothing.")
+@click.option(
+    "--metric", help="Compare jobs by tokens_per_s, step_ms, loss, peak_memory_gib, or a value that the jobs return."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON and write no files.")
 def report(folder: str, metric: str | None, as_json: bool) -> None:
-    """Write the results and report.html of the sweep in FOLDER anew, from what its jobs left; also while it runs."""
+    """Rewrite the results and report.html of the sweep in FOLDER from the records of its jobs; works while it runs."""
     from pathlib import Path
 
     from .resolver.ledger_table import make_console
@@ -293,7 +306,7 @@ def report(folder: str, metric: str | None, as_json: bool) -> None:
     try:
         table = results.collect(Path(folder).absolute(), metric)
     except FileNotFoundError as missing:
-        raise click.UsageError(f"{folder} is no folder of a sweep: there is no {missing}.") from None
+        raise click.UsageError(f"{folder} is not the folder of a sweep: it has no {missing}.") from None
     if as_json:
         click.echo(json.dumps(outputs.as_data(table), indent=1))
         return
@@ -307,7 +320,7 @@ def report(folder: str, metric: str | None, as_json: bool) -> None:
 @main.command()
 @click.argument("node", default="", shell_complete=completion.nodes)
 def schema(node: str) -> None:
-    """Print the JSON Schema of a primary config, or of option files of NODE (model, comm_overlap.tp), for editors."""
+    """Print the JSON Schema, for editors, of a primary config or of the option files of NODE (model, comm_overlap.tp)."""
     from .reference.json_schema import UnknownNodeError, text
 
     try:
@@ -324,7 +337,7 @@ def schema(node: str) -> None:
 )
 @click.option("--from", "start", shell_complete=completion.starts, help="The shipped option to start from.")
 def new(kind: str, name: str, conf: str, start: str | None) -> None:
-    """Write a starter option file NAME into your own configuration directory; an existing one is never touched."""
+    """Write a starter option file NAME into your configuration directory; an existing file is never changed."""
     from pathlib import Path
 
     from .reference.scaffold import ScaffoldError, write

@@ -67,10 +67,10 @@ def read(text: str, folder: Path | None = None) -> list[Intake]:
     try:
         script = shell.read(text)
     except ValueError as error:
-        raise UnreadableError(f"This is no shell text: {error}.") from error
+        raise UnreadableError(f"This is not a shell script: {error}.") from error
     chosen, others = _training([_Run.of(command) for command in script.commands])
     if not chosen:
-        raise UnreadableError("No flags of pretrain_gpt.py stand on a training command of this text.")
+        raise UnreadableError("No training command in this text has flags of pretrain_gpt.py.")
     intakes = [_intake(run, script, folder) for run in chosen]
     for run in others:
         what = run.script or (run.launcher[0] if run.launcher else "")
@@ -272,7 +272,7 @@ def _dictionary(intake: Intake, given: Mapping[str, Any], folder: Path | None) -
         layers = yamls.load(file.read_text(), yaml.SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         what = yamls.describe(error) if isinstance(error, yaml.YAMLError) else str(error)
-        raise UnreadableError(f"{name} is no YAML: {what}.") from error
+        raise UnreadableError(f"{name} is not valid YAML: {what}.") from error
     said = f"--tp-comm-overlap-cfg {name}"
     if isinstance(layers, Mapping):
         dictionary.take(intake, layers, said, PLAIN)

@@ -57,7 +57,7 @@ def load(path: Path) -> list[dict[str, Any]]:
     """The recipes of a file. Raises ValueError if it is none."""
     content = json.loads(path.read_text())
     if not isinstance(content, dict) or not isinstance(content.get("recipes"), list):
-        raise ValueError(f"{path} holds no list of recipes")
+        raise ValueError(f"{path} does not hold a list of recipes")
     return list(content["recipes"])
 
 

@@ -171,9 +171,9 @@ def _read(text: str, folder: Path | None) -> list[tuple[Intake, Callable[[str], 
         return [(intake, megatron_lm.say) for intake in megatron_lm.read(text, folder)]
     broken = "" if text.startswith("#!") else yamls.problem(text)
     raise UnreadableError(
-        "This is no configuration that can be read: neither flags of Megatron-LM's pretrain_gpt.py, nor a YAML or a list "
+        "This is not a configuration that audit can read: neither flags of Megatron-LM's pretrain_gpt.py, nor a YAML or a list "
         "of overrides for Megatron-Bridge, nor a NeMo-Launcher YAML."
-        + (f" As YAML it is broken: {broken}." if broken else "")
+        + (f" It is not valid YAML: {broken}." if broken else "")
     )
 
 
@@ -271,7 +271,7 @@ def _environment(intake: Intake, resolution: Resolution) -> Iterable[Finding]:
             yield replace(
                 ENV002.contradiction(name, found, needed),
                 severity="error" if (name, needed) == (CONNECTIONS, "1") else "warning",
-                title="The environment is the one the plan needs",
+                title="The environment contradicts the plan",
                 where=(Place(f"{name}={found}", "", "set in the source"),),
                 why=f"The plan needs {name}={needed}. {reason}.",
                 fixes=(Fix(f"{name}={needed}", ""),),

@@ -66,7 +66,7 @@ def load(text: str, loader: type[yaml.SafeLoader] = Loader) -> Any:
         if node is None:
             return None
         if _size(node, {}) > NODES:
-            raise UnreadableError(f"This YAML has more than {NODES} values once its aliases are written out.")
+            raise UnreadableError(f"This YAML has more than {NODES} values when its aliases are expanded.")
         return reader.construct_document(node)
     except RecursionError:
         raise UnreadableError("This YAML is nested too deeply.") from None
@@ -131,7 +131,7 @@ class _Resolver:
         """parents: the nodes around it, the nearest last."""
         self.left -= 1
         if self.left < 0:
-            raise UnreadableError(f"This YAML has more than {NODES} values once its interpolations are written out.")
+            raise UnreadableError(f"This YAML has more than {NODES} values when its interpolations are expanded.")
         if isinstance(value, Mapping):
             return {name: self.copy(child, (*parents, value)) for name, child in value.items()}
         if isinstance(value, list):

@@ -154,7 +154,7 @@ def closed() -> Iterator[None]:
 
 def _require_output(root: DictConfig) -> None:
     if not isinstance(root.get(OUTPUT), DictConfig):
-        why = "The answer goes into overlap; your config or command line took it away."
+        why = "The rules write their answer into overlap; your config or command line removed it."
         raise ComposeRefusal((CFG001.refuse(OUTPUT, root.get(OUTPUT), "", why),))
 
 
@@ -167,7 +167,7 @@ def guard(root: DictConfig) -> str:
         "hydra.job.env_copy",
         list(root.hydra.job.env_copy),
         "",
-        "Nothing was judged. hydra.job.env_copy carries the check; your config or command line replaced it.",
+        "hydra.job.env_copy carries the check, and your config or command line replaced it: nothing was judged.",
         Fix("overlap.env_copy=[...]", "copies these variables and keeps the check"),
     )
     raise ComposeRefusal((finding,))
@@ -192,7 +192,7 @@ def judged(cfg: DictConfig, *, foreign_nodes: bool = False) -> Resolution:
     if found is None:
         raise GatingError((_never_judged(cfg, "overlap.plan is empty: the rules did not run at composition."),))
     if found != fingerprint(reading, resolution):
-        why = "What stands in overlap.* was derived from another request, or for a machine of another kind."
+        why = "overlap.* was derived from another request, or for another kind of machine."
         raise GatingError((_never_judged(cfg, why),))
     return resolution
 
@@ -221,7 +221,7 @@ def _require_paths(cfg: DictConfig) -> None:
             for key in hydra_keys(text) if isinstance(text, str) else []:
                 if OmegaConf.select(hydra, key) is None:
                     why = f"hydra.{key} has no value in this job. Only jobs of a sweep have a number (hydra.job.num)."
-                    fix = Fix(f"{node}.{name}={IN_THE_JOBS}", "in the folder of the job")
+                    fix = Fix(f"{node}.{name}={IN_THE_JOBS}", "in the job's folder")
                     findings.append(CFG002.refuse(f"{node}.{name}", text, "", why, fix))
     if findings:
         raise GatingError(findings)

@@ -33,7 +33,7 @@ GRAMMAR = "https://hydra.cc/docs/advanced/override_grammar/basic"
 HOSTS = "docs/hosts.md"
 SCHEMAS = "_overlap/schema/"  # configs that type our nodes, merged before any value
 ROOM = ("comm_overlap", *BROUGHT, OUTPUT, "gating")  # top-level nodes of every bundle
-FORM = "An override has the form KEY=VALUE"
+FORM = "An override does not have the form KEY=VALUE"
 _THEIRS = ("hydra", "omegaconf", "antlr4", "yaml")  # packages whose exceptions a user's words can cause
 _JUDGING = ("hydra_overlap.compose.enforce", "hydra_overlap.resolver.resolve")  # modules that run inside a resolver
 
@@ -62,7 +62,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> Mistake | None:
     if isinstance(error, (ValueError, ConfigCompositionException)):  # what Hydra makes of an override without a key
         for override in _overrides(arguments):
             if not override.key_or_group:
-                return _usage(str(override.input_line), FORM, "No key stands before the value.", GRAMMAR)
+                return _usage(str(override.input_line), FORM, "There is no key before the value.", GRAMMAR)
     if isinstance(error, MissingConfigException):
         return Mistake((_missing(error, arguments),))
     if isinstance(error, ConfigCompositionException):
@@ -72,11 +72,11 @@ def explain(error: Exception, arguments: Sequence[str]) -> Mistake | None:
     if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
         return Mistake(tuple(_no_option(arguments)) or (_hydra_says(error),))
     if isinstance(error, ValueError) and _raised_in(error) == "hydra._internal.utils":
-        return _usage("", "Options of the command line go together", str(error))
+        return _usage("", "These command-line options cannot be combined", str(error))
     if isinstance(error, OSError):
         why = f"{error.strerror or error}."
         return Mistake(
-            (_finding("FILE", "Files and directories can be read and written", why, str(error.filename or "")),)
+            (_finding("FILE", "A file or directory cannot be read or written", why, str(error.filename or "")),)
         )
     if _from_bug(error):
         return None
@@ -92,9 +92,9 @@ def _composition(error: ConfigCompositionException, arguments: Sequence[str]) ->
         return None
     sweep = re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(.*?)'(?:\n| requires)", text)
     if sweep:
-        why = "A comma makes a sweep: one run for each value."
+        why = "A comma asks for a sweep: one run per value."
         fixes = (Fix(f"-m {sweep[1]}", "one run after the other"),)
-        return _usage(sweep[1], "A sweep is started with -m", why, GRAMMAR, fixes)
+        return _usage(sweep[1], "Several values for one key, but no -m", why, GRAMMAR, fixes)
     of_hydra = re.match(r"Sweeping over Hydra's configuration is not supported : '(.*)'", text)
     if of_hydra:
         return _swept_hydra(of_hydra[1])
@@ -130,7 +130,7 @@ def _added(group: str, arguments: Sequence[str]) -> Finding | None:
             value = override.value()
             fix = Fix(f"{group}={yaml_value(value)}", "without the +" if override.package is None else "once")
             return CFG008.refuse(
-                override.get_key_element().lstrip("+"), value, COMMAND_LINE, "The group has an option already.", fix
+                override.get_key_element().lstrip("+"), value, COMMAND_LINE, "The group already has an option.", fix
             )
     return None
 
@@ -142,28 +142,28 @@ def _elsewhere(arguments: Sequence[str]) -> Finding | None:
             value, key = override.value(), override.get_key_element().lstrip("+")
             fix = Fix(f"comm_overlap={yaml_value(value)}", f"in place of +{key}={yaml_value(value)}")
             return CFG007.refuse(
-                key, value, COMMAND_LINE, "Rules read comm_overlap at the top of the config alone.", fix
+                key, value, COMMAND_LINE, "Rules read comm_overlap only at the top level of the config.", fix
             )
     return None
 
 
 def _nothing_to_delete(key: str) -> Finding:
     """`~comm_overlap.dp.bucket_size`, which no option file says."""
-    why = "No option file says anything of it, so there is nothing to take away."
-    fix = Fix(f"++{key}={yaml_value(DEFAULTS[key])}", "the default, said aloud")
+    why = "No option file sets it, so there is nothing to remove."
+    fix = Fix(f"++{key}={yaml_value(DEFAULTS[key])}", "writes the default out")
     return CFG001.refuse(f"~{key}", "", COMMAND_LINE, why, fix)
 
 
 def _of_two_owners(group: str, option: str, error: Exception) -> Finding:
     """The app's defaults list has a group that a bundle brings as well. option: one of the two that Hydra met."""
-    why = f"The defaults list of your app has the group {group}, and a bundle brings it as well."
+    why = f"Your app's defaults list and a bundle both bring the group {group}."
     yours = _option_of_the_app(option, error)
     fixes = [
-        Fix(f"~{group}={yours}", "takes yours out: the bundle's stands in its node"),
+        Fix(f"~{group}={yours}", "removes yours; the bundle's takes its node"),
         Fix(f"~{group}={yours} +{group}@my_{group}={yours}", f"keeps yours beside it, as the node my_{group}"),
     ]
     if yours in option_files.options(group):  # in our words: it can stand in the bundle's place
-        fixes[1:] = [Fix(f"override /{group}: {yours}", "in place of yours, in that list behind the bundle")]
+        fixes[1:] = [Fix(f"override /{group}: {yours}", "instead of yours, in that list after the bundle")]
     return CFG008.refuse(group, yours, "your defaults list", f"{why} More: docs/hosts.md.", *fixes)
 
 
@@ -182,7 +182,7 @@ def _chosen_for_two_owners(group: str, arguments: Sequence[str]) -> Finding | No
     chosen = [o for o in _overrides(arguments) if o.key_or_group == group and not o.is_delete()]
     if group not in BROUGHT or not chosen:
         return None
-    why = f"The defaults list of your app has the group {group}, a bundle brings it as well, and this chooses for both."
+    why = f"Your app's defaults list and a bundle both bring the group {group}, and this override chooses for both."
     fix = Fix(f"{group}@my_{group}: OPTION", f"in the defaults list, in place of {group}: OPTION; docs/hosts.md")
     return CFG008.refuse(group, chosen[0].value(), COMMAND_LINE, why, fix)
 
@@ -191,18 +191,18 @@ def _swept_hydra(line: str) -> Mistake:
     """`-m hydra/launcher=basic,joblib`, `-m hydra.launcher.n_jobs=1,2`."""
     key, _, values = line.partition("=")
     if "/" in key.partition(".")[0]:
-        why = "There is one launcher and one sweeper for the whole sweep; they are chosen once."
+        why = "They are chosen once for the whole sweep."
         first = re.split(r"[,(\[]", values)[0]
         return _usage(
             line,
-            "Hydra's own options are the same for all jobs of a sweep",
+            "The launcher or sweeper cannot differ between jobs of a sweep",
             why,
             "",
             (Fix(f"{key}={first}", "one of them"),),
         )
-    why = "Hydra sweeps over its own settings only where they stand in YAML: hydra.sweeper.params. The launcher's may differ."
+    why = "Hydra sweeps over its own settings only if they are in YAML (hydra.sweeper.params). The launcher's settings may differ between jobs."
     fix = Fix(f"+hydra.sweeper.params={{{key}:'{values}'}}", "the same as in YAML")
-    return _usage(line, "Hydra's own settings are not swept on the command line", why, "", (fix,))
+    return _usage(line, "Hydra's own settings cannot be swept on the command line", why, "", (fix,))
 
 
 def _missing(error: MissingConfigException, arguments: Sequence[str]) -> Finding:
@@ -213,13 +213,13 @@ def _missing(error: MissingConfigException, arguments: Sequence[str]) -> Finding
     inside = next((ours for ours in GROUPS if group.endswith(f"/{ours}")), None)
     if inside and not known:
         where = group.removesuffix(f"/{inside}")
-        why = f"The config that asks for it stands in {where}, so that Hydra looks for the group there. A + on the command line cannot say otherwise."
+        why = f"The config that asks for it is in {where}, so Hydra looks for the group there. A + on the command line cannot change that."
         fix = Fix(f"/{inside}@_global_.{inside.replace('/', '.')}: {option}", "in its defaults list")
-        again = Fix(f"{inside}={option}", "where that list has one already")
+        again = Fix(f"{inside}={option}", "if that list already has one")
         return CFG003.refuse(group, option, "", why, fix, again)
     if not group or not known:
         what = " ".join(str(error).split("\n\n")[0].split())
-        return _finding("FILE", "Every config that is named exists", what, missing)
+        return _finding("FILE", "A config that is named does not exist", what, missing)
     said = any(o.key_or_group == group and option in re.split(r"[,\[\] ]", _text(o)) for o in _overrides(arguments))
     file = re.match(r"In '(.*?)'", str(error))
     origin = COMMAND_LINE if said or not file else f"{file[1]}.yaml"
@@ -236,7 +236,7 @@ def _no_option(arguments: Sequence[str]) -> Iterator[Finding]:
         group, value = override.key_or_group, override.value()
         if group in GROUPS and not isinstance(value, (str, list, dict)):
             known = option_files.options(group)
-            why = f"{group} is a group: it takes the name of one of its options: {', '.join(known)}."
+            why = f"{group} is a config group and takes one of its options: {', '.join(known)}."
             fixes = [Fix(f"{group}=none", "switches it off")] if "none" in known else [Fix(f"{group}={known[0]}", "")]
             shown = _text(override) if override.is_sweep_override() else value
             yield CFG003.refuse(group, shown, COMMAND_LINE, why, *fixes)
@@ -260,7 +260,9 @@ def _wrong_value(line: str, cause: BaseException | None) -> Finding:
 def _slash(key: str, group: str, value: Any) -> Finding:
     known = option_files.options(group)
     option = value if value in known else nearest(str(value), known)
-    why = f"{key} is a group of settings. Its options, chosen with a slash in place of the dot: {', '.join(known)}."
+    why = (
+        f"{key} is a group of settings. Choose one of its options with a slash instead of the dot: {', '.join(known)}."
+    )
     return CFG002.refuse(key, value, COMMAND_LINE, why, Fix(f"{group}={option or known[0]}", "a slash, not a dot"))
 
 
@@ -282,7 +284,7 @@ def _no_such_key(text: str, cause: BaseException | None) -> Finding:
     if key in DEFAULTS:
         if found is not None:
             return replace(found, fixes=tuple(replace(fix, override=f"++{fix.override}") for fix in found.fixes))
-        why = "It is a key of ours that this config has not got yet."
+        why = "The key is known, but this config does not have it yet."
         return CFG001.refuse(key, value, COMMAND_LINE, why, Fix(f"++{key}={yaml_value(value)}", "adds it"))
     found = found or CFG001.refuse(key, value, COMMAND_LINE, _first_line(cause) + ".")
     return replace(found, fixes=_userbuffers_fix(key, value)) if key.startswith(f"{UB_LAYERS}.") else found
@@ -298,11 +300,11 @@ def _userbuffers_fix(key: str, value: Any) -> tuple[Fix, ...]:
 def _as_the_rules_say(key: str, value: Any) -> Finding | None:
     """The finding of `resolver.normalise` on this one setting: the same words on whatever way a mistake comes in."""
     if key.partition(".")[0] == OUTPUT:
-        return CFG001.refuse(key, value, COMMAND_LINE, "overlap.* is what the rules answer; nothing is set there.")
+        return CFG001.refuse(key, value, COMMAND_LINE, "overlap.* holds the answer of the rules; it cannot be set.")
     near = nearest_key(key)
     if near is not None and near != key:
         parent = key.rpartition(".")[0]
-        why = f"There is no {key.rpartition('.')[2]} in {parent}. An unknown key would be read by nobody."
+        why = f"There is no {key.rpartition('.')[2]} in {parent}. Nothing would read an unknown key."
         return CFG001.refuse(key, value, COMMAND_LINE, why, Fix(f"{near}={yaml_value(value)}", "did you mean this?"))
     try:
         normalise(dotted.nested({key: value}), lambda _: COMMAND_LINE)
@@ -324,16 +326,16 @@ def _in_option_file(file: str, text: str) -> Finding:
     host = re.search(r"object_type=(.*)", text)
     if host and file.startswith(SCHEMAS):
         wanted = ROOM if full_key in ROOM else (full_key,)
-        why = f"It has no room for {full_key}. Give it fields of type Any, None by default: {', '.join(wanted)}."
-        return _finding("HYDRA", "A structured primary config has fields for our nodes", why, host[1], HOSTS)
+        why = f"It has no field for {full_key}. Give it fields of type Any with default None: {', '.join(wanted)}."
+        return _finding("HYDRA", "The structured primary config has no fields for our nodes", why, host[1], HOSTS)
     siblings = _siblings(full_key)
     near = nearest(unknown[1], siblings)
     hint = f" Did you mean {near}?" if near else ""
-    there = f" There are: {', '.join(siblings)}." if siblings else ""
+    there = f" Known keys: {', '.join(siblings)}." if siblings else ""
     why = f"There is no {unknown[1]} here.{there}{hint}"
     group, _, option = file.rpartition("/")
     if option in option_files.options(group):
-        why += f" This file of your app hides the {option} that a bundle means: give it another name."
+        why += f" This file of your app hides the option {option} that a bundle means; rename it."
         return CFG001.refuse(full_key, "", origin, why, *_without_file(group, option))
     if not near and full_key.partition(".")[0] in BROUGHT:
         why += f" {OWN_NODE.format(full_key.partition('.')[0])}"
@@ -345,7 +347,7 @@ def _without_file(group: str, option: str) -> Iterator[Fix]:
     said = {f"{group}.{name}": value for name, value in option_files.option(group, option).items()}
     if group == "parallelism":
         values = [f"{key}={yaml_value(value)}" for key, value in said.items() if value != DEFAULTS[key]]
-        yield Fix(" ".join([f"~{group}={option}", *values]), "what the hidden file says")
+        yield Fix(" ".join([f"~{group}={option}", *values]), "sets what the hidden file sets")
 
 
 def _siblings(key: str) -> tuple[str, ...]:
@@ -356,7 +358,7 @@ def _siblings(key: str) -> tuple[str, ...]:
 def _not_yaml(error: yaml.MarkedYAMLError) -> Finding:
     mark = error.problem_mark or error.context_mark
     where = f"{mark.name} line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-    return _finding("FILE", "An option file is YAML", f"{error.problem or error}.", where)
+    return _finding("FILE", "A config file is not valid YAML", f"{error.problem or error}.", where)
 
 
 def _hydra_says(error: BaseException) -> Finding:

@@ -61,9 +61,7 @@ def lists_of_options(overrides: list[Override]) -> Iterator[Finding]:
     for override in overrides:
         group, chosen = override.key_or_group, override.value()
         if isinstance(chosen, list) and group in GROUPS:
-            why = (
-                "Hydra merges the options, the last one wins field by field. To run one after the other, sweep with -m."
-            )
+            why = "Hydra merges the options, and the last one wins field by field. To run one after the other, sweep with -m."
             fixes = [Fix(f"{group}={name}", "one of them") for name in chosen]
             yield CFG008.refuse(group, chosen, COMMAND_LINE, why, *fixes)
 
@@ -76,7 +74,7 @@ def _unfound(overrides: list[Override], choices: DictConfig) -> Iterator[Finding
             continue
         fix = _meant(override.key_or_group, override.value())
         if fix is not None:
-            why = "Hydra knows no group of that name, so the + would add a node that nobody reads."
+            why = "There is no such group, so the + would add a node that nothing reads."
             yield CFG001.refuse(override.key_or_group, override.value(), COMMAND_LINE, why, fix)
 
 
@@ -119,7 +117,7 @@ def _misplaced_bundles(root: DictConfig, overrides: list[Override]) -> Iterator[
     dimensions = {f"{bundle}.{dimension}".lstrip(".") for bundle in bundles for dimension in TREE["comm_overlap"]}
     if "comm_overlap" not in root and not places:
         places[""] = ("comm_overlap", None, "comm_overlap")
-    why = "The rules read comm_overlap at the top of the config; under another node they would judge nothing."
+    why = "The rules read comm_overlap at the top level of the config; elsewhere they would judge nothing."
     said = {override.get_key_element().lstrip("+"): override for override in overrides}
     for place, (choice, option, group) in places.items():
         if place in dimensions:  # came with its bundle
@@ -141,6 +139,6 @@ def _written_answers(root: DictConfig, overrides: list[Override]) -> Iterator[Fi
         for key, leaf in dotted.flatten({name: value}, OUTPUT).items():
             said = any(key.startswith(override.key_or_group) for override in overrides)
             asked = _ANSWERS.get(key.removeprefix(f"{OUTPUT}.effective."))
-            why = "overlap.* is what the rules answer; written by hand it would say what is not so."
+            why = "overlap.* holds the answer of the rules; a value set by hand would be wrong."
             fixes = [Fix(f"{asked}={yaml_value(leaf)}", "asks for it")] if asked else []
             yield CFG001.refuse(key, leaf, COMMAND_LINE if said else "", why, *fixes)

@@ -69,7 +69,7 @@ def asked(plan: Plan) -> bool:
     launch = plan.request.launch
     if launch.dry_run_ranks and not launch.dry_run:
         raise LaunchError(
-            "Ranks of a dry run are named, and none is asked for",
+            "launch.dry_run_ranks is set without launch.dry_run",
             where=[f"launch.dry_run_ranks={yaml_value(launch.dry_run_ranks)}", "launch.dry_run=false"],
             fixes=[("launch.dry_run=true", "builds them"), ("launch.dry_run_ranks=[]", "starts the run")],
             source="hydra_overlap/dry_run/build.py",
@@ -91,7 +91,7 @@ def ranks_to_build(plan: Plan) -> tuple[int, ...]:
     beyond = [rank for rank in wanted if not 0 <= rank < world]
     if beyond:
         raise LaunchError(
-            f"There is no rank {beyond[0]} among {world}",
+            f"There is no rank {beyond[0]} among {world} ranks",
             where=[f"launch.dry_run_ranks={yaml_value(wanted)}", f"parallelism.world_size={world}"],
             why=f"Ranks are numbered from 0 to {world - 1}.",
             fixes=[("launch.dry_run_ranks=[]", "builds the first and last rank of every pipeline stage")],
@@ -252,7 +252,7 @@ def _refusing(plan: Plan, who: str, verb: str = "build") -> Iterator[None]:
             f"megatron-core does not {verb} {who} of this plan",
             where=_layout(plan),
             why=f"{type(error).__name__}: {str(error) or frame.line}",
-            fixes=[("--cfg job --resolve", "shows the plan, builds nothing")],
+            fixes=[("--cfg job --resolve", "shows the plan without building it")],
             source=f"{place}:{frame.lineno}",
         ) from None
 

@@ -38,11 +38,14 @@ def show(plan: Plan, resolution: Resolution) -> None:
     job = external.joined()
     if job and job.world_size > 1:
         raise LaunchError(
-            "A dry run is one process",
+            "A dry run was started as several processes",
             where=["launch.dry_run=true", f"WORLD_SIZE={job.world_size}"],
-            why="Every rank that torchrun or srun started would do the same.",
+            why="A dry run is one process: every rank that torchrun or srun started would do the same.",
             fixes=[
-                ("python train.py launch.dry_run=true", "without the launcher; parallelism.world_size says how many")
+                (
+                    "python train.py launch.dry_run=true",
+                    "without the launcher; parallelism.world_size sets the number of ranks",
+                )
             ],
             source="hydra_overlap/dry_run/show.py",
         )

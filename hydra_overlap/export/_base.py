@@ -35,13 +35,13 @@ class ExportError(GatingError):
 
     def __str__(self) -> str:
         blocks = [render(finding) for finding in self.findings]
-        return "\n\n".join([f"{self.target} cannot say what this plan says; nothing was written.", *blocks])
+        return "\n\n".join([f"{self.target} cannot express this plan; nothing was written.", *blocks])
 
 
 def unsayable(key: str, value: Any, why: str, source: str = "", *fixes: Fix) -> Finding:
     """The finding of one field."""
     place = Place(key, yaml_value(value))
-    title = "Every setting of the plan has its word in the target"
+    title = "The target cannot express a setting of the plan"
     return Finding(
         rule="EXPORT", severity="error", title=title, why=why, where=(place,), fixes=fixes, source=source
     )  # fmt: skip
@@ -62,12 +62,12 @@ def common_refusals(flat: Mapping[str, Any]) -> list[Finding]:
     """What no launcher's file says, and what every one of them asserts against."""
     found = []
     if flat["platform.name"] == "cpu":
-        why = "These launchers train on GPUs, and the environment to start them in depends on which."
+        why = "These launchers train on GPUs, and their environment depends on the GPU."
         fix = Fix("platform=h100", "plans for that GPU; conf/platform has others")
         found.append(unsayable("platform.name", "cpu", why, "", fix))
     if flat["launch.vboost"]:
         fix = Fix("launch.vboost=false", "or set it on the nodes yourself: nvidia-smi boost-slider --vboost 1")
-        why = "It is a command run on each node, no setting of a program."
+        why = "It is a command to run on each node, not a setting of a program."
         found.append(unsayable("launch.vboost", True, why, "", fix))
     asked = dotted.nested(flat)
     return [*found, *(problem.finding for problem in lr.problems(asked["optimizer"], asked["training"]))]

@@ -41,9 +41,9 @@ def joined(environment: Mapping[str, str] = os.environ) -> Joined | None:
             "SLURM_LOCALID",
         )
         raise LaunchError(
-            "The variables of torchrun or srun belong together",
+            "The variables of torchrun or srun are incomplete or not numbers",
             where=[f"{name}={environment[name]}" for name in names if name in environment],
-            why=f"Some are set, and one is missing or no number: {error}.",
+            why=f"Some are set, but one is missing or not a number: {error}.",
             fixes=[("env -u RANK -u WORLD_SIZE -u SLURM_STEP_ID python train.py ...", "starts ranks on this machine")],
         ) from None
 
@@ -84,9 +84,9 @@ def require_single_run(job: Joined, *, sweeping: bool) -> None:
     """
     if sweeping and job.launcher != "submitit":
         raise LaunchError(
-            f"A sweep is not started under {job.launcher}",
+            f"A sweep was started under {job.launcher}",
             where=["-m"],
-            why=f"The ranks of {job.launcher} form one process group and make one run; a sweep starts its own ranks.",
+            why=f"The ranks of {job.launcher} form one process group for one run; a sweep starts its own ranks.",
             fixes=[("python train.py -m ...", "starts ranks for one run after the other")],
         )
 
@@ -96,7 +96,7 @@ def require_same_size(plan: Plan, job: Joined) -> None:
     planned = world_size(plan)
     if job.world_size != planned:
         raise LaunchError(
-            f"{job.launcher} started {job.world_size} ranks, the plan is for {planned}",
+            f"{job.launcher} started {job.world_size} ranks, but the plan is for {planned}",
             where=[f"parallelism.world_size={planned}"],
             why="Data parallelism, buckets and batch arithmetic were decided for the planned number.",
             fixes=[(f"parallelism.world_size={job.world_size}", f"plans for what {job.launcher} started")],

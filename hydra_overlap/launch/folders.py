@@ -22,7 +22,7 @@ def require_checkpoint_folders(plan: Plan) -> None:
     save, load = wanted.save, wanted.load
     if save is None and wanted.save_interval is not None:
         raise LaunchError(
-            "An interval of checkpoints needs a directory for them",
+            "checkpoint.save_interval is set without checkpoint.save",
             where=[f"checkpoint.save_interval={wanted.save_interval}", "checkpoint.save=null"],
             fixes=[
                 ("checkpoint.save=DIRECTORY", "writes them there"),
@@ -31,9 +31,9 @@ def require_checkpoint_folders(plan: Plan) -> None:
         )
     if load is not None and load != save and not complete(load):
         raise LaunchError(
-            "A checkpoint to resume exists",
+            "No complete checkpoint in checkpoint.load",
             where=[f"checkpoint.load={load}"],
-            why="It holds no complete checkpoint. (A directory that is checkpoint.save as well may be empty at first.)",
+            why="Only a directory that is also checkpoint.save may be empty at first.",
             fixes=[
                 ("checkpoint.load=null", "starts anew"),
                 (f"checkpoint.save={load}", "starts anew, and saves there"),
@@ -49,8 +49,8 @@ def _require_own(save: Path, load: str | None) -> None:
         raise LaunchError(
             "checkpoint.save holds the checkpoints of another run",
             where=[f"checkpoint.save={save}"],
-            why=f"This run does not go on from {complete(save)[-1].name}, and older ones are dropped as new ones come.",
-            fixes=[(f"checkpoint.load={save}", "goes on from there"), ("checkpoint.save=ANOTHER", "keeps them apart")],
+            why=f"This run does not resume from {complete(save)[-1].name}, and new checkpoints replace older ones.",
+            fixes=[(f"checkpoint.load={save}", "resumes from there"), ("checkpoint.save=ANOTHER", "keeps them apart")],
         )
 
 
@@ -63,7 +63,7 @@ def _require_writable(save: Path) -> None:
         writable, reason = False, f"{error.strerror or error}."
     if not writable:
         raise LaunchError(
-            "checkpoint.save can be written",
+            "checkpoint.save cannot be written",
             where=[f"checkpoint.save={save}"],
             why=reason,
             fixes=[

@@ -71,7 +71,7 @@ def max_ranks(request: Request) -> tuple[int, str]:
         return len(gpu_names()), f"{len(gpu_names())} GPUs, one rank each"
     cores, memory = len(os.sched_getaffinity(0)), _available_gib()
     return max(1, min(cores * RANKS_PER_CORE, int(memory / RANK_GIB))), (
-        f"{cores} cores, {RANKS_PER_CORE} ranks each at most, and {memory:.0f} GiB of free memory, {RANK_GIB:g} GiB a rank"
+        f"{cores} cores, at most {RANKS_PER_CORE} ranks each, and {memory:.0f} GiB of free memory, {RANK_GIB:g} GiB per rank"
     )
 
 
@@ -88,18 +88,18 @@ def require_fit(plan: Plan, ranks_here: int) -> None:
     most, why = max_ranks(plan.request)
     if ranks_here <= most:
         return
-    fixes = [("launch.dry_run=true", "builds ranks of every stage in one process, starts none")]
+    fixes = [("launch.dry_run=true", "builds ranks of every stage in one process without starting any")]
     smallest = smallest_world({f"parallelism.{name}": value for name, value in vars(plan.request.parallelism).items()})
     if smallest <= most:
         fixes.insert(
-            0, (f"parallelism.world_size={most // smallest * smallest}", "keeps the layout, less data parallelism")
+            0, (f"parallelism.world_size={most // smallest * smallest}", "keeps the layout with less data parallelism")
         )
     if rehearses(plan) and ranks_here <= TRIED * most:
-        fixes.append((f"launch.max_ranks={ranks_here}", "tries all the same"))
+        fixes.append((f"launch.max_ranks={ranks_here}", "tries it anyway"))
     raise LaunchError(
-        f"This machine holds {most} rank{'s' if most > 1 else ''}, the plan needs {ranks_here} here",
+        f"The plan starts {ranks_here} ranks here, but this machine holds {most}",
         where=[f"parallelism.world_size={world_size(plan)}"],
-        why=f"{why[0].upper()}{why[1:]}." if " " in why else f"As {why} says.",
+        why=f"{why[0].upper()}{why[1:]}." if " " in why else f"{why} says so.",
         fixes=fixes,
         source="hydra_overlap/launch/preflight.py",
     )
@@ -122,9 +122,9 @@ def require_trainer() -> None:
     here = installed_software()
     if here["torch"] is None or not at_least(here["megatron_core"], OLDEST_CORE):
         raise LaunchError(
-            f"train.py needs torch and megatron-core {OLDEST_CORE} or newer",
+            f"torch is missing, or megatron-core is missing or older than {OLDEST_CORE}",
             where=[f"torch: {here['torch'] or 'none'}", f"megatron-core: {here['megatron_core'] or 'none'}"],
-            why="Judging, checking and exporting plans work without them, and for older ones.",
+            why="Only training needs them; judging, checking and exporting plans work without.",
             fixes=[("pip install 'hydra-overlap[train]'", "brings both")],
             source="hydra_overlap/launch/preflight.py",
         )
@@ -136,16 +136,16 @@ def require_software(plan: Plan) -> None:
     if found.state == "broken":
         packages = " ".join(name.split()[0] for name in found.installed)
         raise LaunchError(
-            "A Transformer Engine is installed that does not work",
+            "The installed Transformer Engine does not work",
             where=[", ".join(found.installed)],
-            why=f"{found.detail}. While it is there, importing megatron-core fails in every rank.",
-            fixes=[(f"pip uninstall {packages}", "then plans without TP overlap run; or install all its parts")],
+            why=f"{found.detail}. While it is installed, importing megatron-core fails in every rank.",
+            fixes=[(f"pip uninstall {packages}", "runs plans without TP overlap; or install all of its parts")],
             source="megatron-core core_v0.16.1 megatron/core/tensor_parallel/random.py:25",
         )
     promised = plan.resolution.transformer_config["tp_comm_overlap"]
     if promised and found.state == "absent" and not rehearses(plan):
         raise LaunchError(
-            "TP overlap needs Transformer Engine, and this machine has none",
+            "TP overlap is on, but this machine has no Transformer Engine",
             where=["comm_overlap.tp.tp_comm_overlap=true"],
             why="The plan was judged for a machine that has it.",
             fixes=[
@@ -172,9 +172,9 @@ def _require_judged_versions(plan: Plan) -> None:
     others = other_versions(plan)
     if others:
         raise LaunchError(
-            "The plan was judged for other versions than those installed",
+            "The plan was judged for versions other than those installed",
             where=others,
-            why="Rules depend on versions; what holds for those of the plan may not hold for these.",
+            why="Rules depend on versions: what holds for the plan's versions may not hold for the installed ones.",
             fixes=[("software=auto", "judges for what is installed here")],
             source="hydra_overlap/launch/preflight.py",
         )
@@ -189,7 +189,7 @@ def require_environment(plan: Plan, found: Mapping[str, str] = os.environ) -> No
     if hurting:
         unset = " ".join(f"-u {one.name}" for one in hurting)
         raise LaunchError(
-            "The environment takes back what the plan asks for",
+            "The environment undoes what the plan asks for",
             where=[f"{one.name}={one.value}" for one in hurting],
             why=" ".join(f"{one.name} undoes {one.undoes}." for one in hurting),
             fixes=[(f"env {unset} python train.py ...", "keeps what was asked for")],

@@ -69,7 +69,5 @@ def _requeue(plan: Plan) -> None:
     last = complete(known(plan.request.checkpoint.save))[-1]
     done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=TIME_LIMIT_S)
     if done.returncode:
-        raise HydraOverlapError(
-            f"Stopped at {last.name}, and Slurm does not queue job {job} again: {done.stderr.strip()}"
-        )
+        raise HydraOverlapError(f"Stopped at {last.name}, but Slurm did not requeue job {job}: {done.stderr.strip()}")
     print(f"asked to stop: job {job} is queued again and goes on from {last.name}", flush=True)

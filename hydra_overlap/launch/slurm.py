@@ -36,14 +36,14 @@ def asked(plan: Plan, *, sweeping: bool) -> bool:
     job = external.joined()
     if job or requeue.submitted():
         raise LaunchError(
-            "This process is in a job already",
+            "This process already runs inside a job",
             where=["launch.where=slurm"],
             why=f"{job.launcher if job else 'submitit'} started it; another job would be queued from inside.",
             fixes=[("launch=local", "joins the ranks that were started")],
         )
     if sweeping and not launch.slurm.wait:
         raise LaunchError(
-            "A sweep waits for its runs",
+            "A sweep with launch=slurm would not wait for its runs",
             where=["-m", "launch.where=slurm", "launch.slurm.wait=false"],
             why="launch=slurm returns once a job is queued; a sweep would end with no results.",
             fixes=[
@@ -58,16 +58,16 @@ def asked(plan: Plan, *, sweeping: bool) -> bool:
 def _require_slurm() -> None:
     if find_spec("submitit") is None:
         raise LaunchError(
-            "launch=slurm submits through submitit, which is not installed",
+            "launch=slurm is chosen, but submitit is not installed",
             where=["launch.where=slurm"],
             fixes=[("pip install 'hydra-overlap[slurm]'", "installs it"), ("launch=local", "starts ranks here")],
         )
     absent = [name for name in ("sbatch", "srun") if shutil.which(name) is None]
     if absent:
         raise LaunchError(
-            "launch=slurm needs Slurm's commands",
+            "launch=slurm is chosen, but Slurm's commands are not on PATH",
             where=["launch.where=slurm"],
-            why=f"Not on PATH: {', '.join(absent)}. Jobs are submitted from a login node of the cluster.",
+            why=f"Missing: {', '.join(absent)}. Jobs are submitted from a login node of the cluster.",
             fixes=[
                 ("launch=local", "starts ranks on this machine"),
                 ("--cfg job", "judges the plan without starting it"),
@@ -89,21 +89,24 @@ def laid_out(plan: Plan) -> Plan:
     where = [f"launch.slurm.nodes={nodes}", f"launch.slurm.tasks_per_node={tasks}"]
     if nodes * tasks != ranks:
         raise LaunchError(
-            f"{nodes} x {tasks} tasks are {nodes * tasks} ranks, the plan is for {ranks}",
+            f"{nodes} x {tasks} tasks are {nodes * tasks} ranks, but the plan is for {ranks}",
             where=[f"parallelism.world_size={ranks}", *where],
             why="Every task of the job is one rank.",
             fixes=_fitting(ranks, tasks),
         )
     if gpus and not on_gpus:
         raise LaunchError(
-            "The plan uses no GPU, and the job asks for some",
+            "The job asks for GPUs, but the plan uses none",
             where=[f"launch.slurm.gpus_per_node={gpus}", f"platform.name={platform.name}"],
-            why="platform=auto is the machine that composes; where that has no GPU, it plans for none.",
-            fixes=[("platform=h100", "or another: plans for the nodes"), ("launch.slurm.gpus_per_node=0", "rehearses")],
+            why="platform=auto plans for the machine that composes; if it has no GPU, the plan uses none.",
+            fixes=[
+                ("platform=h100", "plans for the nodes; other platforms as well"),
+                ("launch.slurm.gpus_per_node=0", "rehearses"),
+            ],
         )
     if gpus and tasks > min(gpus, platform.gpus_per_node or gpus):
         raise LaunchError(
-            "Every rank of a node has a GPU of its own",
+            "A node has more ranks than GPUs",
             where=[
                 *where[1:],
                 f"launch.slurm.gpus_per_node={gpus}",
@@ -138,7 +141,7 @@ def _require_judged_versions(plan: Plan) -> None:
     if others:
         here = [f"software.{name}={version or 'null'}" for name, version in installed_software().items()]
         raise LaunchError(
-            "The plan was judged for other versions than those the job will run with",
+            "The plan was judged for versions other than those the job will run with",
             where=others,
             why="Its tasks start in this Python environment. software=auto assumes a reference stack for another machine.",
             fixes=[(" ".join(here), "judges for what is installed")],
@@ -234,7 +237,7 @@ def _refused(plan: Plan, reason: str) -> LaunchError:
     if wanted.gpus_per_node:
         fixes.append(("launch.slurm.gpus_per_node=0", "rehearses on the nodes' CPUs"))
     return LaunchError(
-        "Slurm does not take the job",
+        "Slurm rejected the job",
         where=[f"launch.slurm.{name}={value}" for name, value in said.items() if name not in ("requeue", "stop_s")],
         why=reason.strip().replace("sbatch: error: ", ""),
         fixes=fixes,
@@ -263,11 +266,11 @@ def _wait(plan: Plan, job: Any) -> Any:
         killed = [str(rank) for rank in range(len(tasks)) if rank not in told]
         silent = f" Without a word, as if killed, ended: {', '.join(killed)}." if killed else ""
         raise RankError(
-            f"Rank {first} of job {job.job_id} failed first of those that say why.{silent}\n\n{cause}{logs}"
+            f"Rank {first} of job {job.job_id} is the first failed rank that says why.{silent}\n\n{cause}{logs}"
         )
     if len(told) < len(tasks):
         state = job.get_info().get("State", "nothing")
-        raise RankError(f"Job {job.job_id} ended before its ranks did: Slurm says {state}.{logs}")
+        raise RankError(f"Job {job.job_id} ended before its ranks; Slurm says {state}.{logs}")
     print(f"\njob {job.job_id} has ended: {plan.output_dir}")
     return tasks[0].result()
 

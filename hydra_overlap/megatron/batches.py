@@ -67,7 +67,7 @@ def require_batches(plan: Plan) -> None:
     training, data = plan.request.training, plan.request.data
     if training.eval_interval is not None and data.kind != "mock" and not data.held_out:
         raise LaunchError(
-            "A validation loss needs text that is not trained on",
+            "Validation is on, but no text is held out",
             where=[f"training.eval_interval={training.eval_interval}", f"data.held_out={data.held_out}"],
             why="Training takes all of the text. What is held out is its end, in whole or cut documents.",
             fixes=[("data.held_out=0.03", "keeps 3 % of it"), ("training.eval_interval=null", "measures none")],
@@ -93,7 +93,7 @@ def _require_ramp(training: Training) -> None:
     else:
         return
     raise LaunchError(
-        "A ramp reaches the global batch size in equal increments",
+        "The ramp does not reach the global batch size in equal increments",
         where=[_said(training), f"training.global_batch_size={last}"],
         why=why,
         fixes=fixes,

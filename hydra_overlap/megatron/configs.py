@@ -40,7 +40,7 @@ _NOT_BUILT = {
     "model.cuda_graph_scope": "It captures no CUDA graphs.",
     "ddp.use_megatron_fsdp": "It wraps the model in DistributedDataParallel.",
     "ddp.reuse_grad_buf_for_mxfp8_param_ag": "Its steps do not copy main parameters into the gather's buffer.",
-    "launch.vboost": "That takes root on every node: `nvidia-smi boost-slider --vboost 1`, before the run.",
+    "launch.vboost": "Setting it takes root on every node: `nvidia-smi boost-slider --vboost 1`, before the run.",
 }
 # Fields of a node that train.py reads itself; every other one must be a field of megatron-core's object.
 _READ_HERE = {
@@ -66,9 +66,9 @@ def require_model(plan: Plan) -> None:
     missing += ["training.global_batch_size=null"] if request.training.global_batch_size is None else []
     if missing:
         raise LaunchError(
-            "Training needs a model and a batch size, and part of them is not said",
+            "Part of the model or of the batch size is not set",
             where=missing,
-            why="A plan may leave them open to judge overlap settings alone; a run cannot.",
+            why="A plan that is only judged may leave them null; a run may not.",
             fixes=[("model=tiny training=short", "takes the tiny GPT and its batch sizes")],
         )
     for problem in lr.problems(vars(request.optimizer), vars(request.training)):
@@ -81,9 +81,9 @@ def require_built(plan: Plan) -> None:
         value = dotted.get(plan.resolution.request, key)
         if value != DEFAULTS[key]:
             raise LaunchError(
-                f"train.py does not do what {key} asks for",
+                f"train.py does not support this value of {key}",
                 where=[f"{key}={yaml_value(value)}"],
-                why=f"{why} Judging, checking and exporting such a plan works.",
+                why=f"{why} Such a plan can be judged, checked and exported.",
                 fixes=[(f"{key}={yaml_value(DEFAULTS[key])}", "trains without it")],
                 source="hydra_overlap/megatron/configs.py",
             )

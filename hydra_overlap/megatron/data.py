@@ -44,7 +44,7 @@ def sources(plan: Plan) -> list[Path]:
     files = _stdlib_files(stdlib) if data.kind == "stdlib" else _named_files(data.files)
     if not files:
         raise LaunchError(
-            "Training on text needs text",
+            "No text to train on",
             where=[f"data.kind={data.kind}", f"data.files=[{','.join(data.files)}]"],
             why="No file is named, or the pattern matches none.",
             fixes=[("data=text 'data.files=[/path/*.txt]'", "your own files"), ("data=mock", "made-up tokens")],
@@ -63,7 +63,7 @@ def _named_files(patterns: list[str]) -> list[Path]:
         bad = [name for name in found or [pattern] if not os.path.isfile(name) or not os.access(name, os.R_OK)]
         if bad:
             raise LaunchError(
-                "Every data file exists and can be read",
+                "A data file does not exist or cannot be read",
                 where=[f"data.files=[{','.join(patterns)}]"],
                 why=f"Not a readable file: {', '.join(bad)}.",
                 fixes=[
@@ -92,18 +92,18 @@ def require(plan: Plan) -> list[Path]:
     if data.files and data.kind != "text":
         named = f"data.files=[{','.join(data.files)}]"
         raise LaunchError(
-            "Files are read with kind=text alone",
+            "data.files is set, but data.kind is not text",
             where=[f"data.kind={data.kind}", named],
-            why="The run would train on something else than these files.",
+            why="The run would train on something other than these files.",
             fixes=[(f"data=text '{named}'", "trains on them"), ("data.files=[]", f"trains on {data.kind}")],
         )
     if data.kind == "mock":
         return []
     if known(request.model.vocab_size) < VOCABULARY:
         raise LaunchError(
-            "The vocabulary holds every byte",
+            "model.vocab_size is too small for text read as bytes",
             where=[f"model.vocab_size={request.model.vocab_size}"],
-            why=f"Text is read as bytes: 256 values and one end-of-document token, {VOCABULARY} tokens.",
+            why=f"Bytes take {VOCABULARY} tokens: 256 values and one end-of-document token.",
             fixes=[("model.vocab_size=384", "holds them"), ("data=mock", "made-up tokens")],
         )
     files, folder = sources(plan), cache_dir(plan)
@@ -118,7 +118,7 @@ def require(plan: Plan) -> list[Path]:
 
 def _unwritable(plan: Plan, why: str) -> LaunchError:
     return LaunchError(
-        "The tokenised text can be kept",
+        "The tokenised text cannot be stored",
         where=[f"data.cache_dir={plan.request.data.cache_dir or 'null'}"],
         why=why,
         fixes=[("data.cache_dir=DIRECTORY", "a directory you may write to")],
@@ -140,7 +140,7 @@ def prepare(plan: Plan) -> str | None:
     documents, size = _read(files, limit)
     if size < known(request.model.seq_length) + 1:
         raise LaunchError(
-            "The text is longer than one sample",
+            "The text is too short for one sample",
             where=[f"model.seq_length={request.model.seq_length}", f"data.max_bytes={limit or 'null'}"],
             why=f"{len(files)} file(s) hold {size} tokens; a sample takes seq_length + 1.",
             fixes=_longer(request.data, size),
@@ -182,7 +182,7 @@ def _divided(plan: Plan, documents: list[bytes], size: int) -> dict[str, list[by
     if min(kept, size - kept) < least:
         enough = round(least / size + 0.005, 2)
         raise LaunchError(
-            "Both parts of the text are longer than one sample",
+            "Training or held-out text is too short for one sample",
             where=[f"data.held_out={share}", f"model.seq_length={plan.request.model.seq_length}"],
             why=f"The text has {size} tokens, {size - kept} of them held out; a sample takes seq_length + 1.",
             fixes=[

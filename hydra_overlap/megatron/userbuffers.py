@@ -32,7 +32,7 @@ def initialize(plan: Plan) -> None:
         from transformer_engine.pytorch.module.base import UserBufferQuantizationMode, initialize_ub
     except Exception as error:  # a half-installed Transformer Engine raises anything
         raise UserbuffersError(
-            f"TP overlap was promised, and Transformer Engine >= 2.8 does not work here: {type(error).__name__}: {error}"
+            f"TP overlap was promised, but Transformer Engine >= 2.8 does not work here: {type(error).__name__}: {error}"
         ) from error
     given = arguments(plan, UserBufferQuantizationMode)
     require_accepted(initialize_ub, given)
@@ -76,7 +76,7 @@ def require_accepted(initialize_ub: Callable[..., None], given: dict[str, Any]) 
     lacking = [name for name in given if name not in inspect.signature(initialize_ub).parameters]
     if lacking:
         raise UserbuffersError(
-            f"This Transformer Engine's initialize_ub has no {', '.join(lacking)}; versions 2.8 to 2.20 have. "
+            f"This Transformer Engine's initialize_ub has no {', '.join(lacking)}; versions 2.8 to 2.20 have it. "
             "TP overlap was promised, so no step was taken"
         )
 

@@ -45,14 +45,16 @@ def write(kind: str, name: str, conf: Path, start: str | None = None) -> tuple[P
     origin = start or ("default" if kind == "bundle" else "bf16_h100_h8192_tp4_mbs1_seq8192")
     if not NAME.fullmatch(name):
         raise ScaffoldError(
-            f"{name!r} is no name for an option: a letter, then letters, digits and underscores.{_other(name)}"
+            f"{name!r} is not a valid option name: use a letter, then letters, digits and underscores.{_other(name)}"
         )
     if not _is_text(name):
         raise ScaffoldError(
-            f"{name!r} is no name for an option: YAML or Hydra reads it as another value.{_other(name)}"
+            f"{name!r} is not a valid option name: YAML or Hydra reads it as another value.{_other(name)}"
         )
     if name in known:
-        raise ScaffoldError(f"{group}={name} is shipped already; a file of that name would hide one of the two.")
+        raise ScaffoldError(
+            f"{group}={name} is shipped with hydra-overlap; one file of that name would hide the other."
+        )
     if origin not in known:
         match = nearest(origin, known)
         raise ScaffoldError(f"There is no {group}={origin}." + (f" Did you mean {match}?" if match else ""))
@@ -60,7 +62,7 @@ def write(kind: str, name: str, conf: Path, start: str | None = None) -> tuple[P
         raise ScaffoldError(f"There is no directory {conf}; name your app's configuration directory with -C.")
     file, schema = conf / group / f"{name}.yaml", conf / group / SCHEMA
     if file.exists():
-        raise ScaffoldError(f"{file} exists; it was not touched.")
+        raise ScaffoldError(f"{file} already exists; it was not changed.")
     texts = {file: BUNDLE.format(name=name, start=origin, header=HEADER) if kind == "bundle" else _preset(name, origin)}
     if not schema.exists():
         texts[schema] = json_schema.text(group)

@@ -56,9 +56,9 @@ DDP_DEFAULTS = {
     "bucket_size": None,
 }
 WHY = {
-    "error": "Megatron-Bridge asserts it. gating=strict judges the same request by our rules and names fixes.",
+    "error": "Megatron-Bridge asserts this. gating=strict judges the same request by our rules and names fixes.",
     "warning": "Megatron-Bridge logs one line and goes on; gating=strict refuses instead of changing what was asked.",
-    "note": "Megatron-Bridge does this without a word.",
+    "note": "Megatron-Bridge does this silently.",
 }
 OPTIMIZER_DEFAULTS = {"overlap_param_gather": False, "overlap_param_gather_with_optimizer_step": False}
 
@@ -70,7 +70,7 @@ def resolve(flat: dict[str, Any], origin: Origin) -> Resolution:
         flat[WORLD] = request["parallelism"]["world_size"] = smallest_world(flat)
     user = {name: flat[key] for name, key in USER_KEYS.items()}
     if flat[WORLD] % model_ranks(flat):
-        title = "world_size is a multiple of TP x PP x CP"
+        title = "world_size is not a multiple of TP x PP x CP"
         raise GatingError([_refusal("BRIDGE100", title, (WORLD, TP, PP, CP), flat, origin)])
     if flat[PP] > 1 and not ENV001.holds(flat):  # PerfEnvPlugin asserts it, and looks only in a pipeline
         raise GatingError([ENV001.finding(flat, origin)])
@@ -121,17 +121,17 @@ def _gate_tp(flat: Mapping[str, Any], user: dict[str, Any], origin: Origin) -> l
     if user["tp_comm_overlap"] is not True:
         return []
     if flat[TP] < 2:
-        rule, title, keys = "BRIDGE001", "TP overlap is switched off: TP size < 2", (TP,)
+        rule, title, keys = "BRIDGE001", "TP overlap is switched off because TP < 2", (TP,)
     elif not flat["parallelism.sequence_parallel"]:
         rule, title, keys = (
             "BRIDGE002",
-            "TP overlap is switched off: no sequence parallelism",
+            "TP overlap is switched off without sequence parallelism",
             ("parallelism.sequence_parallel",),
         )
     elif flat["software.transformer_engine"] is None:
         rule, title, keys = (
             "BRIDGE003",
-            "TP overlap is switched off: no Transformer Engine",
+            "TP overlap is switched off without Transformer Engine",
             ("software.transformer_engine",),
         )
     else:
@@ -152,50 +152,58 @@ def _assertions(c: Mapping[str, Any], user: Mapping[str, Any]) -> list[tuple[str
             failed.append((rule, title, keys))
 
     if ep_on:
-        expect(c["parallelism.expert_model_parallel_size"] > 1, "BRIDGE101", "EP overlap needs expert_model_parallel_size > 1",
+        expect(c["parallelism.expert_model_parallel_size"] > 1, "BRIDGE101", "EP overlap is on with expert_model_parallel_size = 1",
                "parallelism.expert_model_parallel_size")  # fmt: skip
         expect(
             (c["model.num_moe_experts"] or 0) > 1,
             "BRIDGE102",
-            "EP overlap needs num_moe_experts > 1",
+            "EP overlap is on with fewer than two experts",
             "model.num_moe_experts",
         )
         expect(c["model.moe_token_dispatcher_type"] in ("alltoall", "flex"), "BRIDGE103",
-               "EP overlap needs the alltoall or flex dispatcher", "model.moe_token_dispatcher_type")  # fmt: skip
+               "EP overlap is on without the alltoall or flex dispatcher", "model.moe_token_dispatcher_type")  # fmt: skip
         expect(
-            c["precision.bf16"] or c["precision.fp16"], "BRIDGE104", "EP overlap needs bf16 or fp16", "precision.bf16"
+            c["precision.bf16"] or c["precision.fp16"],
+            "BRIDGE104",
+            "EP overlap is on without bf16 or fp16",
+            "precision.bf16",
         )
-        expect(_torch_is_new_enough(c["software.torch"]), "BRIDGE105", "EP overlap needs torch 2.6", "software.torch")
-        expect(c[PP] == 1 or c[VPP] is not None, "BRIDGE106", "EP overlap with PP > 1 needs VPP", PP, VPP)
-        expect(c["model.recompute_granularity"] != "full", "BRIDGE107", "EP overlap excludes full recomputation",
+        expect(
+            _torch_is_new_enough(c["software.torch"]),
+            "BRIDGE105",
+            "EP overlap is on with torch older than 2.6",
+            "software.torch",
+        )
+        expect(c[PP] == 1 or c[VPP] is not None, "BRIDGE106", "EP overlap is on with PP > 1 and without VPP", PP, VPP)
+        expect(c["model.recompute_granularity"] != "full", "BRIDGE107", "EP overlap is on with full recomputation",
                "model.recompute_granularity")  # fmt: skip
-        expect(method is None, "BRIDGE108", "EP overlap excludes a recompute method", "model.recompute_method")
-        expect(layers is None, "BRIDGE109", "EP overlap excludes recompute_num_layers", "model.recompute_num_layers")
-        expect("moe" not in (c["model.recompute_modules"] or ()), "BRIDGE110", "EP overlap excludes recomputing moe",
+        expect(method is None, "BRIDGE108", "EP overlap is on with a recompute method", "model.recompute_method")
+        expect(layers is None, "BRIDGE109", "EP overlap is on with recompute_num_layers", "model.recompute_num_layers")
+        expect("moe" not in (c["model.recompute_modules"] or ()), "BRIDGE110", "EP overlap is on with recomputation of moe",
                "model.recompute_modules")  # fmt: skip
-        expect(not c["model.moe_shared_expert_overlap"], "BRIDGE111", "EP overlap excludes shared-expert overlap",
+        expect(not c["model.moe_shared_expert_overlap"], "BRIDGE111", "EP overlap is on together with shared-expert overlap",
                "model.moe_shared_expert_overlap")  # fmt: skip
-        expect(c["model.mtp_num_layers"] in (None, 0, 1), "BRIDGE112", "EP overlap takes at most one MTP layer",
+        expect(c["model.mtp_num_layers"] in (None, 0, 1), "BRIDGE112", "EP overlap is on with several MTP layers",
                "model.mtp_num_layers")  # fmt: skip
     if delay:
         # The base value of ddp counts as well as the user's, the derived one does not.
         reduces = bool(c["ddp.overlap_grad_reduce"] or user["overlap_grad_reduce"])
         gaf = c["model.gradient_accumulation_fusion"]
-        expect(not reduces or at_least(te, "2.7.0"), "BRIDGE113", "delay_wgrad_compute with overlap_grad_reduce needs TE 2.7",
+        expect(not reduces or at_least(te, "2.7.0"), "BRIDGE113", "delay_wgrad_compute and overlap_grad_reduce are on without TE 2.7",
                "software.transformer_engine")  # fmt: skip
         expect(not gaf or at_least(te, "2.7.0"), "BRIDGE114",
-               "delay_wgrad_compute with gradient_accumulation_fusion needs TE 2.7", "software.transformer_engine")  # fmt: skip
-        expect(bool(user["overlap_moe_expert_parallel_comm"]), "BRIDGE115", "delay_wgrad_compute needs EP overlap",
+               "delay_wgrad_compute and gradient_accumulation_fusion are on without TE 2.7", "software.transformer_engine")  # fmt: skip
+        expect(bool(user["overlap_moe_expert_parallel_comm"]), "BRIDGE115", "delay_wgrad_compute is on without EP overlap",
                "comm_overlap.ep.overlap_moe_expert_parallel_comm")  # fmt: skip
         scope = c["model.cuda_graph_scope"] or ()
         shared = c["model.moe_shared_expert_intermediate_size"] is not None and not c["model.moe_shared_expert_overlap"]
         if "attn" in scope or ("moe_router" in scope and shared):
-            expect(at_least(te, "2.12.0"), "BRIDGE116", "delay_wgrad_compute in a CUDA graph needs TE 2.12",
+            expect(at_least(te, "2.12.0"), "BRIDGE116", "delay_wgrad_compute is on in a CUDA graph without TE 2.12",
                    "software.transformer_engine", "model.cuda_graph_scope")  # fmt: skip
-            expect(gaf, "BRIDGE117", "delay_wgrad_compute in a CUDA graph needs gradient_accumulation_fusion",
+            expect(gaf, "BRIDGE117", "delay_wgrad_compute is on in a CUDA graph without gradient_accumulation_fusion",
                    "model.gradient_accumulation_fusion", "model.cuda_graph_scope")  # fmt: skip
             biased = c["model.add_bias_linear"] or c["model.add_qkv_bias"]
-            expect("attn" not in scope or not biased, "BRIDGE118", "delay_wgrad_compute in a CUDA graph excludes attention bias",
+            expect("attn" not in scope or not biased, "BRIDGE118", "delay_wgrad_compute is on in a CUDA graph with attention bias",
                    "model.add_bias_linear", "model.add_qkv_bias")  # fmt: skip
     return failed
 
@@ -269,17 +277,17 @@ def _silent_changes(
             if user[name] is not None
         ]
         if ignored:
-            note("BRIDGE202", "comm_overlap.dp is ignored: no distributed optimizer", *ignored)
+            note("BRIDGE202", "comm_overlap.dp is ignored without the distributed optimizer", *ignored)
     if optimizer["overlap_param_gather"] != ddp["overlap_param_gather"]:
-        note("BRIDGE203", "overlap_param_gather differs between ddp and optimizer: later validation turns both on",
+        note("BRIDGE203", "overlap_param_gather differs between ddp and optimizer; later validation turns both on",
              "ddp.overlap_param_gather", "optimizer.overlap_param_gather")  # fmt: skip
     if distributed and c[CP] > 1 and data_parallel_size(c) == 1:
-        note("BRIDGE204", "DP overlap is not derived: context-parallel ranks are not counted", CP, WORLD)
+        note("BRIDGE204", "DP overlap is not derived, because context-parallel ranks are not counted", CP, WORLD)
     if distributed != c["optimizer.use_distributed_optimizer"]:
-        note("BRIDGE206", "the distributed optimizer is turned on for ddp and optimizer by later validation, after DP overlap was decided",
+        note("BRIDGE206", "Later validation turns the distributed optimizer on, after DP overlap was decided",
              "ddp.use_distributed_optimizer", "optimizer.use_distributed_optimizer")  # fmt: skip
     if user["defer_embedding_wgrad_compute"] and user["wgrad_deferral_limit"] is None:
-        title = f"wgrad_deferral_limit is derived as {DERIVED_DEFERRAL_LIMIT}, which megatron-core refuses with the deferral on"
+        title = f"wgrad_deferral_limit is derived as {DERIVED_DEFERRAL_LIMIT}, which megatron-core refuses"
         note("BRIDGE207", title, USER_KEYS["defer_embedding_wgrad_compute"], USER_KEYS["wgrad_deferral_limit"])
     if c["comm_overlap.tp.tp_comm_bootstrap_backend"] is None:
         note("BRIDGE205", "tp_comm_bootstrap_backend stays null", "comm_overlap.tp.tp_comm_bootstrap_backend")
@@ -296,7 +304,10 @@ def _ledger(
         if name in reasons:
             where, why = "derived", reasons[name]
         elif asked is None:
-            where, why = "default", "the base value of ddp or optimizer: no distributed optimizer, nothing is derived"
+            where, why = (
+                "default",
+                "the base value of ddp or optimizer; nothing is derived without the distributed optimizer",
+            )
         else:
             where = origin(key)
             why = "asked" if asked == value else "switched off or ignored by Megatron-Bridge"

@@ -398,7 +398,7 @@ class DP013(Rule):
 
 
 class DP014(Rule):
-    """The bucket size exceeds the model chunk that it should cut."""
+    """The bucket size exceeds the model chunk that it cuts."""
 
     requires = ("PAR004", "PAR017", "DP001", "DP009")
     reads = (BUCKET, GRAD_REDUCE, FSDP, *CHUNK)

@@ -39,7 +39,7 @@ def require(plan: Plan) -> None:
         if find_spec(module) is None:
             rest = [other for other in wanted if other != name]
             raise LaunchError(
-                f"{name} is asked for and not installed",
+                f"launch.loggers asks for {name}, which is not installed",
                 where=[f"launch.loggers={yaml_value(wanted)}"],
                 fixes=[
                     (f"pip install 'hydra-overlap[{extra}]'", "installs it"),

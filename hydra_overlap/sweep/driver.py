@@ -82,7 +82,8 @@ def _require_choices(settings: Mapping[str, Any]) -> None:
             likely = nearest(str(value), known) or known[0]
             key = f"hydra.sweeper.{name}"
             fixes = [(f"{key}={likely}", "")]
-            raise SweepError(f"{key} is one of {', '.join(known)}", where=[f"{key}={value}"], fixes=fixes)
+            why = f"The choices are {', '.join(known)}."
+            raise SweepError(f"Unknown value of {key}", where=[f"{key}={value}"], why=why, fixes=fixes)
 
 
 def _points(arguments: Sequence[str], settings: Mapping[str, Any], context: HydraContext) -> Points:
@@ -125,7 +126,11 @@ def _require_something(judged: Sequence[Judged], on_invalid: str) -> None:
     ]
     nothing_left = len(refused) == len(judged)
     title = "No point of this sweep can run" if nothing_left else "A point of this sweep is refused"
-    why = headline(judged) if nothing_left else f"{headline(judged)} hydra.sweeper.on_invalid=refuse lets none run."
+    why = (
+        headline(judged)
+        if nothing_left
+        else f"{headline(judged)} With hydra.sweeper.on_invalid=refuse no job runs then."
+    )
     fixes = [] if nothing_left else [("hydra.sweeper.on_invalid=skip", "runs the others")]
     point = " ".join(first.point.overrides) or "(no overrides)"
     raise SweepError(title, where=where, why=why, fixes=fixes, example=f"{point}\n\n{first.refusal}")
@@ -140,13 +145,13 @@ def _require_folders(running: Sequence[Judged]) -> None:
     shared = {folder: those for folder, those in jobs.items() if len(those) > 1}
     if shared:
         raise SweepError(
-            "Every job of a sweep has a checkpoint folder of its own",
+            "Several jobs of this sweep share a checkpoint folder",
             where=[
                 f"checkpoint.save={folder}: {', '.join(f'#{verdict.point.number}' for verdict in those[:REASONS])}"
                 f"{', ...' if len(those) > REASONS else ''}"
                 for folder, those in shared.items()
             ],
-            why="The second job finds the checkpoints of the first there, and is refused or goes on from them.",
+            why="The second job finds the checkpoints of the first there, and is refused or resumes from them.",
             fixes=[
                 (f"checkpoint.save={IN_THE_JOBS}", "in the folder of each job"),
                 ("checkpoint.save=null", "writes none"),

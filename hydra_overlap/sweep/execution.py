@@ -94,7 +94,8 @@ def _require_direction(config: DictConfig) -> None:
     if said not in (None, *results.DIRECTIONS):
         key = "hydra.sweeper.direction"
         fixes = [(f"{key}={name}", "") for name in results.DIRECTIONS]
-        raise SweepError(f"{key} is one of {', '.join(results.DIRECTIONS)}", where=[f"{key}={said}"], fixes=fixes)
+        why = f"The choices are {', '.join(results.DIRECTIONS)}."
+        raise SweepError(f"Unknown value of {key}", where=[f"{key}={said}"], why=why, fixes=fixes)
 
 
 def _to_run(judged: Sequence[Judged]) -> list[Judged]:

@@ -115,7 +115,7 @@ def opened(folder: Path, config: DictConfig, *, resume: bool) -> Iterator[None]:
         raise SweepError(
             "Another sweep is running in this folder",
             where=[f"hydra.sweep.dir={folder}"],
-            why="Two sweeps would write over each other's jobs. Wait until it has ended, or start this one elsewhere.",
+            why="Two sweeps would overwrite each other's jobs. Wait until it has ended, or start this one elsewhere.",
             fixes=[("hydra.sweep.dir=OTHER", "a folder of its own")],
             source=str(folder / LOCK),
         ) from None
@@ -124,7 +124,7 @@ def opened(folder: Path, config: DictConfig, *, resume: bool) -> Iterator[None]:
             "The folder of the sweep cannot be written",
             where=[f"hydra.sweep.dir={folder}"],
             why=f"{getattr(error, 'strerror', None) or error}.",
-            fixes=[("hydra.sweep.dir=OTHER", "a folder that can")],
+            fixes=[("hydra.sweep.dir=OTHER", "a folder that can be written")],
         ) from None
     try:
         known = files.read_json(folder / DEFINITION)
@@ -132,9 +132,9 @@ def opened(folder: Path, config: DictConfig, *, resume: bool) -> Iterator[None]:
             raise SweepError(
                 "This folder holds the results of a sweep",
                 where=[f"hydra.sweep.dir={folder}"],
-                why="Its jobs would be written over.",
+                why="Its jobs would be overwritten.",
                 fixes=[
-                    ("hydra.sweeper.resume=true", "goes on with it, if it is this sweep"),
+                    ("hydra.sweeper.resume=true", "resumes it, if it is this sweep"),
                     ("hydra.sweep.dir=OTHER", "a folder of its own"),
                 ],
             )
@@ -171,7 +171,7 @@ def require_ended(folder: Path) -> None:
     raise SweepError(
         "Jobs of this sweep are still running",
         where=where,
-        why="The process that swept is gone, and these jobs are not. Starting them again would run them twice. "
+        why="The process that ran the sweep has ended, but these jobs have not. Starting them again would run them twice. "
         "Wait until they have ended, or end them.",
         fixes=[(end, "then the same command again")],
     )
@@ -226,7 +226,7 @@ def subfolders(
             raise SweepError(
                 "Two jobs of the sweep would share a folder",
                 where=[f"hydra.sweep.subdir={raw}", f"#{number} and {other}: {place}"],
-                why="One would write over the other's results.",
+                why="One would overwrite the other's results.",
                 fixes=[("hydra.sweep.subdir='${hydra.job.num}'", "the job's number")],
             )
         owners[place] = number

@@ -141,11 +141,9 @@ def _lines(parser: OverridesParser, texts: Sequence[str]) -> dict[str, tuple[str
         if not override.is_sweep_override():
             found[key] = _line(override)
         elif override.is_interval_sweep():
-            why = "interval() names a stretch of numbers, for a sweeper that searches; a grid needs values."
+            why = "interval() gives a range to a sweeper that searches; a grid needs values."
             fixes = [(f"{key}=range(START,STOP,STEP)", "numbers at equal distances"), (f"{key}=1,2,3", "these values")]
-            raise SweepError(
-                "A sweep needs values to go through", where=[str(override.input_line)], why=why, fixes=fixes
-            )
+            raise SweepError("A swept key has no values", where=[str(override.input_line)], why=why, fixes=fixes)
         else:
             found[key] = _values(override)
     return found
@@ -159,8 +157,8 @@ def _values(override: Override) -> tuple[str, ...]:
     key = override.get_key_element()
     lines = tuple(f"{key}={value}" for value in override.sweep_string_iterator())
     if not lines:
-        why = f"{_value(str(override.input_line))} stands for no value at all."
-        raise SweepError("A sweep needs values to go through", where=[str(override.input_line)], why=why)
+        why = f"{_value(str(override.input_line))} gives no value."
+        raise SweepError("A swept key has no values", where=[str(override.input_line)], why=why)
     return lines
 
 
@@ -175,17 +173,15 @@ def _named_axis(parser: OverridesParser, named: Mapping[str, Sequence[str]]) -> 
     for name, texts in named.items():
         place = f"{POINTS}.{name}"
         if isinstance(texts, str) or not isinstance(texts, Sequence) or not texts:
-            why = "A point is a list of overrides, with one at least."
+            why = "A named point is a list of at least one override."
             raise SweepError(
-                "A named point says what it sets", where=[place], why=why, fixes=[(f"{place}=[KEY=VALUE]", "")]
+                "A named point has no list of overrides", where=[place], why=why, fixes=[(f"{place}=[KEY=VALUE]", "")]
             )
         lines = []
         for override in parser.parse_overrides([str(text) for text in texts]):
             if override.is_sweep_override():
-                why = "A named point is one job. Values to go through stand in hydra.sweeper.params or on the command line."
-                raise SweepError(
-                    "A named point is not a sweep itself", where=[f"{place}: {override.input_line}"], why=why
-                )
+                why = "A named point is one job. Put swept values into hydra.sweeper.params or on the command line."
+                raise SweepError("A named point holds a sweep", where=[f"{place}: {override.input_line}"], why=why)
             _require_of_a_point(override.get_key_element(), place)
             lines.append(_line(override))
         steps.append(tuple({_key(line): line for line in lines}.values()))
@@ -214,9 +210,9 @@ def _axes(swept: Mapping[str, tuple[str, ...]], zipped: Sequence[Sequence[str]])
     together: dict[str, tuple[str, ...]] = {}
     for group in zipped:
         if isinstance(group, str) or not isinstance(group, Sequence):
-            why = f"{ZIP} is a list of lists: each names keys that advance together."
+            why = "Each inner list names keys that advance together."
             raise SweepError(
-                "Zipped keys come in lists",
+                f"{ZIP} is not a list of lists",
                 where=[f"{ZIP}={zipped}"],
                 why=why,
                 fixes=[(f"{ZIP}=[[{','.join(map(str, zipped))}]]", "")],
@@ -225,9 +221,9 @@ def _axes(swept: Mapping[str, tuple[str, ...]], zipped: Sequence[Sequence[str]])
         lengths = {key: len(swept[key]) for key in keys}
         if len(set(lengths.values())) > 1:
             raise SweepError(
-                "Keys that advance together have as many values each",
+                "Zipped keys have different numbers of values",
                 where=[f"{key}: {count} values" for key, count in lengths.items()],
-                why="The first value goes with the first, the second with the second.",
+                why="Zipped keys advance together: first value with first value, second with second.",
             )
         together.update(dict.fromkeys(keys, tuple(key for key in swept if key in keys)))
     axes: list[_Axis] = []
@@ -244,21 +240,23 @@ def _zipped(key: str, bare: Mapping[str, str], together: Mapping[str, Any]) -> s
     found = bare.get(key.lstrip("+"))
     if found is None:
         near = nearest(key, bare)
-        hint = f" Did you mean {near}?" if near else f" Swept are: {', '.join(bare) or 'no keys'}."
+        hint = f" Did you mean {near}?" if near else f" Swept keys: {', '.join(bare) or 'none'}."
         raise SweepError(
-            "Keys that advance together are swept", where=[f"{ZIP}: {key}"], why=f"{key} has no values here.{hint}"
+            "A zipped key is not swept", where=[f"{ZIP}: {key}"], why=f"{key} has no list of values.{hint}"
         )
     if found in together:
-        raise SweepError(
-            "A key advances with one list of others", where=[f"{ZIP}: {key}"], why=f"{key} stands in two lists."
-        )
+        raise SweepError("A key is zipped twice", where=[f"{ZIP}: {key}"], why=f"{key} is in two of the lists.")
     return found
 
 
 def _drawn(whole: int, sample: int, seed: int) -> Sequence[int] | None:
     """Indices of a random subset, in order; None for all."""
     if sample < 1:
-        raise SweepError("A sample has points", where=[f"hydra.sweeper.sample={sample}"], why="null takes all of them.")
+        raise SweepError(
+            "hydra.sweeper.sample is smaller than 1",
+            where=[f"hydra.sweeper.sample={sample}"],
+            why="null runs all points.",
+        )
     if sample >= whole:
         return None
     return sorted(random.Random(seed).sample(range(whole), sample))

@@ -93,10 +93,10 @@ class _Judging:
 
 def _nothing_legal(verdicts: Sequence[Judged], tried: int) -> SweepError:
     last = verdicts[-1]
-    why = f"{tried} trials in a row were refused: hydra.sweeper.n_trials of them."
+    why = f"{tried} trials in a row were refused, which is hydra.sweeper.n_trials."
     fixes = [
-        ("hydra.sweeper.n_trials=MORE", "looks further"),
+        ("hydra.sweeper.n_trials=MORE", "tries more points"),
         ("hydra/sweeper=overlap", "lists every point with its verdict"),
     ]
     example = f"{' '.join(last.point.overrides)}\n\n{last.refusal}"
-    return SweepError("The search finds no legal point", where=[last.reason], why=why, fixes=fixes, example=example)
+    return SweepError("The search found no legal point", where=[last.reason], why=why, fixes=fixes, example=example)

@@ -149,7 +149,7 @@ model:
     ],
 )
 def test_broken_yaml_is_located(text: str, where: str) -> None:
-    with pytest.raises(UnreadableError, match=f"As YAML it is broken: {where}"):
+    with pytest.raises(UnreadableError, match=f"It is not valid YAML: {where}"):
         audit(text)
 
 

@@ -130,7 +130,7 @@ def test_check_tells_programs_the_same(run):
     [
         ("comm_overlap=tp4_h10", 1, "comm_overlap=tp4_h100   did you mean this?"),
         ("comm_overlap.dp.bucket_sise=4", 1, "bucket_size"),
-        ("comm_overlap=[", 2, "An override has the form KEY=VALUE"),
+        ("comm_overlap=[", 2, "An override does not have the form KEY=VALUE"),
     ],
 )
 def test_check_explains_mistakes_of_the_command_line(run, override, code, text):

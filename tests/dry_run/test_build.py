@@ -132,7 +132,7 @@ def test_prints_the_verdict_and_tags_numbers_as_computed(tmp_path):
 def test_refuses_a_rank_beyond_the_world_without_a_traceback(tmp_path):
     code, output, found = dry(tmp_path, *SMALL, "launch.dry_run_ranks=[0,7]")
     assert (code, found) == (1, None)
-    assert "There is no rank 7 among 2" in output
+    assert "There is no rank 7 among 2 ranks" in output
     assert "Traceback" not in output
 
 
@@ -163,7 +163,7 @@ def test_what_megatron_core_refuses_is_a_launch_error_with_its_place():
 
 
 def test_ranks_without_a_dry_run_are_not_ignored():
-    with pytest.raises(LaunchError, match="none is asked for"):
+    with pytest.raises(LaunchError, match="dry_run_ranks is set without"):
         build.asked(plan_of("launch.dry_run_ranks=[0]"))
 
 

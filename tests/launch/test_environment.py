@@ -87,7 +87,7 @@ BLOCKING = {"CUDA_LAUNCH_BLOCKING": "1", "UB_SKIPMC": "1"}
 @pytest.mark.usefixtures("h100s")
 def test_ranks_are_not_started_on_gpus_in_an_environment_that_undoes_the_plan() -> None:
     plan = plan_of("comm_overlap=tp4_h100")
-    with pytest.raises(LaunchError, match="The environment takes back what the plan asks for") as refusal:
+    with pytest.raises(LaunchError, match="The environment undoes what the plan asks for") as refusal:
         preflight.require_environment(plan, BLOCKING)
     assert "env -u CUDA_LAUNCH_BLOCKING python train.py" in str(refusal.value)
     assert "UB_SKIPMC" not in str(refusal.value)  # a note: the overlap holds
@@ -98,7 +98,7 @@ def test_ranks_are_not_started_on_gpus_in_an_environment_that_undoes_the_plan() 
 def test_what_a_machine_must_have_includes_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "require_software", lambda plan: None)
     monkeypatch.setenv("CUDA_LAUNCH_BLOCKING", "1")
-    with pytest.raises(LaunchError, match="environment takes back"):
+    with pytest.raises(LaunchError, match="environment undoes"):
         preflight.require_ready(plan_of("comm_overlap=tp4_h100"), 4)
 
 

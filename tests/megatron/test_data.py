@@ -59,7 +59,7 @@ def test_an_interrupted_writing_leaves_nothing_behind(texts, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(IndexedDatasetBuilder, "finalize", interrupted)
-    with pytest.raises(LaunchError, match="can be kept") as refusal:
+    with pytest.raises(LaunchError, match="cannot be stored") as refusal:
         data.prepare(text_plan(texts))
     assert "No space left" in str(refusal.value)
     assert list((texts / "cache").iterdir()) == []
@@ -85,12 +85,12 @@ def test_the_standard_library_is_text_enough():
 @pytest.mark.parametrize(
     ("overrides", "title"),
     [
-        (("data=text",), "Training on text needs text"),
-        (("data=text", "data.files=['missing/*.txt']"), "Every data file exists"),
-        (("model.vocab_size=200",), "The vocabulary holds every byte"),
-        ((f"data.files=[{__file__}]",), "Files are read with kind=text alone"),
-        ((f"data.cache_dir={__file__}",), "The tokenised text can be kept"),
-        ((f"data.cache_dir={__file__}/below",), "The tokenised text can be kept"),
+        (("data=text",), "No text to train on"),
+        (("data=text", "data.files=['missing/*.txt']"), "A data file does not exist"),
+        (("model.vocab_size=200",), "vocab_size is too small"),
+        ((f"data.files=[{__file__}]",), "data.kind is not text"),
+        ((f"data.cache_dir={__file__}",), "The tokenised text cannot be stored"),
+        ((f"data.cache_dir={__file__}/below",), "The tokenised text cannot be stored"),
     ],
     ids=["none", "missing", "vocabulary", "other kind", "a file", "below a file"],
 )
@@ -101,7 +101,7 @@ def test_refuses_what_it_cannot_read_with_a_way_out(overrides, title):
 
 
 def fixes_of(plan):
-    with pytest.raises(LaunchError, match="longer than one sample") as refusal:
+    with pytest.raises(LaunchError, match="too short for one sample") as refusal:
         data.prepare(plan)
     return [fix.override for fix in refusal.value.finding.fixes]
 

@@ -88,7 +88,7 @@ def test_compares_two(run: Run) -> None:
 
 def test_says_so_where_two_are_the_same(run: Run) -> None:
     name = "bf16_h100_h8192_tp4_mbs1_seq8192"
-    assert run("presets", "diff", name, name) == (0, "The same values.\n")
+    assert run("presets", "diff", name, name) == (0, "The two presets have the same values.\n")
 
 
 def test_finds_the_nearest_to_a_plan_with_every_difference(run: Run) -> None:

@@ -85,7 +85,7 @@ def test_ranks_refuse_a_node_without_the_gpus_that_the_job_asked_for(start, slur
 def test_what_slurm_refuses_is_told_with_its_reason_and_leaves_nothing(start, tmp_path):
     run = start("launch=slurm", "launch.slurm.partition=nope").end()
     assert run.code == 1
-    assert "Slurm does not take the job" in run.output and "invalid partition specified: nope" in run.output
+    assert "Slurm rejected the job" in run.output and "invalid partition specified: nope" in run.output
     assert not run.folder.exists()
 
 

@@ -89,17 +89,17 @@ def test_refuses_a_torchrun_of_another_size(train):
     torchrun = (shutil.which("torchrun", path=str(Path(sys.executable).parent)), "--standalone", "--nproc-per-node=1")
     run = train(launcher=torchrun)
     assert run.code == 1
-    assert "torchrun started 1 ranks, the plan is for 2" in run.output
+    assert "torchrun started 1 ranks, but the plan is for 2" in run.output
 
 
 @pytest.mark.parametrize(
     ("overrides", "title"),
     [
-        (("parallelism.world_size=1024", "training.global_batch_size=1024"), "the plan needs 1024 here"),
-        (("data=text", "data.files=['missing/*.txt']"), "Every data file exists"),
+        (("parallelism.world_size=1024", "training.global_batch_size=1024"), "The plan starts 1024 ranks here"),
+        (("data=text", "data.files=['missing/*.txt']"), "A data file does not exist"),
         (("optimizer.lr_warmup_iters=10",), "finishes warming up before training ends"),
         (("optimizer.lr=1e-5",), "The learning rate decays"),
-        (("model.num_layers=null",), "Training needs a model"),
+        (("model.num_layers=null",), "Part of the model or of the batch size is not set"),
         (("parallelism.context_parallel_size=2", "platform=h100"), "Context parallelism cannot be rehearsed"),
     ],
     ids=["too many ranks", "no data", "warm-up", "rates", "no model", "context parallelism"],

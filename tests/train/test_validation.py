@@ -89,7 +89,7 @@ def test_what_is_held_out_is_the_end_of_the_text_and_nowhere_else(text, share):
 def test_parts_too_short_for_a_sample_are_refused_with_a_share_that_is_enough(text):
     from hydra_overlap import LaunchError
 
-    with pytest.raises(LaunchError, match="Both parts of the text are longer than one sample") as refusal:
+    with pytest.raises(LaunchError, match="Training or held-out text is too short") as refusal:
         data.prepare(text(0.001))
     share = refusal.value.finding.fixes[0].override.partition("=")[2]
     assert data.prepare(text(float(share)))
