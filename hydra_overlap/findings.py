@@ -4,7 +4,6 @@ import textwrap
 from dataclasses import dataclass
 from typing import Any
 
-SEVERITIES = ("error", "warning", "note")
 COLUMN = 64  # columns of an override beside which its effect still finds room; below a longer one
 WIDTH = 110  # columns of wrapped prose; overrides and sources are never broken, so that they can be pasted
 
@@ -31,7 +30,7 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One rule's verdict on one configuration."""
+    """One rule's verdict on one configuration. severity: error refuses; warning and note do not."""
 
     rule: str
     severity: str

@@ -12,7 +12,6 @@ from ..schema.fields import DEFAULTS, NODES
 from .overrides import COMMAND_LINE, overrides_of
 
 DEFAULT = "default"  # nobody said it: the schema's default
-_ABSENT = object()
 
 
 def of(cfg: DictConfig, hydra: DictConfig | None) -> dict[str, str]:
@@ -52,14 +51,14 @@ class _Origins(dict[str, str]):
         if _said(key, self._overrides):
             return COMMAND_LINE
         try:
-            value = OmegaConf.select(self._cfg, key, default=_ABSENT)
+            value = OmegaConf.select(self._cfg, key, default=dotted.ABSENT)
         except Exception:  # an interpolation that fails is refused elsewhere; its origin is not worth an error
             return ""
-        if value is _ABSENT:
+        if value is dotted.ABSENT:
             return DEFAULT
         for package, option in _options(self._hydra):
             inside = key if package == "" else key.removeprefix(f"{package}.")
-            if (package == "" or inside != key) and dotted.get(self._content(option), inside, _ABSENT) == value:
+            if (package == "" or inside != key) and dotted.get(self._content(option), inside, dotted.ABSENT) == value:
                 return f"{option}.yaml"
         if any(said.startswith(f"{key}.") for said in self._overrides):
             return COMMAND_LINE
@@ -84,7 +83,7 @@ def _said(key: str, overrides: dict[str, Any]) -> bool:
         if override is None:
             continue
         value = override.value()
-        if length == len(parts) or dotted.get(value, ".".join(parts[length:]), _ABSENT) is not _ABSENT:
+        if length == len(parts) or dotted.get(value, ".".join(parts[length:]), dotted.ABSENT) is not dotted.ABSENT:
             return length > 1 or len(parts) == 1 or isinstance(value, dict)  # else it chose an option of the group
     return False
 

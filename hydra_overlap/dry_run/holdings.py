@@ -143,7 +143,7 @@ def _optimizer_bytes(optimizer: Any, kind: str) -> int:
 
 
 def _userbuffers_bytes(plan: Plan) -> int:
-    """Transformer Engine's userbuffers on each rank, if the plan has them (see presets_gemms.memory_mib)."""
+    """Transformer Engine's userbuffers on each rank, if the plan has them (see presets.gemms.memory_mib)."""
     if not plan.resolution.transformer_config.get("tp_comm_overlap"):
         return 0
     memory = catalogue.memory_of(plan.resolution.request, plan.resolution.userbuffers or {})

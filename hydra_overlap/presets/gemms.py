@@ -18,7 +18,6 @@ MODES = {"bf16": ("bf16",), "fp8": ("fp8",), "fp8 beside bf16": ("fp8", "bf16")}
 RINGS = ("qkv_fprop", "fc1_fprop", "proj_dgrad", "fc2_dgrad")
 ORDER = tuple(f"{layer}_{part}" for layer in ("qkv", "proj", "fc1", "fc2") for part in ("fprop", "dgrad", "wgrad"))
 DEFAULT = "Transformer Engine's default"
-TE_DEFAULTS = "Transformer Engine v2.11 transformer_engine/pytorch/module/base.py:290-311"
 # megatron-core's own defaults of the flags that switch each kind of overlap.
 FLAGS: dict[str, bool] = {
     "tp_comm_overlap_ag": True, "tp_comm_overlap_rs": True, "tp_comm_overlap_rs_dgrad": False, "tp_comm_bulk_dgrad": True,

@@ -21,7 +21,6 @@ from ..schema.fields import FIELDS
 from ..suggest import nearest
 
 READS = "overlap.reads"
-_ABSENT = object()
 
 
 def take(cfg: DictConfig, request: dict[str, Any], unread: list[str]) -> dict[str, str]:
@@ -67,7 +66,7 @@ def _refusal(cfg: DictConfig, request: dict[str, Any], key: str, place: str, val
         near = nearest(key, FIELDS)
         fixes = (Fix(f"++{READS}.{near}={place}", "did you mean this?"),) if near else ()
         return CFG001.refuse(line, place, "", f"There is no field {key}.", *fixes)
-    if value is _ABSENT:
+    if value is dotted.ABSENT:
         near = nearest(place, _places(cfg))
         fixes = (Fix(f"++{line}={near}", "did you mean this?"),) if near else ()
         return CFG001.refuse(line, place, "", f"There is no value at {place}.", *fixes)
@@ -91,11 +90,11 @@ def _said(cfg: DictConfig, request: dict[str, Any], key: str) -> Any:
 
 
 def _value(cfg: DictConfig, place: str) -> Any:
-    """What stands at `place`, resolved; _ABSENT if nothing does."""
+    """What stands at `place`, resolved; dotted.ABSENT if nothing does."""
     try:
-        value = OmegaConf.select(cfg, place, default=_ABSENT, throw_on_missing=True)
+        value = OmegaConf.select(cfg, place, default=dotted.ABSENT, throw_on_missing=True)
     except OmegaConfBaseException:
-        return _ABSENT
+        return dotted.ABSENT
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
