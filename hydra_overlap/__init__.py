@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from .compose.enforce import judged, refusal_in
     from .errors import GatingError, HydraOverlapError, LaunchError
     from .findings import Finding, Fix
-    from .resolver.resolution import ApplyError, LedgerRow, Resolution
+    from .resolver.ledger import LedgerRow
+    from .resolver.resolution import ApplyError, Resolution
     from .resolver.resolve import resolve
 
 _HOMES = {
@@ -24,7 +25,7 @@ _HOMES = {
     "GatingError": ".errors",
     "HydraOverlapError": ".errors",
     "LaunchError": ".errors",
-    "LedgerRow": ".resolver.resolution",
+    "LedgerRow": ".resolver.ledger",
     "Resolution": ".resolver.resolution",
     "check": ".compose.check",
     "judged": ".compose.enforce",

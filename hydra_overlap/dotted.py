@@ -3,6 +3,8 @@
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+ABSENT: Any = object()  # a default of `get` that no value is equal to
+
 
 def parts(key: str) -> list[str]:
     """The names on the way: `a.b[0]` -> a, b, 0."""

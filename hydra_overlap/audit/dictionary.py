@@ -7,7 +7,7 @@ from typing import Any
 from ..findings import Finding, Fix, Place, yaml_value
 from ..rules.ub import TYPES, UB003, UB_ARGUMENTS
 from ..schema.keys import UB_LAYERS
-from ._base import Intake, Unknown
+from .intake import Intake, Unknown
 from .yamls import number_or_text
 
 CLASSES = {"BulkOverlapCfg": "bulk", "PipelineOverlapCfg": "pipeline", "RingExchangeOverlapCfg": "ring_exchange"}

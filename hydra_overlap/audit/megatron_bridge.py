@@ -12,7 +12,7 @@ from ..export.megatron_bridge import path
 from ..export.megatron_lm import BASES
 from ..schema.fields import FIELDS
 from . import dictionary, shell, yamls
-from ._base import Intake, Unknown, bears
+from .intake import Intake, Unknown, bears
 
 KIND = "Megatron-Bridge configuration"
 NODES = (

@@ -17,7 +17,7 @@ from ..export.megatron_lm_parser import UnreadableError as WrongFlagError
 from ..rules.env import CONNECTIONS
 from ..schema.fields import FIELDS
 from . import dictionary, shell, yamls
-from ._base import Intake, UnreadableError, bears
+from .intake import Intake, UnreadableError, bears
 
 KIND = "Megatron-LM command line"
 DICTIONARY = "tp_comm_overlap_cfg"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import dictionary, yamls
-from ._base import Intake, Unknown, bears
+from .intake import Intake, Unknown, bears
 from .megatron_bridge import preset
 
 KIND = "NeMo configuration"

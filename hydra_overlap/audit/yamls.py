@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from ._base import Unknown, UnreadableError
+from .intake import Unknown, UnreadableError
 
 NODES = 100_000  # with every alias and interpolation written out; the longest recipe has some thousands
 DEPTH = 100  # interpolations in interpolations

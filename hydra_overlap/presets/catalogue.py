@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from .. import dotted, option_files
 from ..errors import GatingError
-from ..resolver.resolution import NO_PRESET
+from ..resolver.ledger import NO_PRESET
 from ..resolver.resolve import resolve
 from ..schema.fields import DEFAULTS
 from ..schema.nodes import AUTO

@@ -99,7 +99,7 @@ def _keys() -> Iterator[tuple[str, str]]:
 def _fields() -> Texts:
     """Every key an override can set, arguments of userbuffers entries as well, and what it means."""
     from ..rules.ub import GEMMS, UB_ARGUMENTS
-    from ..schema.docs import descriptions
+    from ..schema.descriptions import descriptions
 
     return {**descriptions(), **{f"{UB_LAYERS}.{gemm}.{name}": "" for gemm in GEMMS for name in UB_ARGUMENTS}}
 
@@ -157,7 +157,7 @@ def families(context: Context, parameter: Parameter, incomplete: str) -> "list[C
 def pages(context: Context, parameter: Parameter, incomplete: str) -> "list[CompletionItem[str]]":
     """Rules, derivations and, a level of nodes at a time, fields."""
     from ..rules import DERIVATIONS, RULES
-    from ..schema.docs import descriptions
+    from ..schema.descriptions import descriptions
 
     ids = {rule.__name__: rule.title() for rule in RULES}
     ids |= {derivation.id: f"decides {derivation.key}" for derivation in DERIVATIONS}

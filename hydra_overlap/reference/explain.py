@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from ..findings import yaml_value
 from ..rules import DERIVATIONS, RULES, Derivation, Rule
-from ..schema.docs import descriptions
+from ..schema.descriptions import descriptions
 from ..schema.fields import DEFAULTS
 from ..suggest import nearest
 from .examples import decisions, example

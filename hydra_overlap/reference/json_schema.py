@@ -13,7 +13,7 @@ from .. import dotted
 from ..option_files import options
 from ..rules.ub import DGRAD, GEMMS, MAX_SM, REDUCE_SCATTER, UB_ARGUMENTS, legal_methods
 from ..schema.annotations import unwrapped
-from ..schema.docs import descriptions
+from ..schema.descriptions import descriptions
 from ..schema.fields import FIELDS, Field
 from ..schema.keys import GPU, UB_LAYERS
 from ..schema.nodes import AUTO, Request

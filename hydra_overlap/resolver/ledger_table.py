@@ -7,7 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ..findings import render, yaml_value
-from .resolution import LedgerRow, Resolution
+from .ledger import LedgerRow
+from .resolution import Resolution
 
 PLAIN_WIDTH = 140  # columns where there is no terminal to ask
 VALUE_WIDTH = 14  # columns; a preset's name is longer, and stands whole in the file it came from

@@ -1,61 +1,16 @@
 """The answer to a request: which fields are set on which megatron-core object, in which environment, and why."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import HydraOverlapError
 from ..findings import Finding
-from ..schema.nodes import AUTO
+from .ledger import LedgerRow
 
-NO_PRESET = "none"
 PROVIDER_FIELD = (
     "tp_comm_overlap_cfg"  # Megatron-Bridge's model provider has it; megatron-core's TransformerConfig does not
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class LedgerRow:
-    """One field: what was asked, what holds, and by which rule.
-
-    origin: option file, `command line`, `default` or `derived`. rule: id of the derivation, empty if asked.
-    """
-
-    field: str
-    asked: Any
-    effective: Any
-    origin: str
-    rule: str
-    reason: str
-    source: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-
-def userbuffers_row(flat: Mapping[str, Any], on: bool, origin: Callable[[str], str]) -> Iterator[LedgerRow]:
-    """The row of the userbuffers dictionary: with TP overlap always, without it where one was asked for.
-
-    flat: a complete request. origin: key -> origin; of `userbuffers=auto` it says what was chosen and why.
-    """
-    layers, chosen = flat["userbuffers.layers"], origin("userbuffers.name")
-    automatic = chosen.startswith(f"userbuffers={AUTO}")
-    if not (on or layers or automatic):
-        return
-    name = flat["userbuffers.name"] or ("unnamed" if layers else NO_PRESET)
-    effective, rule, reason = name if layers else NO_PRESET, "", "asked"
-    if not on:
-        effective, rule, reason = None, "UB202" if layers else "", "tp_comm_overlap is off"
-    elif not layers and name != NO_PRESET:
-        reason = f"asked; {name} has no entries: Transformer Engine's defaults"
-    elif chosen.endswith(".yaml"):  # else it says so already, or nobody knows
-        changed = [gemm for gemm in layers if origin(f"userbuffers.layers.{gemm}") not in (chosen, "")]
-        chosen += f", but for {', '.join(changed)}" if changed else ""
-    yield LedgerRow(
-        field="userbuffers", asked=AUTO if automatic and not layers else name, effective=effective, origin=chosen, rule=rule,
-        reason=reason, source=flat["userbuffers.source"],
-    )  # fmt: skip
 
 
 class ApplyError(HydraOverlapError):

@@ -15,10 +15,11 @@ from ..rules.env import EnvValue, launch_environment
 from ..schema.fields import DEFAULTS, VERSIONS
 from ..schema.keys import WORLD
 from ..schema.targets import DDP_FIELDS, LEDGER_KEYS, OPTIMIZER_FIELDS, TRANSFORMER_FIELDS
-from . import bridge
+from . import bridge_mode
 from .fixes import proven
+from .ledger import LedgerRow, userbuffers_row
 from .normalise import normalise
-from .resolution import LedgerRow, Resolution, userbuffers_row
+from .resolution import Resolution
 
 _DERIVED = {derivation.key: derivation for derivation in DERIVATIONS}
 
@@ -38,7 +39,7 @@ def resolve(cfg: Any, *, origins: Mapping[str, str] | None = None) -> Resolution
 
     flat = normalise(_plain(cfg), origin)
     if flat["gating"] == "bridge":
-        return bridge.resolve(flat, origin)
+        return bridge_mode.resolve(flat, origin)
     return _resolve_strict(flat, known)
 
 

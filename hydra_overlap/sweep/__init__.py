@@ -1,6 +1,6 @@
 """Sweeps: every point judged before anything starts, what is left run, nothing lost.
 
-bases          what the points of a sweep share: option files merged once for each set of group choices
+base_configs   what the points of a sweep share: option files merged once for each set of group choices
 points         overrides and sweeper settings -> the points
 composer       one point's config, as Hydra composes it, fast
 identity       which points are the same run under different names

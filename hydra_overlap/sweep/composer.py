@@ -17,7 +17,7 @@ from ..compose import enforce as composition
 from ..compose.enforce import OUTPUT, PLAN_VARIABLE
 
 if TYPE_CHECKING:
-    from .bases import Bases, Prepared
+    from .base_configs import Bases, Prepared
 
 KNOWN_HYDRA = "1.3."
 
@@ -75,7 +75,7 @@ def _bases(loader: ConfigLoader, master: DictConfig) -> "Bases | None":
         return None
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
-    from .bases import Bases
+    from .base_configs import Bases
 
     return Bases(loader, master) if type(loader) is ConfigLoaderImpl else None
 

@@ -11,7 +11,7 @@ from hydra_overlap.cli import main
 from hydra_overlap.reference.json_schema import UnknownNodeError, schema
 from hydra_overlap.rules.cfg import judge_values
 from hydra_overlap.rules.ub import DGRAD, GEMMS, METHODS, UB002, UB003, UB004, UB009, UB_ARGUMENTS
-from hydra_overlap.schema.docs import descriptions
+from hydra_overlap.schema.descriptions import descriptions
 from hydra_overlap.schema.fields import BELOW, DEFAULTS, FIELDS, MINIMUM, NODES
 from hydra_overlap.schema.keys import UB_LAYERS
 

@@ -8,7 +8,7 @@ import pytest
 from hydra_overlap import resolve
 from hydra_overlap.compose.enforce import judged
 from hydra_overlap.presets import catalogue
-from hydra_overlap.resolver.resolution import LedgerRow
+from hydra_overlap.resolver.ledger import LedgerRow
 from tests.plans import plan_of
 
 LLAMA = catalogue.preset("bf16_h100_h8192_tp4_mbs1_seq8192")

@@ -17,7 +17,8 @@ from ..rules.env import ENV001, launch_environment
 from ..rules.layout import data_parallel_size, model_ranks, smallest_world
 from ..schema.keys import CP, PP, TP, VPP, WORLD
 from ..schema.versions import at_least
-from .resolution import LedgerRow, Resolution, userbuffers_row
+from .ledger import LedgerRow, userbuffers_row
+from .resolution import Resolution
 
 SOURCE = "Megatron-Bridge v0.6.0 src/megatron/bridge/training/comm_overlap.py"
 DERIVED_BUCKET = 128 * 1024 * 1024  # parameters

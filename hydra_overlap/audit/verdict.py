@@ -15,7 +15,7 @@ from ..rules.env import CONNECTIONS, ENV002
 from ..rules.layout import data_parallel_size, smallest_world
 from ..schema.fields import FIELDS, NODES
 from ..suggest import nearest
-from ._base import Intake, UnreadableError, facts_of
+from .intake import Intake, UnreadableError, facts_of
 
 WORLD = "parallelism.world_size"
 COMMAND_LINE = "command line"

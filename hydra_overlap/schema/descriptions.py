@@ -1,4 +1,4 @@
-"""What each field means: the string under it in schema.py, which Python itself does not keep."""
+"""What each field means: the string under it in nodes.py, which Python itself does not keep."""
 
 import ast
 import dataclasses
