@@ -33,7 +33,7 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.dev
-	$(BIN)/python -m hydra_overlap.reference.rules_page > docs/rules.md
+	$(BIN)/python -m hydra_overlap.reference.rules_page docs/rules
 	$(BIN)/cog -I . -r README.md docs/audit.md docs/coverage.md
 
 bench: $(VENV)/.dev

@@ -1,7 +1,7 @@
-"""ADV: defects of released versions, each with its public thread. Applied like `pip audit`, to the versions planned for.
+"""ADV: defects of released versions, each with its public thread. Applied like `pip audit`, to the versions of the plan.
 
-An advisory is a rule that holds nowhere: it applies to the versions it names and to the requests that meet the defect.
-It warns. It refuses (severity error) where the run would go on and train something else than was asked.
+An advisory is a rule that never holds: it applies to the versions it names and to the requests that meet the defect.
+It warns. It refuses (severity error) where the run would continue and train something other than was asked.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""CFG: the request itself. Keys exist, values have the right type and a legal value.
+"""CFG: the request itself: its keys, types and values.
 
 These rules look at the request before it is complete; `resolver.normalise` judges them while it reads, and nothing else
 is judged when one of them refuses.
@@ -80,19 +80,30 @@ class CFG005(CfgRule):
 
 
 class CFG006(CfgRule):
-    """The rules did not judge this configuration."""
+    """The rules did not judge this configuration.
+
+    hydra.job.env_copy, which carries the check, was replaced; or overlap.plan is empty; or overlap.* was derived from another
+    request or for another kind of machine.
+    """
 
     source = "hydra_overlap/compose/enforce.py"
 
 
 class CFG007(CfgRule):
-    """comm_overlap is not at the top level of the config."""
+    """comm_overlap is not at the top level of the config.
+
+    The rules read comm_overlap there; under another node they would judge nothing.
+    """
 
     source = "hydra_overlap/compose/enforce.py"
 
 
 class CFG008(CfgRule):
-    """Several options chosen for one config group."""
+    """Several options chosen for one config group.
+
+    Hydra merges a list of options, and the last one wins field by field. A group can also be chosen twice: by a bundle and
+    by the defaults list of your app.
+    """
 
     source = "hydra_overlap/compose/enforce.py"
 

@@ -1,4 +1,4 @@
-"""CP: context parallelism. Its ring overlaps with attention by itself; these rules say where it runs at all."""
+"""CP: where context parallelism can run. Its ring overlaps with attention by itself, so there is nothing else to judge."""
 
 from ..findings import Fix
 from ..schema.keys import CP, CP_COMM_TYPE, GPU, HEADS, QUERY_GROUPS, TE, TP
@@ -20,7 +20,7 @@ class CpRule(Rule):
 class CP001(CpRule):
     """Context parallelism without Transformer Engine.
 
-    Asked of a plan for a GPU. Without one there is no run, and `train.py` says that a rehearsal has no context parallelism.
+    When it applies: to plans for a GPU. A rehearsal has no context parallelism, and `train.py` says so.
     """
 
     reads = (CP, GPU, TE)
@@ -73,8 +73,7 @@ class CP003(CpRule):
     """Hierarchical context parallelism (a2a+p2p) is not supported.
 
     What upstream does: Megatron-LM and Megatron-Bridge assert hierarchical_context_parallel_sizes, the sizes of the inner
-    and the outer group; megatron-core's configuration accepts the name without them, and the model fails when it is built.
-    A request has no such sizes.
+    and the outer group. megatron-core's configuration accepts a2a+p2p without them, and the model fails when it is built.
     """
 
     reads = (CP, CP_COMM_TYPE)

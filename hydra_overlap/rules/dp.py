@@ -1,4 +1,4 @@
-"""DP: gradient reduction under backward, parameter gather under forward."""
+"""DP: gradient reduction under backward and parameter gather under forward."""
 
 from math import gcd
 

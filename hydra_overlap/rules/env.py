@@ -1,13 +1,13 @@
-"""ENV: the environment a rank starts with. Read by CUDA, NCCL and Transformer Engine before any config object exists.
+"""ENV: the environment that a rank starts with; CUDA, NCCL and Transformer Engine read it before any config object exists.
 
 Formulas: Megatron-Bridge v0.4.2 src/megatron/bridge/recipes/run_plugins.py (PerfEnvPlugin; v0.6.0 removed it and writes
 the values into each recipe by hand). Bridge's benchmark scripts have another one (scripts/performance/perf_plugins.py:
 221-251: always 32 from Blackwell on); we keep the plugin's, which says 32 only where streams would meet.
 
-One number of hardware queues has to serve everybody. Before Blackwell, TP and CP want a single queue: kernels then start in
-the order they are launched, communication ahead of the GEMM it hides under. Expert-parallel overlap and FSDP want several:
-with one, their all-to-alls and gathers wait for compute. Whoever was asked for wins; who loses is named in the reason, in
-ENV202, and in ENV003 where the loser was asked for as well.
+There is one number of hardware queues for everything. Before Blackwell, TP and CP want a single queue: kernels then start in
+the order in which they are launched, communication ahead of the GEMM that hides it. Expert-parallel overlap and FSDP want
+several queues: with one, their all-to-alls and gathers wait for compute. What was asked for wins. What loses is named in the
+reason and in ENV202, and in ENV003 if the loser was asked for as well.
 """
 
 from dataclasses import dataclass, replace
@@ -75,10 +75,10 @@ class ENV001(Rule):
 class ENV002(CfgRule):
     """hydra.job.env_set contradicts the plan.
 
-    When it applies: to the variables that the plan sets itself, and to those that undo what it asks for
-    (`hydra_overlap/rules/env_conflicts.py`): CUDA_LAUNCH_BLOCKING, NVTE_BACKWARD_OVERRIDE, expandable segments beside NCCL user
-    buffers and others. In the environment that ranks inherit, the latter are reported by `hydra-overlap doctor`, and
-    refused by train.py before it starts ranks on GPUs.
+    When it applies: to variables that the plan sets itself, and to variables that undo what it asks for
+    (`hydra_overlap/rules/env_conflicts.py`): CUDA_LAUNCH_BLOCKING, NVTE_BACKWARD_OVERRIDE, expandable segments with NCCL user
+    buffers and others. If the latter are in the environment that ranks inherit, `hydra-overlap doctor` reports them and
+    train.py refuses them before it starts ranks on GPUs.
     """
 
     why = "The plan needs another value, or the variable undoes what the plan asks for."

@@ -1,4 +1,4 @@
-"""EP: the MoE all-to-alls of one microbatch under the compute of another, and the weight gradients split off for it."""
+"""EP: the MoE all-to-alls of one microbatch under the compute of another, and the weight gradients delayed for it."""
 
 from ..findings import Fix
 from ..schema.keys import (
@@ -326,8 +326,8 @@ class EP012(DelayRule):
 class EP013(EpRule):
     """Expert-parallel overlap is on with an incompatible CUDA graph scope.
 
-    When it applies: whole-iteration graphs are captured by megatron-core itself (cuda_graph_impl=local), which it refuses
-    beside this overlap before 0.18.
+    When it applies: to the scopes moe and mlp, and before megatron-core 0.18 also to full_iteration, which megatron-core
+    captures itself (cuda_graph_impl=local).
     """
 
     requires = ("EP001",)
@@ -497,7 +497,8 @@ class EP019(Rule):
 class EP020(Rule):
     """Both dispatch overlap with expert wgrad and expert-parallel overlap are on.
 
-    Delayed weight gradients, which it excludes as well, need that overlap (EP010). Since megatron-core 0.18 (VER001).
+    Delayed weight gradients are excluded as well, but they need expert-parallel overlap anyway (EP010). The setting exists
+    since megatron-core 0.18 (VER001).
     """
 
     records = ("ep-overlap-dispatch-bwd-wgrad",)

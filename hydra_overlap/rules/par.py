@@ -1,4 +1,4 @@
-"""PAR: the parallel layout itself. What megatron-core would refuse, or train wrongly, before any overlap is at stake."""
+"""PAR: the parallel layout itself: what megatron-core would refuse or train wrongly even without any overlap."""
 
 from math import gcd, lcm
 

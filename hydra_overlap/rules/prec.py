@@ -1,4 +1,4 @@
-"""PREC: number formats, as far as megatron-core refuses them or an overlap depends on them."""
+"""PREC: number formats that megatron-core refuses or that an overlap depends on."""
 
 from ..findings import Fix
 from ..schema.keys import (
@@ -93,8 +93,8 @@ class PREC002(Rule):
 class PREC003(Rule):
     """MXFP8 parameters are gathered without reusing the gradient buffer.
 
-    What upstream does: Megatron-Bridge v0.4.2 asserts it, v0.6.0 does not; megatron-core 0.16.1 warns of the memory alone.
-    We follow the assertion: MXFP8 parameters keep no flat storage that a gather could write into.
+    What upstream does: Megatron-Bridge v0.4.2 asserts it, v0.6.0 does not; megatron-core 0.16.1 only warns of the memory.
+    We follow the assertion: MXFP8 parameters have no flat storage that a gather could write into.
     """
 
     requires = ("PAR015",)
@@ -147,8 +147,8 @@ class PREC004(Rule):
 class PREC005(Rule):
     """Gradient buffer reuse for MXFP8 is on under Megatron FSDP.
 
-    What upstream does: Megatron-Bridge v0.4.2 switches the setting off under Megatron FSDP and prints so; Megatron-LM
-    core_v0.16.1 does it without a word, and only with fsdp_manual_registration.
+    What upstream does: Megatron-Bridge v0.4.2 switches the setting off under Megatron FSDP and says so; Megatron-LM
+    core_v0.16.1 switches it off silently, and only with fsdp_manual_registration.
     """
 
     reads = (FSDP, DDP_REUSE, OPTIMIZER_REUSE)
@@ -184,9 +184,10 @@ class PREC006(Rule):
     """The GPU cannot run the FP8 recipe.
 
     What upstream does: Transformer Engine raises where the first FP8 region begins. It emulates blockwise scaling on
-    Blackwell from 2.9 on (PREC201), refuses it there in 2.8, and takes no MXFP8 on compute capability 12. Blockwise
-    scaling needs CUDA 12.9 besides, which `software` does not hold. A plan without a GPU is not judged: a rehearsal
-    trains in 16 bits.
+    Blackwell from 2.9 on (PREC201), refuses it there in 2.8, and does not run MXFP8 on compute capability 12. Blockwise
+    scaling also needs CUDA 12.9, which `software` does not record.
+
+    When it applies: to plans for a GPU. A rehearsal trains in 16 bits.
     """
 
     reads = (SM, FP8, FP8_RECIPE, TE)

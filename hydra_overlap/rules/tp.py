@@ -243,9 +243,9 @@ class TP007(TpRule):
 class TP008(TpRule):
     """TP overlap is on with Transformer Engine older than 2.8.
 
-    What upstream does: Megatron-LM core_v0.16.1 (initialize.py:279) and Megatron-Bridge up to v0.4.2 ask for 2.7, where
-    UserBufferQuantizationMode does not exist and the import fails; Megatron-Bridge v0.6.0 asks for 2.8. Before 1.9
-    buffers were bootstrapped over MPI whatever tp_comm_bootstrap_backend said.
+    What upstream does: Megatron-LM core_v0.16.1 (initialize.py:279) and Megatron-Bridge up to v0.4.2 ask for 2.7, which
+    has no UserBufferQuantizationMode, so the import fails; Megatron-Bridge v0.6.0 asks for 2.8. Before 1.9 buffers were
+    bootstrapped over MPI whatever tp_comm_bootstrap_backend said.
     """
 
     requires = ("TP003",)
@@ -267,10 +267,11 @@ class TP008(TpRule):
 class TP009(TpRule):
     """TP overlap is on with a number format other than bf16.
 
-    What upstream does: Megatron-LM, Megatron-Bridge and Transformer Engine ask for no number format. Buffers are bf16
-    unless told otherwise, copying into them compares element sizes only, and the reduce-scatter kernels add bf16. A
-    request that does not say the shape of the buffers, seq_length and hidden_size, is part of a program that says these
-    and its number format elsewhere: it is not taken for fp32.
+    What upstream does: Megatron-LM, Megatron-Bridge and Transformer Engine check no number format. Buffers are bf16
+    unless told otherwise, copying into them compares element sizes only, and the reduce-scatter kernels add bf16.
+
+    When it applies: to fp16 always, and to fp32 if the request sets seq_length and hidden_size, the shape of the buffers.
+    A request without these belongs to a program that sets them, and its number format, elsewhere.
     """
 
     requires = ("TP001",)
@@ -299,7 +300,7 @@ class TP009(TpRule):
 class TP010(TpRule):
     """TP overlap has no kernels for this tensor-parallel size.
 
-    Ring exchange alone would take other numbers, but the bulk overlaps are always there and their kernels are not.
+    Ring exchange alone would run with other numbers, but the bulk overlaps are always on, and they have no kernels for them.
     """
 
     requires = ("TP001", "TP007")
@@ -329,8 +330,8 @@ class TP011(TpRule):
     """TP overlap is on with multi-latent attention.
 
     What upstream does: the first projection whose buffer is not named qkv, proj, fc1 or fc2 sets tp_comm_overlap=False
-    on the configuration all layers share. Only the output projection of the first layer, built before it, keeps its
-    buffers; the warning says "for this layer". The same in megatron-core 0.16.1 to 0.19.0.
+    on the configuration that all layers share. Only the output projection of the first layer, which is built earlier,
+    keeps its buffers, although the warning says "for this layer". This holds for megatron-core 0.16.1 to 0.19.0.
     """
 
     reads = (TP_OVERLAP, MLA)
@@ -349,8 +350,8 @@ class TP012(TpRule):
     """TP overlap is on with multi-token prediction.
 
     What upstream does: up to megatron-core 0.16.1 the build stops ("Buffer name should be set"). Since 0.17 the
-    projection is named mtp_eh_proj, a name userbuffers do not know: the prediction layers overlap nothing and
-    tp_comm_overlap reads False after the build.
+    projection is named mtp_eh_proj, which userbuffers do not know: the prediction layers overlap nothing, and
+    tp_comm_overlap is False after the build.
     """
 
     reads = (TP_OVERLAP, MTP)

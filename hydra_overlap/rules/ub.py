@@ -1,4 +1,4 @@
-"""UB: the userbuffers dictionary. Transformer Engine accepts most mistakes in it without a word."""
+"""UB: the userbuffers dictionary, in which Transformer Engine silently accepts most mistakes."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
@@ -338,9 +338,10 @@ class UB008(UbRule):
     """A userbuffers entry of qkv or fc1 contradicts tp_comm_overlap_rs_dgrad.
 
     tp_comm_overlap_rs_dgrad decides, not the dictionary: with it both layers reduce-scatter under their dgrad GEMM,
-    without it they have the bulk overlaps. Left null it follows the dictionary (TP105). The two LoRA presets of
-    Megatron-Bridge make fc1_dgrad pipelined and qkv_dgrad bulk, which no value of the flag gives; Megatron-Bridge never
-    sets it and runs both in bulk.
+    without it they have the bulk overlaps. If it is null, it follows the dictionary (TP105).
+
+    What upstream does: the two LoRA presets of Megatron-Bridge make fc1_dgrad pipelined and qkv_dgrad bulk, which no value
+    of the flag gives. Megatron-Bridge never sets the flag and runs both in bulk.
     """
 
     requires = ("TP001", "UB004", "UB005")
@@ -401,7 +402,7 @@ class UB009(UbRule):
 class UB010(UbRule):
     """hidden_size cannot be cut into num_splits parts on a pipelined GEMM.
 
-    Under MXFP8 each part is a multiple of 128 as well: its scales are padded to 128 x 128 tiles.
+    Under MXFP8 each part also has to be a multiple of 128, because its scales are padded to 128 x 128 tiles.
     """
 
     requires = ("UB003", "UB004", "TP015")
@@ -556,8 +557,8 @@ class UB204(Rule):
 class UB205(UbRule):
     """A userbuffers entry holds an argument that its method ignores.
 
-    fp8_buf=false on an all-gather is no matter here: published presets write it everywhere, and those buffers have the
-    format of the GEMM's input whatever it says. On the bulk wgrads fp8_buf=true is what has no effect.
+    When it applies: not to fp8_buf=false on an all-gather. Published presets write it everywhere, and those buffers have
+    the format of the GEMM's input anyway. On the bulk wgrads, fp8_buf=true has no effect.
     """
 
     severity = "note"

@@ -1,6 +1,6 @@
-"""VER: versions. What a setting or a combination needs of the megatron-core and Transformer Engine planned for.
+"""VER: what a setting or a combination needs of the versions of megatron-core and Transformer Engine.
 
-Differences that belong to one overlap stand in that overlap's family (EP007, EP009, EP013, EP014 ...).
+Differences that belong to one overlap are in that overlap's family (EP007, EP009, EP013, EP014 ...).
 """
 
 from typing import Any
