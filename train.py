@@ -26,7 +26,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_overlap.compose import app, enforce, pitfalls
+from hydra_overlap.compose import app, enforce, overrides
 from hydra_overlap.launch import (
     external,
     first_cause,
@@ -59,7 +59,7 @@ def main(cfg: DictConfig) -> dict[str, Any] | None:
     resolution = enforce.judged(cfg)
     plan = plans.make(
         resolution,
-        overrides=pitfalls.task_overrides(HydraConfig.get()),
+        overrides=overrides.task_overrides(HydraConfig.get()),
         config=OmegaConf.to_yaml(cfg, resolve=True),
         output_dir=Path(HydraConfig.get().runtime.output_dir),
     )
