@@ -57,11 +57,12 @@ def main(cfg: DictConfig) -> dict[str, Any] | None:
 
     # 1. The plan. Composition judged it already; a config that came another way is judged here, or refused.
     resolution = enforce.judged(cfg)
+    job_config: Any = HydraConfig.get()
     plan = plans.make(
         resolution,
-        overrides=overrides.task_overrides(HydraConfig.get()),
+        overrides=overrides.task_overrides(job_config),
         config=OmegaConf.to_yaml(cfg, resolve=True),
-        output_dir=Path(HydraConfig.get().runtime.output_dir),
+        output_dir=Path(job_config.runtime.output_dir),
     )
 
     plan = requeue.resumed(plan)
