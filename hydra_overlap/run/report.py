@@ -91,8 +91,7 @@ class RunReport:
 
     def __enter__(self) -> "RunReport":
         kept = _lines_up_to(self._folder / METRICS, self._done)
-        self._file = (self._folder / METRICS).open("w")
-        self._file.writelines(kept)
+        self._file = files.write_text(self._folder / METRICS, "".join(kept)).open("a")
         self._loggers = loggers.make(self._plan, self._done)
         columns = (
             TextColumn("step"),
