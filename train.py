@@ -151,7 +151,7 @@ def train(plan: plans.Plan) -> None:
 def _train(plan: plans.Plan, rank: int, requests: stopping.Requests) -> None:
     from hydra_overlap.megatron import build, checkpoint, cpu, readback, userbuffers
     from hydra_overlap.resolver.ledger_table import make_console
-    from hydra_overlap.run.report import write_manifest
+    from hydra_overlap.run import manifest
 
     cpu.finish()
     plan = build.plan_of_rank_0(plan)
@@ -169,7 +169,7 @@ def _train(plan: plans.Plan, rank: int, requests: stopping.Requests) -> None:
         done = resumed.step if resumed else 0
         if rank == 0:
             console = make_console()
-            write_manifest(plan, found)
+            manifest.write(plan, found)
             readback.describe(found, console)
             checkpoint.describe(plan, resumed, console)
         _steps(plan, rank, built, done, heart, requests)
