@@ -53,7 +53,13 @@ def sources(plan: Plan) -> list[Path]:
 
 
 def _stdlib_files(root: Path) -> list[Path]:
-    return sorted(p for p in root.rglob("*.py") if _SKIPPED.isdisjoint(p.relative_to(root).parts))
+    found: list[Path] = []
+    for folder, folders, files in os.walk(root):
+        folders[:] = [
+            name for name in folders if name not in _SKIPPED
+        ]  # site-packages may hold a hundred times as many
+        found += [Path(folder, name) for name in files if name.endswith(".py") and name not in _SKIPPED]
+    return sorted(found)
 
 
 def _named_files(patterns: list[str]) -> list[Path]:
