@@ -57,12 +57,11 @@ def main(cfg: DictConfig) -> dict[str, Any] | None:
 
     # 1. The plan. Composition judged it already; a config that came another way is judged here, or refused.
     resolution = enforce.judged(cfg)
-    job_config: Any = HydraConfig.get()
     plan = plans.make(
         resolution,
-        overrides=overrides.task_overrides(job_config),
+        overrides=overrides.task_overrides(HydraConfig.get()),
         config=OmegaConf.to_yaml(cfg, resolve=True),
-        output_dir=Path(job_config.runtime.output_dir),
+        output_dir=Path(HydraConfig.get().runtime.output_dir),
     )
 
     plan = requeue.resumed(plan)
@@ -105,24 +104,34 @@ def run(plan: plans.Plan, job: external.Joined | None) -> dict[str, Any] | None:
 
     -> the record of the run; None where another process keeps it.
     """
-    from hydra_overlap.megatron import data
+    from hydra_overlap.megatron import data, load
     from hydra_overlap.resolver.ledger_table import make_console
     from hydra_overlap.run import record
 
     environment = preflight.rank_environment(plan, job.local_ranks if job else plans.world_size(plan))
-    if job is None or job.rank == 0:
-        plan = dataclasses.replace(plan, data_prefix=data.prepare(plan))
+    first = job is None or job.rank == 0
+    imports = Path(plan.output_dir, "ranks", "imports.log") if first else os.devnull
+    fork = False  # ranks on GPUs are fresh processes
+    if first:
         make_console().print(f"\nstarting {plans.world_size(plan)} ranks")
+    if job:
+        os.environ.update(environment)
+        external.export(job, os.environ)
+        load.load(imports)
+    elif preflight.rehearses(plan):
+        with local.exported({**environment, "OMP_NUM_THREADS": "1"}):  # more would bring threads; ranks set theirs
+            fork = load.load(imports)
+    if first:
+        with load.kept_from_terminal(imports):
+            plan = dataclasses.replace(plan, data_prefix=data.prepare(plan))
         plan = record.begin(plan)
     with record.kept(plan, job), first_cause.named(plan, job), requeue.on_stop(plan):
         if job is None:
-            local.start(plan, __file__, environment)
+            local.start(plan, __file__, environment, fork=fork)
         else:
-            os.environ.update(environment)
-            external.export(job, os.environ)
             tags.tag(job.rank)
             train(plan)
-    return record.read(plan) if job is None or job.rank == 0 else None
+    return record.read(plan) if first else None
 
 
 def train(plan: plans.Plan) -> None:
@@ -151,7 +160,7 @@ def train(plan: plans.Plan) -> None:
 def _train(plan: plans.Plan, rank: int, requests: stopping.Requests) -> None:
     from hydra_overlap.megatron import build, checkpoint, cpu, readback, userbuffers
     from hydra_overlap.resolver.ledger_table import make_console
-    from hydra_overlap.run import manifest
+    from hydra_overlap.run.report import write_manifest
 
     cpu.finish()
     plan = build.plan_of_rank_0(plan)
@@ -169,7 +178,7 @@ def _train(plan: plans.Plan, rank: int, requests: stopping.Requests) -> None:
         done = resumed.step if resumed else 0
         if rank == 0:
             console = make_console()
-            manifest.write(plan, found)
+            write_manifest(plan, found)
             readback.describe(found, console)
             checkpoint.describe(plan, resumed, console)
         _steps(plan, rank, built, done, heart, requests)

@@ -32,7 +32,7 @@ def start(plan: plans.Plan, script: str, environment: Mapping[str, str]) -> None
 def main() -> None:
     plan, script, environment = sys.argv[1:]
     try:
-        local.start(plans.load(plan), script, json.loads(environment))
+        local.start(plans.load(plan), script, json.loads(environment), fork="torch" in sys.modules)
     except local.RankError as error:
         Path(plans.load(plan).output_dir, "rank_error.txt").write_text(str(error))
         sys.exit(FAILED)

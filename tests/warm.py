@@ -2,7 +2,7 @@
 
 A test whose subject is what a script does, and not how a process comes to be, calls `run` or `Process`. The script gets a
 process of its own, with its own `__main__`, arguments, environment, directory and output, and ends as any script does. Ranks
-that it starts with torch's elastic agent are forked from the same parent. Each pytest process has one such parent for Hydra's
+of a rehearsal are forked from the script in turn, as ever. Each pytest process has one such parent for Hydra's
 apps and one that knows torch and megatron-core too; they start when they are first asked and end with it.
 
 What differs from a new process: modules are loaded already, and what libraries read from the environment while they load is
@@ -37,7 +37,7 @@ HYDRA = (
     "hydra_plugins.hydra_overlap_plugin.searchpath", "hydra_plugins.hydra_overlap_plugin.sweeper",
 )  # fmt: skip
 TRAINER = (
-    *HYDRA, "psutil", "torch._dynamo", "torch.onnx", "torch.distributed.launcher.api", "torch.distributed.elastic.rendezvous.c10d_rendezvous_backend", "numpy",
+    *HYDRA, "psutil", "torch._dynamo", "torch.onnx", "numpy",
     "hydra_overlap.dry_run.show", "hydra_overlap.launch.local", "hydra_overlap.megatron.build",
     "hydra_overlap.megatron.checkpoint", "hydra_overlap.megatron.configs", "hydra_overlap.megatron.data",
     "hydra_overlap.megatron.evaluate", "hydra_overlap.megatron.readback", "hydra_overlap.megatron.rehearsal",
@@ -160,7 +160,7 @@ def _parent(modules: tuple[str, ...]) -> str:
     address = f"{folder.name}/socket"
     started = subprocess.Popen(
         [sys.executable, __file__, address, *modules], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        env={name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS",)},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},  # what has threads is not forked
     )  # fmt: skip
     assert started.stdout is not None and started.stdout.readline() == b"warm\n"
 
@@ -242,23 +242,6 @@ def _become(asked: dict[str, Any], files: list[int]) -> None:
     os.chdir(asked["cwd"])
 
 
-def _fork_ranks(address: str) -> None:
-    """Elastic's agent starts Python scripts as forks of this parent, in place of new interpreters."""
-    from torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler import SubprocessHandler
-
-    original = SubprocessHandler._popen
-
-    def popen(self: Any, args: tuple[str, ...], env: dict[str, str]) -> Any:
-        if args[:2] != (sys.executable, "-u"):
-            return original(self, args, env)
-        out, err = (file.fileno() if file else number for number, file in ((1, self._stdout), (2, self._stderr)))
-        return Process(
-            args[2:], cwd=os.getcwd(), env=env, stdout=out, stderr=err, address=address, start_new_session=True
-        )
-
-    SubprocessHandler._popen = popen  # type: ignore[method-assign]
-
-
 def _prepare_torch() -> None:
     """What ranks and dry runs do before megatron-core is imported, in the order that a dry run needs."""
     import torch
@@ -286,7 +269,6 @@ def main() -> None:
         import torch
 
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-        _fork_ranks(address)
     sys.argv = words
     sys.path[:1] = [str(Path(words[0]).resolve().parent), *filter(None, os.environ.get("PYTHONPATH", "").split(":"))]
     runpy.run_path(words[0], run_name="__main__")

@@ -39,7 +39,7 @@ class ExportError(GatingError):
 
 
 def unsayable(key: str, value: Any, why: str, source: str = "", *fixes: Fix) -> Finding:
-    """The finding on a field that the other launcher cannot express."""
+    """The finding of one field."""
     place = Place(key, yaml_value(value))
     title = "The target cannot express a setting of the plan"
     return Finding(

@@ -20,5 +20,5 @@ def text(resolution: Resolution, command: str) -> str:
 
 
 def export(resolution: Resolution, command: str = "") -> Files:
-    """The launch environment of a plan as env.sh."""
+    """env.sh."""
     return {NAME: text(resolution, command)}

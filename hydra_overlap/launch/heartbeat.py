@@ -28,7 +28,6 @@ GRACE_S = 5.0  # beyond the timeout, in which ranks that wait say so themselves
 TIMED_OUT = ("timed out", "timeout", "wait timeout")  # words of gloo, NCCL's watchdog and the store
 SHOWN = 3  # frames of a place
 WAITING = ("torch/distributed/", "megatron/core/pipeline_parallel/p2p_communication")
-STARTERS = "torch/distributed/elastic/"  # at the bottom of every rank
 
 
 class HangError(HydraOverlapError):
@@ -150,7 +149,7 @@ def _who(plan: Plan, found: list[dict[str, Any]]) -> str:
 
 def _waits(place: list[str]) -> bool:
     """Whether a rank stands in a collective or a message of the pipeline."""
-    return any(frame.startswith(WAITING) and not frame.startswith(STARTERS) for frame in place)
+    return any(frame.startswith(WAITING) for frame in place)
 
 
 def _table(found: list[dict[str, Any]]) -> str:

@@ -1,23 +1,22 @@
-"""Starting ranks on this machine with torch.distributed.elastic: one process each, one script, one frozen plan."""
+"""Starting ranks on this machine: one process each, one script, one frozen plan."""
 
-import logging
+import faulthandler
 import os
 import signal
+import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import NoReturn
 
 from ..errors import LaunchError
-from . import heartbeat, tags
+from . import heartbeat, processes, tags
 from .plan import Plan, load, save, world_size
+from .processes import AskedToStop, Failure
 from .stopping import REQUEUE, Stopped, message
-
-if TYPE_CHECKING:
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 STOP_TIME_S = 120  # for a last checkpoint, before ranks that were asked to stop are killed
 PARENT_S = 1.0  # between two looks at whether the parent lives
@@ -31,15 +30,17 @@ def plan_of_this_rank() -> Plan | None:
 
 
 def as_rank(train: Callable[[Plan], None], plan: Plan) -> None:
-    """Run `train(plan)` as a rank that `start` started: an exception goes to the parent through elastic's error file."""
-    from torch.distributed.elastic.multiprocessing.errors import record
-
+    """Run `train(plan)` as a rank that `start` started: what it fails with is left for the process that started it."""
     threading.Thread(target=_end_with, args=(os.getppid(),), name="parent", daemon=True).start()
+    faulthandler.enable()
     tags.tag(int(os.environ["RANK"]))
     try:
-        record(train)(plan)
+        train(plan)
     except Stopped as stopped:
         sys.exit(stopped.exit_code)
+    except Exception as error:
+        processes.leave(error)
+        raise
 
 
 def _end_with(parent: int) -> None:
@@ -58,48 +59,76 @@ class RankError(LaunchError):
         return self.args[0]
 
 
-def start(plan: Plan, script: str, environment: Mapping[str, str]) -> None:
+def start(plan: Plan, script: str, environment: Mapping[str, str], *, fork: bool = False) -> None:
     """Run `script` as every rank of the plan and wait. environment: variables every rank starts with.
+
+    fork: as copies of this process, which has imported what ranks need under `exported(environment)`; if it has other
+    threads by now, as fresh processes all the same. Never for GPUs: CUDA does not survive a fork.
 
     Ranks find the plan through `plan_of_this_rank`. Rank 0 writes to this terminal, errors and the other ranks to files
     under the plan's output directory. Raises RankError, naming the first rank that failed, after all were stopped.
     """
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    ranks = world_size(plan)
+    number = world_size(plan)
     logs = Path(plan.output_dir, "ranks")
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=ranks,
-        run_id="run",
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        local_addr="localhost",
-        max_restarts=0,
-        monitor_interval=0.1,
-        shutdown_timeout=STOP_TIME_S,
-        logs_specs=DefaultLogsSpecs(
-            log_dir=str(logs), redirects={rank: Std.ALL if rank else Std.ERR for rank in range(ranks)}
-        ),
-    )
-    for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # RankError and Stopped say it, once
-    path = str(save(plan))
-    exported = _exported({**environment, PLAN_FILE: path})
-    with exported, _usr1_as_term(), heartbeat.watched(plan) as watch, _none_left(path):
+    script, fork = os.path.abspath(script), fork and processes.single_threaded()
+    ranks: list[processes.Rank] = []
+    meeting = socket.create_server(("localhost", 0))
+    with meeting, exported({**environment, PLAN_FILE: str(save(plan))}), processes.stoppable():
         try:
-            elastic_launch(config, sys.executable)("-u", os.path.abspath(script))
-        except ChildFailedError as failed:
-            if failed.get_first_failure()[1].exitcode == REQUEUE:
-                _stop(plan)
-            raise RankError(_first_cause(plan, failed, watch, logs)) from None
-        except SignalException as stopped:
-            if stopped.sigval == signal.SIGINT:
-                raise KeyboardInterrupt from None
+            for rank in range(number):  # while this process has one thread; the watch and the store bring more
+                said = _said_to(rank, number, meeting)
+                ranks.append(processes.begin(rank, script, said, logs / str(rank), fork=fork))
+            with heartbeat.watched(plan) as watch, _store(meeting, number):
+                failure = _outcome(ranks)
+        except AskedToStop:
             _stop(plan)
+        finally:
+            processes.kill(ranks)
+    if failure is None:
+        return
+    if failure.code == REQUEUE:
+        _stop(plan)
+    raise RankError(_first_cause(plan, failure, watch, logs))
+
+
+def _outcome(ranks: Sequence[processes.Rank]) -> Failure | None:
+    """Wait for all ranks to end; once one has failed, or this process is asked to stop, see to it that they do."""
+    try:
+        failure = processes.wait(ranks)
+    except (AskedToStop, KeyboardInterrupt) as asked:
+        number = signal.SIGINT if isinstance(asked, KeyboardInterrupt) else signal.SIGTERM
+        processes.end(ranks, number, STOP_TIME_S)
+        raise
+    processes.end(ranks, signal.SIGTERM, STOP_TIME_S)
+    return failure
+
+
+def _said_to(rank: int, number: int, meeting: socket.socket) -> dict[str, str]:
+    """What torch.distributed reads in a rank. The store that ranks meet in is this process's, as under torchrun."""
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(number),
+        "LOCAL_WORLD_SIZE": str(number),
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(meeting.getsockname()[1]),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "TORCH_NCCL_ASYNC_ERROR_HANDLING": os.environ.get("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"),
+    }
+
+
+@contextmanager
+def _store(meeting: socket.socket, number: int) -> Iterator[None]:
+    """The store in which ranks find each other. They wait for it, and begin nothing together before."""
+    from torch.distributed import TCPStore
+
+    port, listening = meeting.getsockname()[1], os.dup(meeting.fileno())  # which the store closes
+    store = TCPStore("localhost", port, number, is_master=True, wait_for_workers=False, master_listen_fd=listening)
+    try:
+        yield
+    finally:
+        del store
 
 
 def _stop(plan: Plan) -> NoReturn:
@@ -109,35 +138,8 @@ def _stop(plan: Plan) -> NoReturn:
 
 
 @contextmanager
-def _usr1_as_term() -> Iterator[None]:
-    """SIGUSR1 (Slurm's warning before a time limit) stops this run as SIGTERM does; elastic passes that on to the ranks."""
-    before = signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGUSR1, before)
-
-
-@contextmanager
-def _none_left(path: str) -> Iterator[None]:
-    """Kill what ranks started and left: megatron-core's checkpoint writers and their queue outlive a rank that is killed.
-
-    path: the plan's, which all of them have in their environment, and no other run's processes.
-    """
-    import psutil
-
-    try:
-        yield
-    finally:
-        for process in psutil.process_iter():
-            with suppress(psutil.Error, OSError):
-                if process.environ().get(PLAN_FILE) == path:
-                    process.kill()
-
-
-@contextmanager
-def _exported(values: Mapping[str, str]) -> Iterator[None]:
-    """os.environ with `values`, while ranks are started and run."""
+def exported(values: Mapping[str, str]) -> Iterator[None]:
+    """os.environ with `values`, while what ranks need is imported, and while they are started and run."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -150,18 +152,23 @@ def _exported(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _first_cause(plan: Plan, failed: "ChildFailedError", watch: heartbeat.Watch, logs: Path) -> str:
+def _first_cause(plan: Plan, failure: Failure, watch: heartbeat.Watch, logs: Path) -> str:
     """What a person reads: which rank failed first, with what, and where the rest is. Of a hang: which did not come."""
-    rank, failure = failed.get_first_failure()
-    what = f"signal {-failure.exitcode}" if failure.exitcode < 0 else f"exit code {failure.exitcode}"
-    reported: Any = failure.error_file_data.get("message", failure.message)
-    cause = reported["message"] if isinstance(reported, dict) else str(reported)
+    what = f"signal {-failure.code}" if failure.code < 0 else f"exit code {failure.code}"
+    cause = failure.error or _unsaid(failure.code)
     output = f"\n\nOutput of every rank: {logs}"
     hang, _, told = cause.partition(f"{heartbeat.HangError.__name__}: ")
     if told and not hang:  # a rank that gave up found out who did not come
         return f"{told}\n\nAll ranks were stopped.{output}"
     if watch.killed:
         return f"{watch.killed}\n\nAll ranks were stopped.{output}"
-    if failure.exitcode == -signal.SIGABRT and not plan.rehearsal:  # what NCCL's watchdog does about a time-out
+    if failure.code == -signal.SIGABRT and not plan.rehearsal:  # what NCCL's watchdog does about a time-out
         cause += f"\n\n{heartbeat.explained(plan, cause)}"
-    return f"Rank {rank} failed first ({what}); all ranks were stopped.\n\n{cause}{output}"
+    return f"Rank {failure.rank} failed first ({what}); all ranks were stopped.\n\n{cause}{output}"
+
+
+def _unsaid(code: int) -> str:
+    """The cause of a rank that left no exception."""
+    if code < 0:
+        return f"{signal.Signals(-code).name} ended it."
+    return "It ended without an exception."

@@ -203,4 +203,10 @@ def rank_environment(plan: Plan, ranks_here: int) -> dict[str, str]:
     if rehearses(plan):
         values["CUDA_VISIBLE_DEVICES"] = ""
         values["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // ranks_here))
+        values["OMP_WAIT_POLICY"] = (
+            "PASSIVE"  # spinning threads slow ranks down that share their cores, or anything else
+        )
+        values["OPENBLAS_NUM_THREADS"] = (
+            "1"  # numpy's threads begin when it is imported, and stand in the way of a fork
+        )
     return values

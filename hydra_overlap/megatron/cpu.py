@@ -31,10 +31,10 @@ def install() -> bool:
 
     if torch.cuda.is_available():
         return False
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     if _installed:
         return True
     _installed = True
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     _skip_compilation()
     _redirect_device_and_random_state()
     _redirect_streams()

@@ -35,6 +35,18 @@ def test_the_default_job_learns_and_leaves_a_record_of_what_ran(train):
     assert f"plan: {record['plan']}" in run.manifest["config"]
 
 
+def test_the_terminal_shows_our_words_and_the_ranks_folder_what_libraries_print(train, tmp_path):
+    run = train(
+        f"data.cache_dir={tmp_path}/data", launcher=(sys.executable,)
+    )  # where no tokens are yet: writing them needs megatron-core
+    assert run.code == 0, run.output
+    assert not any(word in run.output for word in ("Warning", "warn", "[INFO]", "site-packages")), run.output
+    imports = (run.folder / "ranks/imports.log").read_text()
+    assert "Transformer Engine and Apex are not installed" in imports
+    assert not (run.folder / "ranks/0/stdout.log").exists()
+    assert all((run.folder / f"ranks/{rank}/stderr.log").exists() for rank in (0, 1))
+
+
 def test_the_manifest_tells_versions_ledger_settings_and_what_was_read_back(train):
     run = train()
     manifest = run.manifest
