@@ -1,6 +1,6 @@
 # make train [ARGS="comm_overlap=tp4_h100"]   sets everything up and trains
 # make test                                   sets everything up and runs all tests, slow ones too
-# make test-fast | lint | golden | docs | bench | parity (a quarter of an hour)
+# make test-fast | lint | golden | docs | bench | parity (minutes)
 
 PYTHON ?= python3
 VENV := .venv
@@ -30,7 +30,6 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy train.py
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.dev
@@ -39,6 +38,7 @@ docs: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/compose.py
+	$(BIN)/python benchmarks/start.py
 
 parity: $(VENV)/.dev
 	$(BIN)/python benchmarks/parity.py

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -21,3 +23,13 @@ def test_the_cost_of_composition_is_measured_against_a_bare_hydra_app() -> None:
 
 def test_one_grid_of_the_sweep_benchmark_is_judged() -> None:
     assert '"points": 10' in output("sweep.py", "--one", "grid", "--points", "10")
+
+
+@pytest.mark.slow
+def test_the_seconds_of_a_run_are_told_by_stage() -> None:
+    told = output("start.py", "--rounds", "1", "--iters", "2", "training=smoke", "data=mock")
+    stages = {line[:38].strip(): float(line[38:45]) for line in told.splitlines()[2:]}
+    parts = list(stages.values())[:5]
+    assert all(seconds > 0 for seconds in parts)
+    assert stages["in all"] == pytest.approx(sum(parts), abs=0.3)  # each is rounded
+    assert stages["until the first loss is on the screen"] < stages["in all"]
