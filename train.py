@@ -57,11 +57,12 @@ def main(cfg: DictConfig) -> dict[str, Any] | None:
 
     # 1. The plan. Composition judged it already; a config that came another way is judged here, or refused.
     resolution = enforce.judged(cfg)
+    job_config: Any = HydraConfig.get()
     plan = plans.make(
         resolution,
-        overrides=overrides.task_overrides(HydraConfig.get()),
+        overrides=overrides.task_overrides(job_config),
         config=OmegaConf.to_yaml(cfg, resolve=True),
-        output_dir=Path(HydraConfig.get().runtime.output_dir),
+        output_dir=Path(job_config.runtime.output_dir),
     )
 
     plan = requeue.resumed(plan)
@@ -160,7 +161,7 @@ def train(plan: plans.Plan) -> None:
 def _train(plan: plans.Plan, rank: int, requests: stopping.Requests) -> None:
     from hydra_overlap.megatron import build, checkpoint, cpu, readback, userbuffers
     from hydra_overlap.resolver.ledger_table import make_console
-    from hydra_overlap.run.report import write_manifest
+    from hydra_overlap.run import manifest
 
     cpu.finish()
     plan = build.plan_of_rank_0(plan)
@@ -178,7 +179,7 @@ def _train(plan: plans.Plan, rank: int, requests: stopping.Requests) -> None:
         done = resumed.step if resumed else 0
         if rank == 0:
             console = make_console()
-            write_manifest(plan, found)
+            manifest.write(plan, found)
             readback.describe(found, console)
             checkpoint.describe(plan, resumed, console)
         _steps(plan, rank, built, done, heart, requests)

@@ -98,7 +98,7 @@ class Intake:
 
 
 def bears(key: str) -> bool:
-    """Whether a verdict may hang on one key."""
+    """Whether a verdict on an audited configuration may hang on one key."""
     return key in JUDGED or key.startswith(("comm_overlap.", "parallelism."))
 
 

@@ -116,7 +116,7 @@ def looks_like(nested: Mapping[str, Any]) -> bool:
 
 
 def read(content: Content) -> Intake:
-    """One of what `contents` gave."""
+    """The request in one Megatron-Bridge file or list of overrides, which `contents` found."""
     intake = Intake(kind=KIND, lines=content.lines, notes=list(content.notes))
     nested = yamls.resolved(content.nested)
     for node, fields in nested.items():

@@ -83,7 +83,7 @@ def looks_like(nested: Mapping[str, Any]) -> bool:
 
 
 def read(content: Mapping[str, Any]) -> Intake:
-    """content: of the YAML, nested."""
+    """The request in a NeMo or MLPerf YAML. content: of the YAML, nested."""
     intake = Intake(kind=KIND)
     nested = yamls.resolved(content)
     model: Mapping[str, Any] = nested["model"]

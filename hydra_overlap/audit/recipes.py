@@ -155,7 +155,7 @@ def judge(recipe: Mapping[str, Any]) -> Row:
 
 
 def audit(recipes: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """All of them, in their order."""
+    """What becomes of every performance recipe of Megatron-Bridge, in their order."""
     return [judge(recipe) for recipe in recipes]
 
 

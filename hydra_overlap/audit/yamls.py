@@ -94,7 +94,7 @@ def problem(text: str, loader: type[yaml.SafeLoader] = Loader) -> str:
 
 
 def describe(error: yaml.YAMLError) -> str:
-    """A YAMLError in one line."""
+    """What a YAMLError says and where, in one line."""
     mark = getattr(error, "problem_mark", None)
     where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
     said = [text for name in ("context", "problem") if (text := getattr(error, name, None))]

@@ -37,7 +37,7 @@ class Reading:
 def read(
     cfg: DictConfig, *, foreign_nodes: bool, plain: Mapping[str, Any] | None = None, composing: bool = False
 ) -> Reading:
-    """The request nodes of a composed config.
+    """The request in a composed config: its nodes as plain data, facts and preset filled in.
 
     foreign_nodes: a node without our schema may be the app's own. plain: nodes of ours that the caller holds as plain
     data already, of this very config; they are shared, not copied. composing: before the job has a folder and a number:

@@ -16,7 +16,7 @@ def task_overrides(hydra: DictConfig) -> list[str]:
 
 
 def overrides_of(hydra: DictConfig) -> list[Override]:
-    """The task overrides, parsed."""
+    """The overrides of the task, parsed by Hydra's grammar."""
     return [parsed(line) for line in task_overrides(hydra)]
 
 
@@ -24,3 +24,9 @@ def overrides_of(hydra: DictConfig) -> list[Override]:
 def parsed(line: str) -> Override:
     """One override. Shared: nobody changes it. Raises Hydra's OverrideParseException."""
     return OverridesParser.create().parse_overrides([line])[0]
+
+
+def quoted(key: str, value: str) -> str:
+    """The override `key='value'`, quoted so that Hydra reads the very text back, whatever is in it."""
+    escaped = value.replace("\\'", "\\\\'").replace("'", "\\'")
+    return f"{key}='{escaped}'"

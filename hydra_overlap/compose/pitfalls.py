@@ -57,7 +57,7 @@ def _numbers_for_flags(overrides: list[Override]) -> Iterator[Finding]:
 
 
 def lists_of_options(overrides: list[Override]) -> Iterator[Finding]:
-    """`parallelism=[tp4,tp8]`."""
+    """Refuse a list of options for one group, `parallelism=[tp4,tp8]`, which Hydra merges without a word."""
     for override in overrides:
         group, chosen = override.key_or_group, override.value()
         if isinstance(chosen, list) and group in GROUPS:

@@ -39,7 +39,7 @@ class ExportError(GatingError):
 
 
 def unsayable(key: str, value: Any, why: str, source: str = "", *fixes: Fix) -> Finding:
-    """The finding of one field."""
+    """The finding on a field that the other launcher cannot express."""
     place = Place(key, yaml_value(value))
     title = "The target cannot express a setting of the plan"
     return Finding(

@@ -20,5 +20,5 @@ def text(resolution: Resolution, command: str) -> str:
 
 
 def export(resolution: Resolution, command: str = "") -> Files:
-    """env.sh."""
+    """The launch environment of a plan as env.sh."""
     return {NAME: text(resolution, command)}

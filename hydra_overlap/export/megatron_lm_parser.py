@@ -26,7 +26,7 @@ class _Parser(argparse.ArgumentParser):
 
 @lru_cache(maxsize=1)
 def rows() -> tuple[dict[str, Any], ...]:
-    """The table, in Megatron's order."""
+    """The table of Megatron-LM's options, in Megatron's order."""
     return tuple(json.loads(TABLE.read_text()))
 
 

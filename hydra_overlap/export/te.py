@@ -22,7 +22,7 @@ _Dumper.add_representer(_Flow, lambda dumper, data: dumper.represent_mapping("ta
 
 
 def dictionary(layers: dict[str, dict[str, Any]]) -> str:
-    """One GEMM a line."""
+    """The userbuffers dictionary as YAML, one GEMM a line."""
     entries = {gemm: _Flow(entry) for gemm, entry in layers.items()}
     return yaml.dump(entries, Dumper=_Dumper, sort_keys=False, width=10_000)
 

@@ -3,7 +3,7 @@
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 
 from ..errors import LaunchError
@@ -104,7 +104,7 @@ def require_same_size(plan: Plan, job: Joined) -> None:
         )
 
 
-def export(job: Joined, environment: dict[str, str]) -> None:
+def export(job: Joined, environment: MutableMapping[str, str]) -> None:
     """What torch.distributed's env:// rendezvous reads, for ranks that srun started."""
     if job.launcher == "torchrun":
         return

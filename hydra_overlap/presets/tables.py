@@ -38,7 +38,7 @@ def candidates(found: Iterable[Candidate]) -> Table:
 
 
 def heading(one: Preset) -> Iterator[str]:
-    """What a preset is, line by line."""
+    """What a userbuffers preset is, line by line: its description, source, memory, the rules that refuse it."""
     yield one.name
     yield f"  {one.description}"
     yield f"  source: {one.source}"

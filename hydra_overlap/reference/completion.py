@@ -125,12 +125,12 @@ def _values(key: str) -> Texts:
 
 
 def source(context: Context, parameter: Parameter, incomplete: str) -> "list[CompletionItem[str]]":
-    """A file of the user's."""
+    """Completion of a file of the user's."""
     return [CompletionItem(incomplete, type="file")]
 
 
 def presets(context: Context, parameter: Parameter, incomplete: str) -> "list[CompletionItem[str]]":
-    """Userbuffers presets."""
+    """Completion of the names of userbuffers presets."""
     from ..option_files import options
     from ..presets.catalogue import NO_PRESETS
     from .hydra_help import CATALOGUE, description
@@ -140,7 +140,7 @@ def presets(context: Context, parameter: Parameter, incomplete: str) -> "list[Co
 
 
 def gpus(context: Context, parameter: Parameter, incomplete: str) -> "list[CompletionItem[str]]":
-    """GPUs that presets are tuned for."""
+    """Completion of GPUs that presets are tuned for."""
     from ..presets.catalogue import catalogue
 
     known = {one.tuned_for["gpu"] for one in catalogue()} - {None}
@@ -148,7 +148,7 @@ def gpus(context: Context, parameter: Parameter, incomplete: str) -> "list[Compl
 
 
 def families(context: Context, parameter: Parameter, incomplete: str) -> "list[CompletionItem[str]]":
-    """What the ids of rules begin with."""
+    """Completion of what the ids of rules begin with."""
     from ..rules import RULES
 
     return _items(_starting(incomplete.upper(), {rule.__name__.rstrip("0123456789"): "" for rule in RULES}))
@@ -165,7 +165,7 @@ def pages(context: Context, parameter: Parameter, incomplete: str) -> "list[Comp
 
 
 def nodes(context: Context, parameter: Parameter, incomplete: str) -> "list[CompletionItem[str]]":
-    """Nodes that have a schema of their own."""
+    """Completion of nodes that have a schema of their own."""
     from ..schema.fields import FIELDS
 
     paths = (key.rpartition(".")[0] for key in FIELDS)

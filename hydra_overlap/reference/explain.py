@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from ..findings import yaml_value
 from ..rules import DERIVATIONS, RULES, Derivation, Rule
 from ..schema.descriptions import descriptions
-from ..schema.fields import DEFAULTS
+from ..schema.fields import DEFAULTS, FIELDS
 from ..suggest import nearest
 from .examples import decisions, example
 
@@ -75,6 +75,9 @@ def _field(key: str) -> Iterator[str]:
     yield f"{key}  (default: {yaml_value(DEFAULTS[key])})"
     yield ""
     yield _wrapped(descriptions()[key])
+    yield from _block("holds", (FIELDS[key].wanted(),))
+    if FIELDS[key].since:
+        yield from _block("since", (f"megatron-core {FIELDS[key].since}",))
     decided = [f"{derivation.id}" for derivation in DERIVATIONS if derivation.key == key]
     if decided:
         yield from _block("null is decided by", decided)

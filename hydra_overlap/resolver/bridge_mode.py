@@ -15,7 +15,27 @@ from ..findings import Finding, Place, yaml_value
 from ..rules._base import Origin
 from ..rules.env import ENV001, launch_environment
 from ..rules.layout import data_parallel_size, model_ranks, smallest_world
-from ..schema.keys import CP, PP, TP, VPP, WORLD
+from ..schema.keys import (
+    ALIGN_GATHER,
+    BATCH_P2P,
+    BOOTSTRAP,
+    BUCKET,
+    CP,
+    DEFER,
+    DEFERRAL_LIMIT,
+    DELAY_WGRAD,
+    EP_OVERLAP,
+    GRAD_REDUCE,
+    P2P,
+    PARAM_GATHER,
+    PP,
+    STEP_GATHER,
+    TP,
+    TP_OVERLAP,
+    VPP,
+    WORLD,
+)
+from ..schema.targets import TRANSFORMER_FIELDS, field_name
 from ..schema.versions import at_least
 from .ledger import LedgerRow, userbuffers_row
 from .resolution import Resolution
@@ -25,31 +45,15 @@ DERIVED_BUCKET = 128 * 1024 * 1024  # parameters
 DERIVED_DEFERRAL_LIMIT = -1  # which megatron-core refuses as soon as the deferral is on
 
 USER_KEYS: dict[str, str] = {
-    **{name: f"comm_overlap.tp.{name}" for name in ("tp_comm_overlap", "tp_comm_bootstrap_backend")},
-    **{
-        name: f"comm_overlap.pp.{name}"
-        for name in ("overlap_p2p_comm", "batch_p2p_comm", "defer_embedding_wgrad_compute", "wgrad_deferral_limit")
-    },
-    **{
-        name: f"comm_overlap.dp.{name}"
-        for name in (
-            "overlap_grad_reduce", "overlap_param_gather", "overlap_param_gather_with_optimizer_step",
-            "align_param_gather", "bucket_size",
-        )
-    },
-    **{name: f"comm_overlap.ep.{name}" for name in ("overlap_moe_expert_parallel_comm", "delay_wgrad_compute")},
+    field_name(key): key
+    for key in (
+        TP_OVERLAP, BOOTSTRAP, P2P, BATCH_P2P, DEFER, DEFERRAL_LIMIT, GRAD_REDUCE, PARAM_GATHER, STEP_GATHER, ALIGN_GATHER,
+        BUCKET, EP_OVERLAP, DELAY_WGRAD,
+    )
 }  # fmt: skip
-# Not in CommOverlapConfig: with Bridge these are set on the model itself, and stay.
-MODEL_KEYS: dict[str, str] = {
-    **{
-        name: f"comm_overlap.tp.{name}"
-        for name in (
-            "tp_comm_overlap_ag", "tp_comm_overlap_rs", "tp_comm_overlap_rs_dgrad", "tp_comm_bulk_dgrad",
-            "tp_comm_bulk_wgrad", "tp_comm_overlap_disable_qkv", "tp_comm_overlap_disable_fc1",
-        )
-    },
-    "overlap_p2p_comm_warmup_flush": "comm_overlap.pp.overlap_p2p_comm_warmup_flush",
-}  # fmt: skip
+"""Fields of Bridge's CommOverlapConfig."""
+MODEL_KEYS = {name: key for name, key in TRANSFORMER_FIELDS.items() if name not in USER_KEYS}
+"""Not in CommOverlapConfig: with Bridge these are set on the model itself, and stay."""
 DDP_DEFAULTS = {
     "overlap_grad_reduce": False,
     "overlap_param_gather": False,

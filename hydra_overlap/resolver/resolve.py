@@ -25,7 +25,7 @@ _DERIVED = {derivation.key: derivation for derivation in DERIVATIONS}
 
 
 def resolve(cfg: Any, *, origins: Mapping[str, str] | None = None) -> Resolution:
-    """Judge a request and answer it.
+    """Judge a request by all rules, decide what it left open, and answer it.
 
     cfg: a DictConfig, or a plain nested mapping with the nodes of `schema.Request`; absent nodes and fields mean their
     defaults. A config that was judged at its composition is read as it was there: an app's own nodes, `overlap.reads`, and

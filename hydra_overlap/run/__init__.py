@@ -1,1 +1,1 @@
-"""What a run shows while it trains, and what it leaves: report, record, loggers."""
+"""What a run shows while it trains, and what it leaves: report, manifest, record, loggers."""

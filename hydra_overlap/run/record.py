@@ -19,7 +19,8 @@ from .. import files
 from ..launch.external import Joined
 from ..launch.plan import Plan, now, world_size
 from ..launch.stopping import REQUEUE, Stopped, message
-from .report import MANIFEST, METRICS, MIN_COUNTED, WARM_UP
+from . import manifest
+from .report import METRICS, MIN_COUNTED, WARM_UP
 
 FILE_NAME = "result.json"
 FORMAT = 1
@@ -32,7 +33,7 @@ Record = dict[str, Any]
 def begin(plan: Plan) -> Plan:
     """The plan with the time at which its run began: now. Takes away what an earlier run left in the same directory that would speak for this one."""
     folder = Path(plan.output_dir)
-    names = [FILE_NAME, MANIFEST]
+    names = [FILE_NAME, manifest.FILE_NAME]
     if plan.request.checkpoint.load is None:  # else the steps before the checkpoint are this run's
         names.append(METRICS)
     for name in names:
@@ -62,7 +63,7 @@ def make(plan: Plan, status: str, *, error: str | None = None, peak_memory_gib: 
         "validation_loss": validated[-1] if validated else None,
         "exposed_ms": None,
         "peak_memory_gib": peak_memory_gib if peak_memory_gib is None else round(peak_memory_gib, 3),
-        "verdict": IN_EFFECT if (folder / MANIFEST).exists() else None,
+        "verdict": IN_EFFECT if (folder / manifest.FILE_NAME).exists() else None,
         "error": error,
         "began": plan.began,
         "seconds": round((datetime.now(timezone.utc) - began).total_seconds(), 1),

@@ -1,15 +1,10 @@
-"""What a run shows and keeps. Rank 0 alone writes: a progress line, metrics.jsonl, loggers, manifest.json."""
+"""What a run shows and keeps of its steps. Rank 0 alone writes: a progress line, metrics.jsonl, loggers."""
 
 import dataclasses
 import json
 import math
-import platform
 import statistics
-import subprocess
-import sys
 from collections.abc import Mapping
-from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,62 +12,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .. import files
-from .._version import __version__
 from ..launch.plan import Plan
 from ..megatron.batches import BAD_STEPS, consumed
 from . import loggers
 
-METRICS, MANIFEST = "metrics.jsonl", "manifest.json"
+METRICS = "metrics.jsonl"
 WARM_UP = 5  # steps left out of the median step time; the first ones allocate
 MIN_COUNTED = 10  # steps; a median of fewer is not reported
 LOGGED = ("loss", "validation_loss", "grad_norm", "learning_rate", "step_ms", "tokens_per_s", "samples")
-GIT_S = 10  # seconds for git to answer, on a slow file system
-_WHOLE_HASH = ("--always", "--dirty", "--abbrev=40", "--exclude=*")
-DISTRIBUTIONS = ("torch", "megatron-core", "transformer-engine", "hydra-core", "omegaconf")
-
-
-def write_manifest(plan: Plan, readback: Mapping[str, Any]) -> Path:
-    """Everything needed to tell what ran: versions, command line, config, ledger, environment as re-read."""
-    answer = plan.resolution.to_dict()
-    manifest = {
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": {"hydra-overlap": __version__, "python": platform.python_version(), **installed_versions()},
-        "command": [Path(sys.argv[0]).name, *plan.overrides],
-        "commit": commit(Path(sys.argv[0])),
-        "overrides": list(plan.overrides),
-        "config": plan.config,
-        "ledger": answer["ledger"],
-        "findings": answer["findings"],
-        "settings": {
-            name: answer[name]
-            for name in ("transformer_config", "optimizer_config", "ddp_config", "userbuffers", "env")
-        },
-        "rehearsal": None if plan.rehearsal is None else dataclasses.asdict(plan.rehearsal),
-        "readback": dict(readback),
-    }
-    return files.write_json(Path(plan.output_dir, MANIFEST), manifest, allow_nan=True)
-
-
-def commit(script: Path) -> str | None:
-    """Commit of the git repository that tracks the script, `-dirty` behind it if files differ; None if none does."""
-    git = ["git", "-C", str(script.absolute().parent)]
-    try:
-        for command in (["ls-files", "--error-unmatch", script.name], ["describe", *_WHOLE_HASH]):
-            done = subprocess.run([*git, *command], capture_output=True, text=True, check=True, timeout=GIT_S)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
-def installed_versions() -> dict[str, str | None]:
-    """Versions of what a run depends on; None where it is not installed."""
-    versions: dict[str, str | None] = {}
-    for name in DISTRIBUTIONS:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = None
-    return versions
 
 
 class RunReport:
@@ -91,8 +38,7 @@ class RunReport:
 
     def __enter__(self) -> "RunReport":
         kept = _lines_up_to(self._folder / METRICS, self._done)
-        self._file = (self._folder / METRICS).open("w")
-        self._file.writelines(kept)
+        self._file = files.write_text(self._folder / METRICS, "".join(kept)).open("a")
         self._loggers = loggers.make(self._plan, self._done)
         columns = (
             TextColumn("step"),

@@ -75,20 +75,25 @@ class Field:
 
     def describe(self) -> str:
         """What type of value it holds, in words."""
-        names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-        names[list] = "a list of whole numbers" if self.item is int else "a list of texts"
-        text = names.get(self.kind, "a mapping")
-        return f"{text}, or null" if self.optional else text
+        return self._or_null(self._type())
 
     def wanted(self) -> str:
         """What it may hold, in words: its choices, or its type and limits."""
         if self.choices:
-            return f"{'a list of' if self.listed else 'one of'} {', '.join(self.choices)}"
+            return self._or_null(f"{'a list of' if self.listed else 'one of'} {', '.join(self.choices)}")
         if self.version:
-            return "a version such as 2.11.0, or null"
+            return self._or_null("a version such as 2.11.0")
         least = f", at least {self.minimum:g}" if self.minimum is not None else ""
         below = f", below {self.below:,}" if self.below is not None else ""
-        return self.describe() + least + below
+        return self._or_null(self._type() + least + below)
+
+    def _type(self) -> str:
+        names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+        names[list] = "a list of whole numbers" if self.item is int else "a list of texts"
+        return names.get(self.kind, "a mapping")
+
+    def _or_null(self, text: str) -> str:
+        return f"{text}, or null" if self.optional else text
 
     def copy(self, value: Any) -> Any:
         """`value`, shared with nobody; entries of a mapping that are null are left out."""

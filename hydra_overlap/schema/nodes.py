@@ -17,10 +17,10 @@ AUTO = "auto"  # a fact to be read from the machine at composition; see machine/
 
 @dataclass
 class TpOverlap:
-    """Tensor-parallel overlap: Transformer Engine userbuffers hide the all-gathers and reduce-scatters of SP in GEMMs."""
+    """Tensor-parallel overlap: Transformer Engine's userbuffers overlap SP's all-gathers and reduce-scatters with GEMMs."""
 
     tp_comm_overlap: Optional[bool] = None
-    """Overlap TP communication with GEMMs. null = false: upstream never turns userbuffers on by itself."""
+    """Overlap TP communication with GEMMs. null = false, as upstream."""
     tp_comm_bootstrap_backend: Optional[str] = choice("nccl", "mpi", "gloo", default="nccl")
     """Process group that exchanges userbuffers handles: nccl, mpi or gloo."""
     tp_comm_overlap_ag: Optional[bool] = None
@@ -44,9 +44,9 @@ class PpOverlap:
     """Pipeline-parallel overlap: point-to-point sends and receives under compute."""
 
     overlap_p2p_comm: Optional[bool] = None
-    """Overlap p2p with compute; the interleaved schedule only. null = PP > 1 and VPP > 1."""
+    """Overlap p2p with compute, in the interleaved schedule only. null = true for PP > 1 and VPP > 1."""
     batch_p2p_comm: Optional[bool] = None
-    """Send and receive in one batched call; never together with overlap_p2p_comm."""
+    """Send and receive in one batched call; not together with overlap_p2p_comm."""
     overlap_p2p_comm_warmup_flush: Optional[bool] = None
     """Overlap p2p in the warm-up and flush phases as well."""
     defer_embedding_wgrad_compute: Optional[bool] = None
@@ -66,9 +66,9 @@ class DpOverlap:
     overlap_param_gather_with_optimizer_step: Optional[bool] = None
     """Gather the first chunk's parameters during the optimizer step; needs the interleaved schedule."""
     align_param_gather: Optional[bool] = None
-    """All pipeline stages launch their gathers together; needs the interleaved schedule."""
+    """Launch the gathers of all pipeline stages together; needs the interleaved schedule."""
     bucket_size: Optional[int] = at_least(1)
-    """Bucket size in parameters (not bytes). null = max(40 000 000, 1 000 000 x DP size), less for small stages."""
+    """Bucket size in parameters (not bytes). null = max(40 000 000, 1 000 000 x DP size), or less for small stages."""
 
 
 @dataclass
@@ -76,14 +76,14 @@ class EpOverlap:
     """Expert-parallel overlap: the MoE all-to-alls of one microbatch under the compute of another."""
 
     overlap_moe_expert_parallel_comm: Optional[bool] = None
-    """Overlap token dispatch and combine (1F1B between microbatches)."""
+    """Overlap token dispatch and combine with the compute of another microbatch."""
     delay_wgrad_compute: Optional[bool] = None
-    """Split weight gradients off, to have more compute to hide the all-to-alls under."""
+    """Compute weight gradients separately, so that there is more compute to hide the all-to-alls under."""
 
 
 @dataclass
 class CommOverlap:
-    """What is asked of each dimension."""
+    """The overlap settings of each dimension."""
 
     tp: TpOverlap = field(default_factory=TpOverlap)
     pp: PpOverlap = field(default_factory=PpOverlap)
@@ -113,7 +113,7 @@ class TunedFor:
 
 @dataclass
 class Userbuffers:
-    """The per-GEMM dictionary Transformer Engine's initialize_ub gets, and what it was tuned for."""
+    """The per-GEMM dictionary for Transformer Engine's initialize_ub, and what it was tuned for."""
 
     name: str = ""
     """Name of the preset."""
@@ -130,31 +130,31 @@ class Parallelism:
     """How ranks are laid out."""
 
     tensor_model_parallel_size: int = at_least(1, default=1)
-    """Ranks a layer is split over."""
+    """Ranks over which a layer is split."""
     pipeline_model_parallel_size: int = at_least(1, default=1)
-    """Pipeline stages, ranks."""
+    """Pipeline stages."""
     virtual_pipeline_model_parallel_size: Optional[int] = at_least(1)
     """Model chunks per pipeline rank; null = not interleaved."""
     microbatch_group_size_per_vp_stage: Optional[int] = at_least(1)
     """Contiguous microbatches per virtual stage; null = pipeline_model_parallel_size."""
     context_parallel_size: int = at_least(1, default=1)
-    """Ranks a sequence is split over."""
+    """Ranks over which a sequence is split."""
     expert_model_parallel_size: int = at_least(1, default=1)
-    """Ranks the experts are split over."""
+    """Ranks over which the experts are distributed."""
     expert_tensor_parallel_size: Optional[int] = at_least(1)
-    """Ranks one expert is split over; null = tensor_model_parallel_size."""
+    """Ranks over which one expert is split; null = tensor_model_parallel_size."""
     sequence_parallel: bool = False
     """Split norm and dropout activations along the sequence over the TP ranks."""
     world_size: Optional[int] = at_least(1)
-    """Ranks in all; null = TP x PP x CP, or more if the experts need them. Data parallelism is what is left over."""
+    """Number of ranks; null = TP x PP x CP, or more if the experts need them. The rest is data parallelism."""
 
 
 @dataclass
 class Model:
-    """Architecture, in TransformerConfig's and GPTModel's names. null = not said: rules that need it do not apply."""
+    """Architecture, with the names of TransformerConfig and GPTModel. null = not set: rules that need it do not apply."""
 
     name: Optional[str] = None
-    """For reports only."""
+    """Name of the model, for reports only."""
     num_layers: Optional[int] = at_least(1)
     """Transformer layers."""
     hidden_size: Optional[int] = at_least(1)
@@ -188,17 +188,17 @@ class Model:
     add_bias_linear: bool = False
     """Bias in linear layers."""
     add_qkv_bias: bool = False
-    """Bias in the QKV projection alone."""
+    """Bias in the QKV projection only."""
     qk_layernorm: bool = False
     """Normalise queries and keys."""
     attention_dropout: float = at_least(0, default=0.0, below=1)
-    """Probability."""
+    """Dropout probability of attention weights."""
     hidden_dropout: float = at_least(0, default=0.0, below=1)
-    """Probability."""
+    """Dropout probability of hidden states."""
     init_method_std: float = at_least(0, default=0.02)
     """Standard deviation of the initial weights."""
     gradient_accumulation_fusion: bool = False
-    """Accumulate weight gradients inside the wgrad GEMM; a CUDA kernel."""
+    """Accumulate weight gradients inside the wgrad GEMM, with a CUDA kernel."""
     num_moe_experts: Optional[int] = at_least(1)
     """Experts per MoE layer; null = dense."""
     moe_ffn_hidden_size: Optional[int] = at_least(1)
@@ -206,13 +206,13 @@ class Model:
     moe_router_topk: int = at_least(1, default=2)
     """Experts per token."""
     moe_router_load_balancing_type: str = choice("aux_loss", "seq_aux_loss", "sinkhorn", "none", default="aux_loss")
-    """aux_loss, seq_aux_loss, sinkhorn or none."""
+    """How the router balances load: aux_loss, seq_aux_loss, sinkhorn or none."""
     moe_aux_loss_coeff: float = at_least(0, default=0.0)
     """Weight of the load-balancing loss."""
     moe_token_dispatcher_type: str = choice("allgather", "alltoall", "flex", default="allgather")
-    """allgather, alltoall or flex."""
+    """How tokens reach their experts: allgather, alltoall or flex."""
     moe_flex_dispatcher_backend: Optional[str] = choice("deepep", "hybridep", since="0.16.0")
-    """deepep or hybridep, with the flex dispatcher."""
+    """Backend of the flex dispatcher: deepep or hybridep."""
     moe_grouped_gemm: bool = False
     """One grouped GEMM for all local experts."""
     moe_shared_expert_intermediate_size: Optional[int] = at_least(1)
@@ -220,7 +220,7 @@ class Model:
     moe_shared_expert_overlap: bool = False
     """Run the shared expert under the dispatch; excludes overlap_moe_expert_parallel_comm."""
     overlap_dispatch_backward_with_experts_wgrad: bool = since("0.18.0", default=False)
-    """Run the experts' weight gradients under the dispatch's backward; from megatron-core 0.18."""
+    """Run the experts' weight gradients under the backward of the dispatch; since megatron-core 0.18."""
     ep_overlap_early_attn_memory_release: bool = since("0.16.0", default=False)
     """With overlap_moe_expert_parallel_comm: free attention's activations earlier."""
     mtp_num_layers: Optional[int] = at_least(0)
@@ -228,71 +228,71 @@ class Model:
     multi_latent_attention: bool = False
     """Multi-latent attention: queries, keys and values through low-rank projections."""
     variable_seq_lengths: bool = False
-    """Microbatches of different lengths, such as packed sequences without padding."""
+    """Microbatches of different lengths, for example packed sequences without padding."""
     symmetric_ar_type: Optional[str] = choice("two_shot", "one_shot", "multimem_all_reduce")
     """All-reduce over symmetric memory in the forward pass: two_shot, one_shot or multimem_all_reduce; null = NCCL's."""
     cp_comm_type: Optional[str] = choice("p2p", "all_gather", "a2a", "a2a+p2p")
     """How context-parallel ranks exchange keys and values: p2p, all_gather, a2a or a2a+p2p; null = p2p."""
     num_layers_in_first_pipeline_stage: Optional[int] = at_least(1)
-    """Layers of the first stage; null = as the others."""
+    """Layers of the first stage; null = as many as in the others."""
     num_layers_in_last_pipeline_stage: Optional[int] = at_least(1)
-    """Layers of the last stage; null = as the others."""
+    """Layers of the last stage; null = as many as in the others."""
     account_for_embedding_in_pipeline_split: bool = False
-    """Count the embedding as a layer when layers are dealt out to stages."""
+    """Count the embedding as a layer when layers are split over stages."""
     account_for_loss_in_pipeline_split: bool = False
-    """Count the output layer and the loss as a layer when layers are dealt out to stages."""
+    """Count the output layer and the loss as a layer when layers are split over stages."""
     deallocate_pipeline_outputs: bool = False
     """Free a stage's output once it is sent; Megatron-LM always does."""
     calculate_per_token_loss: bool = False
     """Scale gradients by the tokens of the whole batch instead of averaging over microbatches and ranks."""
     recompute_granularity: Optional[str] = choice("selective", "full")
-    """selective or full; null = keep all activations."""
+    """Recompute activations in backward: selective or full; null = keep all activations."""
     recompute_method: Optional[str] = choice("uniform", "block")
-    """uniform or block, with full."""
+    """With recompute_granularity=full: uniform or block."""
     recompute_num_layers: Optional[int] = at_least(1)
-    """Layers per recomputed block, with full."""
+    """With recompute_granularity=full: layers per recomputed block."""
     # Source of both lists: megatron-core core_v0.16.1 transformer_config.py:1198, transformer/enums.py CudaGraphScope.
     recompute_modules: Optional[List[str]] = names(
         "core_attn", "moe_act", "layernorm", "mla_up_proj", "mlp", "moe", "shared_experts"
     )
-    """Modules recomputed, with selective; null = core_attn."""
+    """With recompute_granularity=selective: the modules to recompute; null = core_attn."""
     # As a list from 0.16 on; before that it was one text: full, attn or full_iteration.
     cuda_graph_scope: List[str] = names(
         "full_iteration", "attn", "mlp", "moe", "moe_router", "moe_preprocess", "mamba", default=[], since="0.16.0"
     )
-    """Parts of a layer captured in CUDA graphs."""
+    """Parts of a layer to capture in CUDA graphs."""
 
 
 @dataclass
 class Precision:
-    """Number formats, gradient reduction included."""
+    """Number formats, including that of gradient reduction."""
 
     bf16: bool = False
     """Parameters and activations in bfloat16."""
     fp16: bool = False
     """Parameters and activations in float16, with loss scaling."""
     fp8: Optional[str] = choice("e4m3", "hybrid")
-    """e4m3 or hybrid; null = no FP8 GEMMs."""
+    """Format of FP8 GEMMs: e4m3 or hybrid; null = no FP8 GEMMs."""
     fp8_recipe: Optional[str] = choice("delayed", "tensorwise", "blockwise", "mxfp8")
-    """delayed, tensorwise, blockwise or mxfp8."""
+    """FP8 scaling: delayed, tensorwise, blockwise or mxfp8; null = delayed."""
     first_last_layers_bf16: bool = False
     """Keep the first and last layers in bf16 under FP8."""
     num_layers_at_start_in_bf16: int = 1
-    """With first_last_layers_bf16."""
+    """With first_last_layers_bf16: how many first layers stay in bf16."""
     num_layers_at_end_in_bf16: int = 1
-    """With first_last_layers_bf16."""
+    """With first_last_layers_bf16: how many last layers stay in bf16."""
     grad_reduce_in_fp32: bool = False
-    """Reduce gradients over DP in fp32."""
+    """Reduce gradients over data-parallel ranks in fp32."""
     fp8_param_gather: bool = False
-    """Keep parameters in FP8 and gather them so."""
+    """Keep parameters in FP8 and gather them in FP8."""
 
 
 @dataclass
 class Ddp:
-    """Base values of DistributedDataParallelConfig. Overlap flags belong to comm_overlap.dp; here they must agree."""
+    """Base values of DistributedDataParallelConfig. Overlap flags belong to comm_overlap.dp; here they may not differ."""
 
     use_distributed_optimizer: bool = False
-    """Shard the optimizer over DP: reduce-scatter and all-gather in place of all-reduce."""
+    """Shard the optimizer over data-parallel ranks: reduce-scatter and all-gather instead of all-reduce."""
     overlap_grad_reduce: Optional[bool] = None
     """Set comm_overlap.dp.overlap_grad_reduce instead."""
     overlap_param_gather: Optional[bool] = None
@@ -302,7 +302,7 @@ class Ddp:
     bucket_size: Optional[int] = at_least(1)
     """Set comm_overlap.dp.bucket_size instead."""
     num_distributed_optimizer_instances: int = at_least(1, default=1)
-    """Replicas of the optimizer shards."""
+    """Number of replicas of the sharded optimizer."""
     average_in_collective: bool = False
     """Average inside the collective instead of scaling before it."""
     check_for_nan_in_grad: bool = False
@@ -310,23 +310,23 @@ class Ddp:
     pad_buckets_for_high_nccl_busbw: bool = False
     """Pad buckets to a multiple of 2^16 parameters."""
     reduce_scatter_with_fp32_accumulation: bool = since("0.16.0", default=False)
-    """Reduce by an all-to-all in the gradients' format and a sum in fp32."""
+    """Reduce with an all-to-all in the gradients' format and a sum in fp32."""
     nccl_ub: bool = False
-    """Allocate parameter and gradient buffers as registered NCCL user buffers: fewer SMs for communication."""
+    """Allocate parameter and gradient buffers as registered NCCL user buffers; communication then uses fewer SMs."""
     disable_symmetric_registration: bool = False
     """With nccl_ub: register locally, not as symmetric windows."""
     use_megatron_fsdp: bool = False
-    """Megatron FSDP in place of DistributedDataParallel; train.py does not build it."""
+    """Use Megatron FSDP instead of DistributedDataParallel; train.py does not build it."""
     data_parallel_sharding_strategy: str = choice(
         "no_shard", "optim", "optim_grads", "optim_grads_params", default="no_shard"
     )
     """With use_megatron_fsdp: no_shard, optim, optim_grads or optim_grads_params."""
     fsdp_double_buffer: bool = False
-    """With use_megatron_fsdp: persistent double buffers; what nccl_ub registers."""
+    """With use_megatron_fsdp: persistent double buffers, which nccl_ub registers."""
     fsdp_manual_registration: bool = since("0.16.0", default=False)
-    """With use_megatron_fsdp and nccl_ub: register all buffers in few calls."""
+    """With use_megatron_fsdp and nccl_ub: register all buffers in a few calls."""
     reuse_grad_buf_for_mxfp8_param_ag: bool = False
-    """Gather MXFP8 parameters through the gradient buffer. Must equal the optimizer's."""
+    """Gather MXFP8 parameters through the gradient buffer. Must equal optimizer.reuse_grad_buf_for_mxfp8_param_ag."""
 
 
 @dataclass
@@ -334,7 +334,7 @@ class Optimizer:
     """Base values of OptimizerConfig and of the learning-rate schedule."""
 
     optimizer: str = choice("adam", "sgd", default="adam")
-    """adam or sgd."""
+    """Optimizer: adam or sgd."""
     use_distributed_optimizer: bool = False
     """Must equal ddp.use_distributed_optimizer."""
     overlap_param_gather: Optional[bool] = None
@@ -348,17 +348,17 @@ class Optimizer:
     min_lr: float = at_least(0, default=3.0e-5)
     """Learning rate at the end of the decay."""
     lr_warmup_iters: int = at_least(0, default=0)
-    """Steps."""
+    """Steps over which the learning rate rises to lr."""
     lr_decay_style: str = choice("cosine", "linear", "constant", default="cosine")
-    """cosine, linear or constant."""
+    """How the learning rate decays after the warm-up: cosine, linear or constant."""
     weight_decay: float = at_least(0, default=0.1)
     """Decoupled weight decay."""
     adam_beta1: float = at_least(0, default=0.9, below=1)
-    """Adam."""
+    """Adam: decay of the first moment."""
     adam_beta2: float = at_least(0, default=0.95, below=1)
-    """Adam."""
+    """Adam: decay of the second moment."""
     adam_eps: float = at_least(0, default=1.0e-8)
-    """Adam."""
+    """Adam: added to the denominator."""
     clip_grad: float = at_least(0, default=1.0)
     """Global gradient norm limit; 0 = off."""
 
@@ -370,41 +370,41 @@ class Training:
     micro_batch_size: int = at_least(1, default=1)
     """Samples per forward."""
     global_batch_size: Optional[int] = at_least(1)
-    """Samples per step, all ranks; null = rules that need it do not apply."""
+    """Samples per step over all ranks; null = not set: rules that need it do not apply."""
     train_iters: int = at_least(1, default=100)
     """Optimizer steps."""
     seed: int = at_least(0, default=1234, below=2**32)  # numpy's limit, which shuffles the samples
-    """Of weights and data order."""
+    """Seed of initial weights and data order."""
     log_interval: int = at_least(1, default=1)
     """Steps between log lines."""
     rampup_batch_size: Optional[List[int]] = None
-    """[first size, increment, samples]: global_batch_size is reached from the first in equal parts of so many samples."""
+    """[first size, increment, samples]: grow from the first size to global_batch_size in equal steps over so many samples."""
     eval_interval: Optional[int] = at_least(1)
-    """Steps between validation losses, with one at the end; null = none. Text needs data.held_out."""
+    """Steps between validation losses; another one follows at the end. null = none. Text needs data.held_out."""
     eval_iters: int = at_least(1, default=10)
-    """Global batches of a validation loss, every time the same."""
+    """Global batches per validation loss; the same batches every time."""
     on_nonfinite: str = choice("stop", "skip", default="stop")
-    """stop or skip: what becomes of a step whose loss or gradient norm is no number. No parameter is touched by either."""
+    """What to do with a step whose loss or gradient norm is not finite: stop or skip. Neither changes a parameter."""
     spike_grad_norm: Optional[float] = at_least(0)
-    """Gradient norm before clipping above which a step is treated so too; null = none is."""
+    """Treat a step the same way if its gradient norm before clipping exceeds this; null = no limit."""
     max_skipped_steps: int = at_least(1, default=10)
-    """With on_nonfinite=skip: as many in a row end the run."""
+    """Abort after this many consecutive skipped steps."""
 
 
 @dataclass
 class Data:
-    """Where tokens come from."""
+    """Where training tokens come from."""
 
     kind: str = choice("stdlib", "text", "mock", default="stdlib")
-    """stdlib (source files of the running Python), text (data.files) or mock."""
+    """stdlib (source files of the running Python), text (data.files) or mock (made-up tokens)."""
     files: List[str] = field(default_factory=list)
-    """Text files, with kind=text; shell patterns are allowed."""
+    """With kind=text: the text files; shell patterns are allowed."""
     cache_dir: Optional[str] = None
-    """Where the tokenised data is kept; null = the user's cache directory."""
+    """Directory for the tokenised data; null = the user's cache directory."""
     max_bytes: Optional[int] = at_least(1)
-    """Tokenise at most so many bytes; null = all."""
+    """Tokenise at most this many bytes; null = all."""
     held_out: float = at_least(0, default=0.0, below=1)
-    """Share of the text, its end, that is kept from training for training.eval_interval, as in 0.03."""
+    """Share at the end of the text that is not trained on but used for validation, for example 0.03."""
 
 
 @dataclass
@@ -412,23 +412,23 @@ class Checkpoint:
     """Distributed checkpoints of train.py."""
 
     save: Optional[str] = None
-    """Directory they are written to; null = none are written."""
+    """Directory to write checkpoints to; null = write none."""
     load: Optional[str] = None
-    """Directory whose last complete checkpoint is resumed; one without any starts anew."""
+    """Directory whose last complete checkpoint is resumed. If it is also checkpoint.save, it may be empty at first."""
     save_interval: Optional[int] = at_least(1)
     """Steps between checkpoints; null = only at the end and when the run is asked to stop."""
     keep: int = at_least(1, default=2)
-    """Newest checkpoints that are kept."""
+    """Number of newest checkpoints to keep."""
     async_save: bool = False
-    """Write in processes beside the ranks while training goes on; whole or not there all the same."""
+    """Write checkpoints in separate processes while training continues; an interrupted one never counts as complete."""
 
 
 @dataclass
 class Platform:
-    """The GPU the plan is for. Facts, not wishes; `auto` reads the machine that composes."""
+    """Facts about the GPU that the plan is for; `auto` reads them from the machine that composes."""
 
     name: Optional[str] = None
-    """a100, h100, h200, b200, gb200, b300, gb300, cpu, or auto (read here); null = not said."""
+    """a100, h100, h200, b200, gb200, b300, gb300, cpu, or auto (read from this machine); null = not set."""
     sm: Optional[int] = at_least(1)
     """Compute capability x 10 (90 = Hopper, 100 = Blackwell); null = no GPU."""
     num_sms: Optional[int] = None
@@ -436,7 +436,7 @@ class Platform:
     memory_gib: Optional[float] = None
     """Device memory, GiB."""
     gpus_per_node: Optional[int] = None
-    """GPUs one host drives."""
+    """GPUs per host."""
     nvlink_domain_size: Optional[int] = at_least(1)
     """GPUs that reach each other over NVLink."""
     nvlink_gbps: Optional[float] = None
@@ -447,48 +447,48 @@ class Platform:
 
 @dataclass
 class Software:
-    """Versions the plan is for, as facts. null = not installed; auto = read here, or assumed for another platform."""
+    """Versions that the plan is for. null = not installed; auto = read here, or assumed for another platform."""
 
     torch: Optional[str] = version()
-    """torch."""
+    """Version of torch."""
     megatron_core: Optional[str] = version()
-    """megatron-core."""
+    """Version of megatron-core."""
     transformer_engine: Optional[str] = version()
-    """transformer-engine, working (see machine/local.py)."""
+    """Version of transformer-engine; null also if it does not work (machine/local.py)."""
     origin: str = "pinned"
-    """pinned, installed (read on this machine) or assumed (a named reference stack)."""
+    """Where the versions come from: pinned, installed (read on this machine) or assumed (a named reference stack)."""
 
 
 @dataclass
 class Slurm:
-    """The job that launch=slurm submits: one allocation, one task a rank. launch=local reads none of it."""
+    """The job that launch=slurm submits: one allocation, one task per rank. launch=local reads none of it."""
 
     nodes: Optional[int] = at_least(1)
-    """Nodes; null = as many as the ranks need at tasks_per_node each."""
+    """Nodes; null = as many as the ranks need with tasks_per_node each."""
     tasks_per_node: Optional[int] = at_least(1)
-    """Ranks on every node; null = the platform's gpus_per_node, or all ranks where they are fewer."""
+    """Ranks per node; null = the platform's gpus_per_node, or all ranks if they are fewer."""
     gpus_per_node: Optional[int] = at_least(0)
-    """GPUs asked of Slurm; 0 = a rehearsal on the nodes' CPUs; null = one for each task, none with platform=cpu."""
+    """GPUs per node to request; 0 = rehearse on the nodes' CPUs; null = one per task, none with platform=cpu."""
     cpus_per_task: Optional[int] = at_least(1)
-    """Cores of a rank; null = Slurm's default."""
+    """Cores per rank; null = Slurm's default."""
     partition: Optional[str] = None
-    """Partition; null = the cluster's default."""
+    """Slurm partition; null = the cluster's default."""
     account: Optional[str] = None
-    """Account that is charged; null = your default."""
+    """Account to charge; null = your default."""
     qos: Optional[str] = None
     """Quality of service; null = your default."""
     time_min: Optional[int] = at_least(1)
     """Time limit in minutes; null = the partition's default."""
     stop_s: int = at_least(0, default=120)
-    """Seconds before that limit at which ranks are asked to save and stop."""
+    """Ask ranks to save and stop this many seconds before the time limit."""
     requeue: bool = True
-    """Queue a job again that was asked to stop and has a checkpoint; it goes on from checkpoint.save."""
+    """Requeue a job that was asked to stop and has a checkpoint; it resumes from checkpoint.save."""
     wait: bool = False
-    """Stay until the job has ended and end as it did; false = print its id and return."""
+    """Wait until the job has ended, and fail if it failed; false = print its id and return."""
     setup: List[str] = field(default_factory=list)
-    """Shell commands of the batch script before its ranks start, as in ['module load cuda']."""
+    """Shell commands that the batch script runs before the ranks start, for example ['module load cuda']."""
     options: List[str] = field(default_factory=list)
-    """Further options of sbatch, as in ['--constraint=h100','--exclusive']."""
+    """Further options for sbatch, for example ['--constraint=h100','--exclusive']."""
 
 
 @dataclass
@@ -496,7 +496,7 @@ class Launch:
     """Where and how ranks start, and the environment they start with."""
 
     where: str = choice("local", "slurm", default="local")
-    """local: a process for each rank on this machine, or join what torchrun or srun started. slurm: a job of its own."""
+    """local: start ranks on this machine, or join those that torchrun or srun started. slurm: submit a job."""
     layernorm_sm_margin: Optional[int] = at_least(0)
     """SMs that Transformer Engine's LayerNorm kernels leave to communication; null = not set."""
     nccl_pp_comm_chunksize: Optional[int] = None
@@ -504,22 +504,22 @@ class Launch:
     vboost: bool = False
     """Steer power to the tensor cores; needs root on the nodes."""
     max_ranks: Optional[int] = at_least(1)
-    """Most ranks this machine may hold; null = derived from its cores, memory and GPUs."""
+    """Most ranks that may run on this machine; null = derived from its cores, memory and GPUs."""
     dry_run: bool = False
-    """launch.dry_run=true: start no rank, report what ranks would hold; one process, any world size, no GPU."""
+    """Start no ranks; report what they would hold, in one process, for any world size, without a GPU."""
     dry_run_ranks: List[int] = field(default_factory=list)
-    """Ranks a dry run builds, as in [0,7]; [] = the first and last of every pipeline stage."""
+    """Ranks that a dry run builds, for example [0,7]; [] = the first and last of every pipeline stage."""
     distributed_timeout_minutes: float = at_least(0.01, default=10.0)
-    """Longest wait of a rank for another, in any collective; then the run ends and names who did not come."""
+    """Longest wait of a rank for others in a collective; then the run ends and names the ranks that did not arrive."""
     loggers: List[str] = names("tensorboard", "wandb", "mlflow", default=["tensorboard"])
-    """What rank 0 logs to beside metrics.jsonl: tensorboard, wandb, mlflow; each reads its own environment variables."""
+    """Where rank 0 logs besides metrics.jsonl: tensorboard, wandb, mlflow; each reads its own environment variables."""
     slurm: Slurm = field(default_factory=Slurm)
     """The job of launch=slurm."""
 
 
 @dataclass
 class Overlap:
-    """What the resolver answered, written at composition. An output: set nothing here but env_copy and reads."""
+    """The resolver's answer, written at composition. Set nothing here except env_copy and reads."""
 
     effective: Dict[str, Any] = field(default_factory=dict)
     """Fields set on TransformerConfig, OptimizerConfig and DistributedDataParallelConfig, the userbuffers dict, what auto meant."""
@@ -532,9 +532,9 @@ class Overlap:
     plan: Optional[str] = None
     """Fingerprint of request and answer; null = the rules have not run."""
     env_copy: List[str] = field(default_factory=list)
-    """What would stand in hydra.job.env_copy: variables to copy to remote jobs."""
+    """Variables to copy to remote jobs; use this instead of hydra.job.env_copy."""
     reads: Dict[str, Any] = field(default_factory=dict)
-    """Node -> field -> place in the app's own config that says it; see compose/key_mapping.py."""
+    """Node -> field -> the key of your app's config that holds its value; see docs/hosts.md."""
 
 
 @dataclass
@@ -542,7 +542,7 @@ class Request:
     """The whole request, as `resolve` takes it."""
 
     gating: str = choice("strict", "bridge", default="strict")
-    """strict: refuse what cannot hold. bridge: do what Megatron-Bridge v0.6.0 does, and say so."""
+    """strict: refuse what cannot hold. bridge: do what Megatron-Bridge v0.6.0 does, and report it."""
     parallelism: Parallelism = field(default_factory=Parallelism)
     comm_overlap: CommOverlap = field(default_factory=CommOverlap)
     userbuffers: Optional[Userbuffers] = None

@@ -3,44 +3,27 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .fields import complete
+from .fields import FIELDS, complete
+from .keys import ALIGN_GATHER, BUCKET, DELAY_WGRAD, GRAD_REDUCE, PARAM_GATHER, STEP_GATHER
+
+
+def field_name(key: str) -> str:
+    """The name that a key of the request has on megatron-core's object: its last part."""
+    return key.rpartition(".")[2]
+
 
 # Field of the object -> the key of the request it comes from.
 TRANSFORMER_FIELDS: dict[str, str] = {
-    **{
-        name: f"comm_overlap.tp.{name}"
-        for name in (
-            "tp_comm_overlap", "tp_comm_bootstrap_backend", "tp_comm_overlap_ag", "tp_comm_overlap_rs",
-            "tp_comm_overlap_rs_dgrad", "tp_comm_bulk_dgrad", "tp_comm_bulk_wgrad", "tp_comm_overlap_disable_qkv",
-            "tp_comm_overlap_disable_fc1",
-        )
-    },
-    **{
-        name: f"comm_overlap.pp.{name}"
-        for name in (
-            "overlap_p2p_comm", "batch_p2p_comm", "overlap_p2p_comm_warmup_flush", "defer_embedding_wgrad_compute",
-            "wgrad_deferral_limit",
-        )
-    },
-    "overlap_moe_expert_parallel_comm": "comm_overlap.ep.overlap_moe_expert_parallel_comm",
-    "delay_wgrad_compute": "comm_overlap.ep.delay_wgrad_compute",
-}  # fmt: skip
-OPTIMIZER_FIELDS: dict[str, str] = {
-    "overlap_param_gather": "comm_overlap.dp.overlap_param_gather",
-    "overlap_param_gather_with_optimizer_step": "comm_overlap.dp.overlap_param_gather_with_optimizer_step",
+    field_name(key): key
+    for key in FIELDS
+    if key.startswith(("comm_overlap.tp.", "comm_overlap.pp.", "comm_overlap.ep."))
 }
+OPTIMIZER_FIELDS: dict[str, str] = {field_name(key): key for key in (PARAM_GATHER, STEP_GATHER)}
 DDP_FIELDS: dict[str, str] = {
-    "overlap_grad_reduce": "comm_overlap.dp.overlap_grad_reduce",
-    "overlap_param_gather": "comm_overlap.dp.overlap_param_gather",
-    "align_param_gather": "comm_overlap.dp.align_param_gather",
-    "bucket_size": "comm_overlap.dp.bucket_size",
-    "delay_wgrad_compute": "comm_overlap.ep.delay_wgrad_compute",
+    field_name(key): key for key in (GRAD_REDUCE, PARAM_GATHER, ALIGN_GATHER, BUCKET, DELAY_WGRAD)
 }
-LEDGER_KEYS = (
-    *TRANSFORMER_FIELDS.values(),
-    *(k for k in DDP_FIELDS.values() if ".dp." in k),
-    OPTIMIZER_FIELDS["overlap_param_gather_with_optimizer_step"],
-)
+LEDGER_KEYS = (*TRANSFORMER_FIELDS.values(), GRAD_REDUCE, PARAM_GATHER, ALIGN_GATHER, BUCKET, STEP_GATHER)
+"""Every field that a request asks for under comm_overlap, in the order of the ledger."""
 
 
 def in_effect(request: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.text import Text
 
 from .. import files
+from ..compose.overrides import quoted
 from ..launch import preflight
 from ..schema.nodes import Launch, Platform, Request
 from . import folder as folders
@@ -220,8 +221,8 @@ class _Sweep:
         overrides = [
             [
                 *verdict.point.overrides,
-                folders.quoted("hydra.sweep.dir", str(self._folder)),
-                folders.quoted("hydra.sweep.subdir", self._places[verdict.point.number]),
+                quoted("hydra.sweep.dir", str(self._folder)),
+                quoted("hydra.sweep.subdir", self._places[verdict.point.number]),
             ]
             for verdict in batch
         ]

@@ -26,7 +26,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from .. import files
-from ..compose.overrides import task_overrides
+from ..compose.overrides import quoted, task_overrides
 from ..launch.local import PLAN_FILE
 from . import job
 from .errors import SweepError
@@ -249,12 +249,6 @@ def _composed(verdict: Judged, subdir: str, config: DictConfig, context: HydraCo
         return str(job_config.hydra.sweep.subdir)
     finally:
         HydraConfig.instance().cfg = before
-
-
-def quoted(key: str, value: str) -> str:
-    """`key='value'` as an override, whatever is in the value."""
-    escaped = value.replace("\\'", "\\\\'").replace("'", "\\'")
-    return f"{key}='{escaped}'"
 
 
 def write(folder: Path, judged: Sequence[Judged], folders: Mapping[int, str], config: DictConfig) -> None:

@@ -56,7 +56,7 @@ def identity(config: DictConfig, answer: Answer | None) -> str:
 
 
 def effective(config: DictConfig, answer: Answer | None) -> dict[str, Any]:
-    """What `identity` hashes, as plain data."""
+    """What decides a run, as plain data: what `identity` hashes."""
     if answer is None:
         return {str(name): _value(config, name) for name in config if name != "hydra"}
     resolution = answer.resolution

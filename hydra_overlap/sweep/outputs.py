@@ -20,7 +20,7 @@ def write(table: Table, folder: Path) -> None:
 
 
 def as_data(table: Table) -> dict[str, Any]:
-    """The whole of it as plain data."""
+    """The results of a sweep as plain data, for results.json."""
     metric = table.metric
     return {
         "format": 1,

@@ -22,7 +22,7 @@ VARIABLES = {INK: "--ink", MUTED: "--muted", POINT: "--point", BEST: "--best", G
 
 
 def render(table: Table) -> str:
-    """The whole page."""
+    """The page report.html of a sweep's results."""
     import jinja2
 
     environment = jinja2.Environment(

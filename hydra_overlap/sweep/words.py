@@ -63,7 +63,7 @@ def figure(number: float | None) -> str:
 
 
 def percent(ratio: float | None) -> str:
-    """`+12.3 %` of a ratio to something."""
+    """A ratio as its difference from one, in words: `+12.3 %`."""
     return "" if ratio is None else f"{(ratio - 1) * 100:+.1f} %"
 
 

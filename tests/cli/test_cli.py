@@ -77,6 +77,12 @@ def test_explains_a_field_with_the_rules_that_read_it(run):
     assert "parameters (not bytes)" in text and "DP105" in text and "DP009" in text
 
 
+def test_explains_what_a_field_may_hold_and_which_megatron_core_brought_it(run):
+    assert "holds\n  one of deepep, hybridep, or null\n" in run("explain", "model.moe_flex_dispatcher_backend")[1]
+    assert "since\n  megatron-core 0.16.0\n" in run("explain", "model.moe_flex_dispatcher_backend")[1]
+    assert "since" not in run("explain", "optimizer.adam_beta1")[1]
+
+
 def test_an_unknown_name_is_a_usage_error_with_a_near_one(run):
     code, text = run("explain", "comm_overlap.dp.bucket_sise")
     assert code == 2

@@ -1,8 +1,6 @@
-"""Step times, and what is not reported as one; the commit of a run."""
+"""Step times, and what is not reported as one."""
 
-import subprocess
-
-from hydra_overlap.run.report import commit, step_time
+from hydra_overlap.run.report import step_time
 
 
 def test_reports_median_quartiles_and_what_was_counted():
@@ -17,22 +15,3 @@ def test_labels_a_rehearsal():
 
 def test_reports_no_time_from_too_few_steps():
     assert step_time([100.0] * 14, rehearsal=False).startswith("step time: not reported, 9 steps after 5 of warm-up")
-
-
-def test_the_commit_is_of_the_repository_that_tracks_the_script(tmp_path):
-    def git(*words):
-        identity = ("-c", "user.name=nobody", "-c", "user.email=nobody@example.org")
-        return subprocess.run(
-            ["git", *identity, *words], cwd=tmp_path, check=True, capture_output=True, text=True
-        ).stdout
-
-    script = tmp_path / "train.py"
-    script.write_text("1\n")
-    assert commit(script) is None  # no repository, or one above that does not know the script
-    git("init")
-    assert commit(script) is None
-    git("add", "train.py")
-    git("commit", "-m", "a script")
-    assert commit(script) == git("rev-parse", "HEAD").strip()
-    script.write_text("2\n")
-    assert commit(script).endswith("-dirty")
