@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ..launch.plan import Plan, known
-from . import batches, configs, specs, weights
+from . import batches, configs, initial_weights, layer_specs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ def build(plan: Plan) -> Built:
     from megatron.core.pipeline_parallel import get_forward_backward_func
 
     on_gpu = torch.cuda.is_available()
-    use_te = on_gpu and specs.transformer_engine_works()
+    use_te = on_gpu and layer_specs.transformer_engine_works()
     config = configs.transformer_config(plan, on_gpu)
     model = _wrap(plan, config, _chunks(plan, config, on_gpu, use_te))
     optimizer_config = configs.optimizer_config(plan)
@@ -130,11 +130,11 @@ def _chunks(plan: Plan, config: Any, on_gpu: bool, use_te: bool) -> list[Any]:
     stages = plan.request.parallelism.virtual_pipeline_model_parallel_size
     chunks = []
     for vp_stage in range(stages) if stages else [None]:
-        spec = specs.layer_spec(config, use_te, vp_stage)
+        spec = layer_specs.layer_spec(config, use_te, vp_stage)
         chunk = GPTModel(
             config=config,
             transformer_layer_spec=spec,
-            mtp_block_spec=specs.multi_token_prediction_spec(config, spec, use_te, vp_stage),
+            mtp_block_spec=layer_specs.multi_token_prediction_spec(config, spec, use_te, vp_stage),
             vocab_size=configs.padded_vocab_size(plan),
             max_sequence_length=model.seq_length,
             pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
@@ -151,7 +151,7 @@ def _chunks(plan: Plan, config: Any, on_gpu: bool, use_te: bool) -> list[Any]:
         if on_gpu:
             chunk.cuda(torch.cuda.current_device())
         else:
-            weights.initialise(chunk, plan.request.training.seed)
+            initial_weights.initialise(chunk, plan.request.training.seed)
         half = plan.request.precision.bf16 or plan.request.precision.fp16
         chunks.append(Float16Module(config, chunk) if half else chunk)
     return chunks

@@ -45,7 +45,7 @@ from hydra_overlap.megatron import load
 print(load.load(sys.argv[1]))
 print(processes.single_threaded(), gc.isenabled())
 before = set(sys.modules)
-from hydra_overlap.megatron import data, weights
+from hydra_overlap.megatron import data, initial_weights
 import megatron.core.parallel_state
 import torch.utils.tensorboard
 print(sorted(name for name in set(sys.modules) - before if name.startswith(("torch.", "megatron."))))
