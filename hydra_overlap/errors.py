@@ -8,9 +8,11 @@ Entry points print these without a traceback and exit with code 1.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from .findings import Finding, Fix, Place, render
+
+Kind = TypeVar("Kind", bound=BaseException)
 
 REFUSED, USAGE = 1, 2  # exit codes; 0 is fine
 
@@ -66,6 +68,14 @@ class LaunchError(HydraOverlapError):
 
     def __str__(self) -> str:
         return "This configuration cannot run here; nothing was started.\n\n" + render(self.finding)
+
+
+def raised_from(error: BaseException, kind: type[Kind]) -> Kind | None:
+    """The exception of a kind that `error` is or was raised from: Hydra 1.3 wraps ours in one without a text."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, kind):
+        cause = cause.__cause__
+    return cause
 
 
 def _split(line: str) -> tuple[str, str, str]:

@@ -12,7 +12,7 @@ from typing import Any
 from hydra._internal import utils
 from omegaconf import DictConfig, OmegaConf
 
-from ..errors import REFUSED, HydraOverlapError
+from ..errors import REFUSED, HydraOverlapError, raised_from
 from ..launch import plan
 from . import enforce, hydra_errors
 
@@ -48,7 +48,7 @@ def _report(error: Exception, task: CodeType) -> int:
     if isinstance(error, BrokenPipeError) and not in_task:  # whoever read our output left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return REFUSED
-    refusal = _refusal_in(error)
+    refusal = raised_from(error, HydraOverlapError)
     mistake = None if refusal or in_task else hydra_errors.explain(error, sys.argv[1:])
     told = refusal or mistake
     if told is None:
@@ -66,14 +66,6 @@ def _runs_job(frame: FrameType) -> bool:
     """Whether this is the function in which Hydra calls a job: `run_job` in 1.3, `_run_job` in 1.4."""
     inside = frame.f_globals.get("__name__") == "hydra.core.utils" and "config" in frame.f_locals
     return inside and frame.f_code.co_name.lstrip("_") == "run_job"
-
-
-def _refusal_in(error: BaseException) -> HydraOverlapError | None:
-    """The error of ours that `error` is or was raised from: Hydra 1.3 wraps it in an exception without a text."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, HydraOverlapError):
-        cause = cause.__cause__
-    return cause
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
-from ..errors import GatingError
+from ..errors import GatingError, raised_from
 from ..findings import Finding, Fix
 from ..resolver.from_config import PRESET, ours
 from ..resolver.resolution import Resolution
@@ -33,13 +33,12 @@ from ..resolver.resolve import resolve
 from ..rules import env_conflicts
 from ..rules.cfg import CFG001, CFG002, CFG006
 from ..rules.env import ENV002
-from ..schema.fields import NODES
+from ..schema.fields import NODES, OUTPUT
 from . import key_mapping, origins, pitfalls
 from .extract import IN_THE_JOBS, OPEN, Reading, read
 from .interpolations import hydra_keys, written
 from .overrides import overrides_of, task_overrides
 
-OUTPUT = "overlap"
 PLAN_VARIABLE = "HYDRA_OVERLAP_PLAN"
 
 # Where sweepers keep the values of a sweep that stands in YAML: Hydra's and Optuna's, Optuna 1.1, Ax, Nevergrad.
@@ -72,10 +71,7 @@ class ComposeRefusal(GatingError, InterpolationResolutionError, ConfigCompositio
 
 def refusal_in(error: BaseException) -> GatingError | None:
     """The GatingError that `error` is or was raised from: Hydra 1.3 wraps it in an exception without a text."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, GatingError):
-        cause = cause.__cause__
-    return cause
+    return raised_from(error, GatingError)
 
 
 def check(root: DictConfig) -> list[str]:

@@ -22,12 +22,12 @@ from ..findings import Finding, Fix, Place, render, yaml_value
 from ..resolver.normalise import normalise
 from ..rules.cfg import CFG001, CFG002, CFG003, CFG007, CFG008
 from ..rules.ub import UB_ARGUMENTS, meant
-from ..schema.fields import DEFAULTS, TREE
+from ..schema.fields import DEFAULTS, OUTPUT, TREE
 from ..schema.keys import UB_LAYERS
 from ..suggest import nearest
 from .key_mapping import BROUGHT, OWN_NODE
 from .overrides import COMMAND_LINE
-from .pitfalls import GROUPS, OUTPUT, lists_of_options, nearest_key
+from .pitfalls import GROUPS, lists_of_options, nearest_key
 
 GRAMMAR = "https://hydra.cc/docs/advanced/override_grammar/basic"
 HOSTS = "docs/hosts.md"

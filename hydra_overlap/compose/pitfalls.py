@@ -16,13 +16,12 @@ from ..errors import GatingError
 from ..findings import Finding, Fix, yaml_value
 from ..option_files import options
 from ..rules.cfg import CFG001, CFG002, CFG007, CFG008
-from ..schema.fields import DEFAULTS, FIELDS, NODES, TREE
+from ..schema.fields import DEFAULTS, FIELDS, NODES, OUTPUT, TREE
 from ..schema.nodes import Overlap
 from ..schema.targets import DDP_FIELDS, OPTIMIZER_FIELDS, TRANSFORMER_FIELDS
 from ..suggest import nearest
 from .overrides import COMMAND_LINE, overrides_of
 
-OUTPUT = "overlap"
 INPUTS = ("env_copy", "reads")  # of the output node
 GROUPS = (*(name for name in NODES if name != "gating"), *(f"comm_overlap/{d}" for d in TREE["comm_overlap"]))
 _ANSWERS = {

@@ -129,7 +129,8 @@ def _tree(node: type) -> Tree:
 
 TREE = _tree(Request)
 NODES = tuple(TREE)
-IGNORED = ("hydra", "overlap")  # in every composed config: Hydra's own node, and our answer
+OUTPUT = "overlap"  # the node of a composed config that holds our answer
+IGNORED = ("hydra", OUTPUT)  # in every composed config, and no part of the request
 
 FIELDS: dict[str, Field] = dotted.flatten(TREE)
 DEFAULTS = {key: field.default for key, field in FIELDS.items()}

@@ -31,11 +31,10 @@ from omegaconf import DictConfig, OmegaConf, StringNode, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from .. import dotted
-from ..compose.enforce import OUTPUT
 from ..compose.interpolations import stands_alone
 from ..compose.overrides import parsed
 from ..resolver.from_config import ours, plain_node
-from ..schema.fields import NODES
+from ..schema.fields import NODES, OUTPUT
 
 KEPT_BASES = 32  # configs of distinct group choices held at once; about a megabyte each
 # What the end of a composition writes, for every point anew.

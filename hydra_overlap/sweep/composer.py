@@ -14,7 +14,8 @@ from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ..compose import enforce as composition
-from ..compose.enforce import OUTPUT, PLAN_VARIABLE
+from ..compose.enforce import PLAN_VARIABLE
+from ..schema.fields import OUTPUT
 
 if TYPE_CHECKING:
     from .base_configs import Bases, Prepared

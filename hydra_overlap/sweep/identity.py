@@ -24,9 +24,10 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ..compose.enforce import OUTPUT, Answer
+from ..compose.enforce import Answer
 from ..compose.interpolations import of_the_job, stands_alone
 from ..resolver.from_config import UNJUDGED, ours
+from ..schema.fields import OUTPUT
 from ..schema.targets import DDP_FIELDS, OPTIMIZER_FIELDS
 
 # Nodes and fields of our request that the answer replaces, or that change no number of a run; see above.
