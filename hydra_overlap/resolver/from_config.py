@@ -15,8 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import GatingError
 from ..findings import Finding, Fix, yaml_value
-from ..rules.cfg import CFG002
-from ..schema.fields import DEFAULTS, FIELDS, IGNORED, NODES
+from ..rules.cfg import CFG002, CFG003
+from ..schema.fields import DEFAULTS, FIELDS, IGNORED, NODES, OUTPUT
+from ..schema.keys import UB_NAME
 from ..schema.nodes import AUTO, Request
 from . import mapped_fields
 
@@ -42,7 +43,7 @@ def request_of(cfg: Any) -> Any:
     plain: dict[Any, Any] = {}
     key: Any = ""
     try:
-        if OmegaConf.select(cfg, "overlap.plan") is not None:
+        if OmegaConf.select(cfg, f"{OUTPUT}.plan") is not None:
             return _as_composed(cfg)
         for key in cfg:
             if key not in IGNORED:  # their interpolations are not ours to resolve
@@ -61,20 +62,26 @@ def _as_composed(cfg: DictConfig) -> dict[str, Any]:
         name: plain_node(cfg, name) if ours(cfg, name) else known_fields(cfg, name)[0] for name in NODES if name in cfg
     }
     mapped_fields.take(cfg, request, [])
-    recorded = OmegaConf.select(cfg, "overlap.effective")
-    known: Any = OmegaConf.to_container(recorded, resolve=True) if OmegaConf.is_config(recorded) else {}
-    platform, software = request.get("platform"), request.get("software")
-    if isinstance(platform, dict) and platform.get("name") == AUTO and "platform" in known:
+    platform, software, userbuffers = (request.get(name) for name in ("platform", "software", "userbuffers"))
+    if isinstance(platform, dict) and platform.get("name") == AUTO:
         said = {key: value for key, value in platform.items() if value not in (None, AUTO)}
-        request["platform"] = {**known["platform"], **said}
-    if isinstance(software, dict) and "software" in known:
-        request["software"] = {
-            key: known["software"].get(key) if value == AUTO else value for key, value in software.items()
-        }
-    node = request.get("userbuffers")
-    if isinstance(node, dict) and node.get("name") == AUTO and PRESET in known:
-        request["userbuffers"] = chosen_preset(known[PRESET], node)
+        request["platform"] = {**_recorded(cfg, "platform", platform), **said}
+    if isinstance(software, dict) and AUTO in software.values():
+        known = _recorded(cfg, "software", software)
+        request["software"] = {key: known.get(key) if value == AUTO else value for key, value in software.items()}
+    if isinstance(userbuffers, dict) and userbuffers.get("name") == AUTO:
+        preset = _recorded(cfg, PRESET, None)
+        if preset is None:
+            why = "The preset that auto stood for is not recorded in this config. Compose it again, or name the preset."
+            raise GatingError([CFG003.refuse(UB_NAME, AUTO, "", why)])
+        request["userbuffers"] = chosen_preset(preset, userbuffers)
     return request
+
+
+def _recorded(cfg: DictConfig, name: str, default: Any) -> Any:
+    """What the composition wrote down under one name of overlap.effective; the default where it did not."""
+    node = OmegaConf.select(cfg, f"{OUTPUT}.effective.{name}")
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else default
 
 
 def chosen_preset(preset: dict[str, Any], written: dict[str, Any]) -> dict[str, Any]:

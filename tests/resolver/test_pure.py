@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_module
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
-from hydra_overlap import resolve
+from hydra_overlap import GatingError, resolve
 from hydra_overlap.compose.enforce import judged
 from hydra_overlap.machine import local
 
@@ -96,3 +96,12 @@ def test_what_was_planned_for_another_machine_is_not_filled_in_again(monkeypatch
         local.local_platform.cache_clear()
         platform = resolve(cfg).request["platform"]
     assert (platform["name"], platform["sm"], platform["gpus_per_node"]) == ("h100", 90, 8)
+
+
+def test_a_choice_that_was_not_recorded_is_refused_and_not_made_anew() -> None:
+    with initialize_config_module("hydra_overlap.conf", version_base=None):
+        cfg = compose("config", list(AUTO))
+    with open_dict(cfg.overlap.effective):
+        del cfg.overlap.effective["preset"]
+    with pytest.raises(GatingError, match="Compose it again, or name the preset"):
+        resolve(cfg)
