@@ -20,11 +20,12 @@ $(VENV)/.dev: $(VENV)/.train
 train: $(VENV)/.train
 	@$(BIN)/python train.py $(ARGS)
 
+PYTEST := $(BIN)/pytest -n 2 --dist loadgroup --durations=20
 test: $(VENV)/.dev lint
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(PYTEST)
 
 test-fast: $(VENV)/.dev
-	$(BIN)/pytest -n 2 --dist loadgroup -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

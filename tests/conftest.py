@@ -17,3 +17,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     warm.cold = config.getoption("--cold")
+
+
+FIRST = ("packaging", "slurm", "train", "dry_run", "sweep")  # folders whose tests take longest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests start first, so that no worker is left with one at the end. Within a file the order stays."""
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> tuple[bool, int]:
+    folder = item.path.parent.name
+    return item.get_closest_marker("slow") is None, FIRST.index(folder) if folder in FIRST else len(FIRST)

@@ -51,6 +51,12 @@ cold = False
 """Whether `run` and `Process` start new interpreters; set by `pytest --cold`."""
 
 
+class Done(subprocess.CompletedProcess[str]):
+    """What a script came to. cpu_s: seconds of processor time that it took, without ranks."""
+
+    cpu_s: float
+
+
 class Process:
     """A script in a process forked from the warm parent; the part of subprocess.Popen that its callers use."""
 
@@ -74,6 +80,7 @@ class Process:
         self._connection.sendall(text)
         self.pid = int.from_bytes(_received(self._connection, 8), "big")
         self.returncode: int | None = None
+        self.cpu_s = 0.0  # of the script, once it has ended
 
     def poll(self) -> int | None:
         """The exit code, negative for a signal; None while it runs."""
@@ -92,6 +99,7 @@ class Process:
 
     def _ended(self) -> None:
         self.returncode = os.waitstatus_to_exitcode(int.from_bytes(_received(self._connection, 8), "big"))
+        self.cpu_s = int.from_bytes(_received(self._connection, 8), "big") / 1e6
         self._connection.close()
 
     def send_signal(self, number: int) -> None:
@@ -116,7 +124,7 @@ def run(
     timeout: float = 240,
     input: str = "",
     modules: Sequence[str] = HYDRA,
-) -> subprocess.CompletedProcess[str]:
+) -> Done:
     """`subprocess.run([sys.executable, *command], capture_output=True, text=True)`, warm; command: script, arguments.
 
     modules: what the parent has imported, HYDRA or TRAINER. timeout: seconds; a wide bound, for what would never end. Raises
@@ -124,10 +132,13 @@ def run(
     """
     words, environment = [str(word) for word in command], dict(os.environ if env is None else env)
     if cold:
-        command = [sys.executable, *words]
-        return subprocess.run(
+        before, command = os.times(), [sys.executable, *words]
+        ended = subprocess.run(
             command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, input=input
         )
+        after = os.times()
+        used = after.children_user + after.children_system - before.children_user - before.children_system
+        return _done(ended.returncode, words, ended.stdout, ended.stderr, used)
     with _file(input) as given, _file() as out, _file() as err:
         files = {"stdin": given.fileno(), "stdout": out.fileno(), "stderr": err.fileno()}
         started = Process(words, cwd=cwd, env=environment, address=_parent(tuple(modules)), **files)
@@ -137,7 +148,13 @@ def run(
             started.kill()
             started.wait()
             raise subprocess.TimeoutExpired(words, timeout, _text(out), _text(err)) from late
-        return subprocess.CompletedProcess([sys.executable, *words], code, _text(out), _text(err))
+        return _done(code, words, _text(out), _text(err), started.cpu_s)
+
+
+def _done(code: int, words: Sequence[str], out: str, err: str, cpu_s: float) -> Done:
+    done = Done([sys.executable, *words], code, out, err)
+    done.cpu_s = cpu_s
+    return done
 
 
 def _file(text: str = "") -> IO[str]:
@@ -224,9 +241,10 @@ def _watched(connection: socket.socket) -> list[str]:
     closing.register(connection, select.POLLHUP | select.POLLERR)
     watcher = threading.Thread(target=lambda: closing.poll() and os._exit(0), daemon=True)  # nobody is left to tell
     watcher.start()
-    _, status = os.waitpid(child, 0)
+    _, status, used = os.wait4(child, 0)
+    taken = int((used.ru_utime + used.ru_stime) * 1e6)
     with suppress(OSError):
-        connection.sendall(status.to_bytes(8, "big"))
+        connection.sendall(status.to_bytes(8, "big") + taken.to_bytes(8, "big"))
     os._exit(0)
 
 

@@ -13,6 +13,7 @@ from hydra_overlap.audit import UnreadableError, audit
 from hydra_overlap.findings import yaml_value
 from hydra_overlap.presets import catalogue
 from hydra_overlap.resolver.resolve import resolve
+from tests.each import each
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 PUBLISHED = json.loads((REFERENCE / "userbuffers_presets.json").read_text())["presets"]
@@ -66,7 +67,7 @@ def nemo(entry: dict[str, Any]):
     return audit(yaml.safe_dump({"model": model}), shape(option))
 
 
-@pytest.mark.parametrize("entry", PUBLISHED, ids=lambda entry: entry["options"][0])
+@each("entry", PUBLISHED, ids=lambda entry: entry["options"][0])
 def test_a_published_dictionary_is_refused_by_the_rules_that_the_atlas_names(
     entry: dict[str, Any], tmp_path: Path
 ) -> None:

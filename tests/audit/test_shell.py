@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hydra_overlap.audit import shell
+from tests.each import each
 
 SAME = [  # scripts whose words bash knows without running a program
     "show a 'b c' \"d e\" f\\ g",
@@ -63,7 +64,7 @@ def ours(script: str) -> list[list[str]]:
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-@pytest.mark.parametrize("script", SAME)
+@each("script", SAME)
 def test_words_are_those_of_bash(script: str) -> None:
     functions = "show() { printf '%s\\0' \"$@\"; printf '\\n\\0'; }\n"
     done = subprocess.run(

@@ -15,6 +15,7 @@ from hydra_overlap.rules import DERIVATIONS, RULES
 from hydra_overlap.rules.ub import legal_methods
 from hydra_overlap.schema.fields import FIELDS
 from tests.docs.blocks import ROOT
+from tests.each import each
 
 NO_TORCH = """
 import sys
@@ -93,13 +94,13 @@ def test_every_command_that_takes_overrides_completes_them(command):
     assert offered(*command, "model=llama3_8b", "platform=gb") == ["platform=gb200", "platform=gb300"]
 
 
-@pytest.mark.parametrize("group", [*page.GROUPS, page.CATALOGUE])
+@each("group", [*page.GROUPS, page.CATALOGUE])
 def test_every_group_and_option_is_offered(group):
     assert f"{group}=" in offered("check", group) or offered("check", group)[0].startswith(f"{group}=")
     assert offered("check", f"{group}=") == [f"{group}={name}" for name in options(group)]
 
 
-@pytest.mark.parametrize("key", FIELDS)
+@each("key", FIELDS)
 def test_every_key_is_offered(key):
     """Alone with its values, where they are few."""
     lone = offered("check", f"{key}=")

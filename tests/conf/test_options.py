@@ -16,6 +16,7 @@ from hydra_overlap import option_files
 from hydra_overlap.compose.enforce import refusal_in
 from hydra_overlap.machine import local
 from hydra_overlap.schema.nodes import Request
+from tests.each import each
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
@@ -83,7 +84,7 @@ def refused(*overrides: str) -> list[str]:
 # headers
 
 
-@pytest.mark.parametrize("file", FILES, ids=str)
+@each("file", FILES, ids=str)
 def test_an_option_file_opens_with_one_line_that_describes_it(file: Path) -> None:
     lines = (CONF / file).read_text().splitlines()
     if lines[0].startswith("# @package"):
@@ -108,7 +109,7 @@ def test_no_option_name_is_a_yaml_boolean() -> None:
     assert [path for path in OPTIONS if not isinstance(yaml.safe_load(path.stem), str)] == []
 
 
-@pytest.mark.parametrize("file", TYPED, ids=str)
+@each("file", TYPED, ids=str)
 def test_every_option_outside_a_bundle_is_typed_by_its_groups_schema(file: Path) -> None:
     """What a bundle brings is typed by `_overlap/enforce`, once for all of it."""
     defaults = yaml.safe_load((CONF / file).read_text())["defaults"]
@@ -116,7 +117,7 @@ def test_every_option_outside_a_bundle_is_typed_by_its_groups_schema(file: Path)
     assert defaults[-1] == "_self_"
 
 
-@pytest.mark.parametrize("name", option_files.options("comm_overlap"))
+@each("name", option_files.options("comm_overlap"))
 def test_every_bundle_is_typed_and_enforced_and_brings_its_nodes(name: str) -> None:
     defaults = yaml.safe_load((CONF / "comm_overlap" / f"{name}.yaml").read_text())["defaults"]
     assert defaults[0] == "/_overlap/enforce@_global_"
@@ -234,7 +235,7 @@ def parameters_of(m: DictConfig) -> int:
     return m.num_layers * (attention + mlp) + embeddings
 
 
-@pytest.mark.parametrize("name", [n for n in option_files.options("platform") if n not in ("cpu", "auto")])
+@each("name", [n for n in option_files.options("platform") if n not in ("cpu", "auto")])
 def test_the_facts_of_a_platform_are_plausible(name: str) -> None:
     gpu = loaded("platform", name)
     assert gpu["name"] == name

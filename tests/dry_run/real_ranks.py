@@ -1,16 +1,15 @@
-"""Real ranks of a plan on gloo, two steps, what each holds and what it called: `torchrun real_ranks.py FOLDER OVERRIDES`.
+"""Real ranks of a plan on gloo, two steps, what each holds and what it called; started as ranks of that plan.
 
-Writes rankN.json. What a dry run says is compared with this; nothing of hydra_overlap/dry_run is used here. Calls are those of
+Writes rankN.json into the plan's directory. What a dry run says is compared with this; nothing of hydra_overlap/dry_run is used here. Calls are those of
 the second step, seen where torch's dispatcher takes them, below the process groups that a dry run replaces.
 """
 
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 
-from hydra_overlap.megatron import cpu, rehearsal
-from tests.plans import plan_of
+from hydra_overlap.launch import local
+from hydra_overlap.megatron import cpu
 
 # c10d operator, in older and newer torch -> (operation, which argument is the whole tensor, which the group)
 OPERATORS = {
@@ -33,8 +32,9 @@ OPERATORS = {
 }
 
 
-def main(folder: Path, *overrides: str) -> None:
-    plan = rehearsal.rehearse(plan_of(*overrides, output_dir=folder))
+def main() -> None:
+    plan = local.plan_of_this_rank()
+    assert plan is not None and plan.rehearsal is not None
     assert not plan.rehearsal.shrunk, "compare at the planned size"
     cpu.install()
     import torch.distributed as dist
@@ -51,7 +51,7 @@ def main(folder: Path, *overrides: str) -> None:
     with seen() as calls:
         step.run_step(plan, built, batches, 2)
     found = {"held": held(built), "calls": [[*key, times] for key, times in calls.items()]}
-    Path(folder, f"rank{dist.get_rank()}.json").write_text(json.dumps(found))
+    Path(plan.output_dir, f"rank{dist.get_rank()}.json").write_text(json.dumps(found))
     dist.barrier()
     build.release()
     dist.destroy_process_group()
@@ -120,4 +120,4 @@ def optimizer_bytes(optimizer) -> int:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    main()

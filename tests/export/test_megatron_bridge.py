@@ -11,6 +11,7 @@ from hydra_overlap import resolve
 from hydra_overlap.export import ExportError, export
 from hydra_overlap.export.megatron_bridge import CLASSES, LAYERS, path
 from hydra_overlap.schema.fields import FIELDS
+from tests.each import each
 from tests.overrides import request_of
 from tests.strategies import SCENARIOS, nest
 
@@ -30,7 +31,7 @@ def without_targets(node):
     return {name: value for name, value in node.items() if name != "_target_"}
 
 
-@pytest.mark.parametrize("key", FIELDS)
+@each("key", FIELDS)
 def test_every_field_has_a_place_that_exists_in_bridge(key: str) -> None:
     """A field added to the schema fails here until export/megatron_bridge.py says where it goes."""
     place = path(key)

@@ -14,6 +14,7 @@ from hydra_overlap.rules.ub import DGRAD, GEMMS, METHODS, UB002, UB003, UB004, U
 from hydra_overlap.schema.descriptions import descriptions
 from hydra_overlap.schema.fields import BELOW, DEFAULTS, FIELDS, MINIMUM, NODES
 from hydra_overlap.schema.keys import UB_LAYERS
+from tests.each import each
 
 jsonschema = pytest.importorskip("jsonschema")
 
@@ -37,12 +38,12 @@ def valid(node: str, text: str) -> bool:
     return not list(validator.iter_errors(yaml.safe_load(text)))
 
 
-@pytest.mark.parametrize("node", ["", *GROUPS])
+@each("node", ["", *GROUPS])
 def test_it_is_a_schema(node: str) -> None:
     jsonschema.Draft7Validator.check_schema(schema(node))
 
 
-@pytest.mark.parametrize("key", FIELDS)
+@each("key", FIELDS)
 def test_every_field_is_there_with_what_it_means(key: str) -> None:
     found = leaf(key)
     assert found["description"] == descriptions()[key]
@@ -113,7 +114,7 @@ def test_an_entry_is_valid_where_the_rules_take_it(gemm: str) -> None:
         assert validator.is_valid({"layers": layers}) is taken, entry
 
 
-@pytest.mark.parametrize("key", [*MINIMUM, *BELOW])
+@each("key", [*MINIMUM, *BELOW])
 def test_a_number_is_valid_where_the_rules_take_it(key: str) -> None:
     node, _, name = key.rpartition(".")
     validator = jsonschema.Draft7Validator(schema(node))

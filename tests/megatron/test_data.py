@@ -7,7 +7,10 @@ import pytest
 
 from hydra_overlap import LaunchError
 from hydra_overlap.megatron import data
+from tests import needs
 from tests.plans import plan_of
+
+pytestmark = needs.IN_PROCESS
 
 
 @pytest.fixture

@@ -7,9 +7,11 @@ import pytest
 
 from hydra_overlap.launch import local, preflight
 from hydra_overlap.megatron import rehearsal
+from tests import needs
+from tests import ranks as warm_ranks
 from tests.plans import plan_of
 
-pytest.importorskip("megatron.core")
+pytestmark = needs.MEGATRON
 
 # A100: userbuffers without multicast; margins for LayerNorm kernels.
 PLAN = (
@@ -40,7 +42,7 @@ def ranks(folder: Path, changed: dict[str, str]) -> None:
     assert plan.resolution.env == PROMISED
     script = folder / "rank.py"
     script.write_text(RANK.format(root=str(Path(__file__).parents[2]), changed=changed))
-    local.start(plan, str(script), preflight.rank_environment(plan, 2))
+    warm_ranks.start(plan, str(script), preflight.rank_environment(plan, 2))
 
 
 @pytest.mark.slow

@@ -1,23 +1,30 @@
 """16-bit matrix products on a CPU equal fp32 ones rounded once, to the last bit, in every form torch calls them."""
 
 import pytest
-import torch
 
-from hydra_overlap.megatron import matmul
+from tests import needs
 
-HALVES = [torch.bfloat16, torch.float16]
+pytestmark = [needs.TORCH, needs.IN_PROCESS]
+torch = needs.Late("torch")
 SCALARS = [{}, {"beta": 0.5, "alpha": -2.0}, {"beta": 0, "alpha": 0.125}, {"beta": 2, "alpha": 1}]
 
 
 @pytest.fixture(autouse=True, params=[True, False], ids=["get_kernel", "older torch"])
 def hands_out_kernels(request, monkeypatch):
     """Our kernels while a test runs, as torch releases with and without torch.library.get_kernel have them."""
+    from hydra_overlap.megatron import matmul
+
     if not request.param:
         monkeypatch.delattr(torch.library, "get_kernel")
     monkeypatch.setattr(matmul, "_library", None)
     matmul.install()
     yield request.param
     matmul._library._destroy()
+
+
+@pytest.fixture(params=["bfloat16", "float16"])
+def dtype(request):
+    return getattr(torch, request.param)
 
 
 # Calls that write into a tensor they are given keep torch's own kernel in older releases.
@@ -53,7 +60,6 @@ def rounded(operator, *tensors, **scalars):
     return operator(*[tensor.float() for tensor in tensors], **scalars).to(tensors[0].dtype)
 
 
-@pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("left", LAYOUTS)
 @pytest.mark.parametrize("right", LAYOUTS)
 def test_products_are_multiplied_in_fp32_and_rounded_once(dtype, left, right):
@@ -63,7 +69,6 @@ def test_products_are_multiplied_in_fp32_and_rounded_once(dtype, left, right):
     same(torch.bmm(batched_a, batched_b), rounded(torch.bmm, batched_a, batched_b))
 
 
-@pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("scalars", SCALARS, ids=str)
 @pytest.mark.parametrize("summand", [(33, 19), (19,), (33, 1), ()], ids=str)
 def test_a_summand_and_factors_are_part_of_what_is_rounded_once(dtype, scalars, summand):
@@ -74,7 +79,6 @@ def test_a_summand_and_factors_are_part_of_what_is_rounded_once(dtype, scalars, 
     same(torch.baddbmm(c, *batches, **scalars), rounded(torch.baddbmm, c, *batches, **scalars))
 
 
-@pytest.mark.parametrize("dtype", HALVES)
 def test_rounding_once_is_not_what_rounding_every_partial_sum_gives(dtype):
     ones = torch.ones(1, 4096, dtype=dtype)
     small = torch.full((4096, 1), 2.0**-12, dtype=dtype)
@@ -82,7 +86,6 @@ def test_rounding_once_is_not_what_rounding_every_partial_sum_gives(dtype):
     assert torch.addmm(torch.tensor([-1.0], dtype=dtype), ones, small).item() == 0.0
 
 
-@pytest.mark.parametrize("dtype", HALVES)
 def test_a_summand_that_counts_for_nothing_is_not_read(dtype):
     a, b = drawn(4, 5, dtype=dtype), drawn(5, 6, dtype=dtype)
     nothing = torch.full((4, 6), float("nan"), dtype=dtype)
@@ -91,7 +94,6 @@ def test_a_summand_that_counts_for_nothing_is_not_read(dtype):
     same(torch.baddbmm(nothing, *batches, beta=0), torch.bmm(*batches))
 
 
-@pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize(("rows", "inner", "columns"), [(0, 5, 6), (4, 0, 6), (4, 5, 0), (0, 0, 0)])
 def test_sizes_of_zero(dtype, rows, inner, columns):
     a, b, c = (torch.ones(shape, dtype=dtype) for shape in ((rows, inner), (inner, columns), (rows, columns)))
@@ -102,7 +104,6 @@ def test_sizes_of_zero(dtype, rows, inner, columns):
     same(torch.bmm(*(batch[:0] for batch in batches)), torch.empty(0, rows, columns, dtype=dtype))
 
 
-@pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("out", [(4, 6), (0,)], ids=str)
 @needs_get_kernel
 def test_results_are_written_into_a_tensor_that_is_given(dtype, out):
@@ -119,7 +120,6 @@ def test_results_are_written_into_a_tensor_that_is_given(dtype, out):
     same(torch.baddbmm(c, *batches, out=place), rounded(torch.baddbmm, c, *batches))
 
 
-@pytest.mark.parametrize("dtype", HALVES)
 @needs_get_kernel
 def test_a_factor_may_be_what_the_result_is_written_into(dtype):
     a, b = drawn(6, 6, dtype=dtype), drawn(6, 6, dtype=dtype, seed=1)
@@ -127,7 +127,6 @@ def test_a_factor_may_be_what_the_result_is_written_into(dtype):
     same(torch.mm(a, b, out=a), expected)
 
 
-@pytest.mark.parametrize("dtype", HALVES)
 @needs_get_kernel
 def test_sums_in_place(dtype):
     a, b = drawn(4, 5, dtype=dtype), drawn(5, 6, dtype=dtype, seed=1)
@@ -152,7 +151,6 @@ def test_another_shape_is_torchs_to_warn_of():
     assert place.shape == (4, 6)
 
 
-@pytest.mark.parametrize("dtype", HALVES)
 def test_gradients_of_what_layers_call_are_multiplied_in_fp32_too(dtype):
     x = drawn(2, 7, 40, dtype=dtype).requires_grad_()
     weight = drawn(24, 40, dtype=dtype, seed=1).requires_grad_()
@@ -167,7 +165,6 @@ def test_gradients_of_what_layers_call_are_multiplied_in_fp32_too(dtype):
     same(bias.grad, flat.sum(0))
 
 
-@pytest.mark.parametrize("dtype", HALVES)
 def test_gradients_of_attention_scores(dtype):
     q, k = (drawn(3, 8, 16, dtype=dtype, seed=seed).requires_grad_() for seed in (1, 2))
     gradient = drawn(3, 8, 8, dtype=dtype, seed=3)
@@ -179,7 +176,6 @@ def test_gradients_of_attention_scores(dtype):
     same(k.grad, rounded(torch.bmm, gradient.transpose(1, 2), q.detach()) * 0.25)
 
 
-@pytest.mark.parametrize("dtype", HALVES)
 def test_einsum_and_matmul_end_in_the_same_products(dtype):
     a, b = drawn(3, 4, 5, dtype=dtype), drawn(3, 5, 6, dtype=dtype, seed=1)
     same(torch.einsum("bij,bjk->bik", a, b), rounded(torch.bmm, a, b))
@@ -198,6 +194,8 @@ def test_other_number_formats_keep_torchs_kernels(dtype):
             torch.mm(a, b, out=c.clone()), c.clone().addmm_(a, b, alpha=2),
         ]  # fmt: skip
 
+    from hydra_overlap.megatron import matmul
+
     ours = products()
     matmul._library._destroy()
     assert all(torch.equal(one, torchs) for one, torchs in zip(ours, products(), strict=True))
@@ -214,6 +212,8 @@ def test_mixtures_and_shapes_that_do_not_match_are_refused_as_before():
 
 
 def test_installing_twice_changes_nothing():
+    from hydra_overlap.megatron import matmul
+
     library = matmul._library
     matmul.install()
     assert matmul._library is library

@@ -3,9 +3,10 @@
 import pytest
 
 from hydra_overlap.megatron import readback, rehearsal
+from tests import needs
 from tests.plans import plan_of
 
-pytest.importorskip("megatron.core")
+pytestmark = [needs.MEGATRON, needs.IN_PROCESS]
 
 BUNDLE = "comm_overlap=tp4_h100"
 

@@ -23,7 +23,7 @@ def main(cfg):
 main()
 """
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("packaging")]  # one worker builds and installs
 
 
 def sh(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -58,16 +58,18 @@ def built(sources: Path) -> tuple[Path, Path]:
     return sdist, wheel
 
 
-@pytest.fixture
-def environment(tmp_path: Path) -> Path:
-    """A clean virtual environment without this one's packages; -> its python."""
-    folder = tmp_path / "venv"
-    venv.create(folder, with_pip=True)
-    (tmp_path / "app.py").write_text(UNRELATED_APP)
-    return folder / "bin" / "python"
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory, built: tuple[Path, Path]) -> Path:
+    """A clean virtual environment without this one's packages, but for what the wheel brings; -> its python."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder / "venv", with_pip=True)
+    python = folder / "venv" / "bin" / "python"
+    ok(python, "-m", "pip", "install", "-q", built[1], cwd=folder)
+    return python
 
 
 def assert_an_unrelated_app_is_enforced(python: Path, folder: Path) -> None:
+    (folder / "app.py").write_text(UNRELATED_APP)
     ran = sh(python, "app.py", "+comm_overlap=tp4_h100", cwd=folder)
     assert ran.stdout == "TASK RAN 4 {'CUDA_DEVICE_MAX_CONNECTIONS': '1'}\n", ran.stderr
     refused = sh(python, "app.py", "+comm_overlap=tp4_h100", "parallelism=tp1", cwd=folder)
@@ -90,19 +92,19 @@ def test_the_sdist_holds_every_option_file_and_the_plugin(built: tuple[Path, Pat
     assert {PLUGIN, "conf/__init__.py", "pyproject.toml", "LICENSE"} <= names
 
 
-@pytest.mark.parametrize("kind", ["sdist", "wheel", "editable"])
-def test_an_unrelated_app_composes_and_is_refused(
-    built: tuple[Path, Path], sources: Path, environment: Path, tmp_path: Path, kind: str
-) -> None:
-    """The wheel is built from the sdist; installing the sdist builds one anew."""
-    what = {"sdist": [built[0]], "wheel": [built[1]], "editable": ["-e", sources]}[kind]
-    ok(environment, "-m", "pip", "install", "-q", *what, cwd=tmp_path)
-    assert_an_unrelated_app_is_enforced(environment, tmp_path)
-
-
-def test_the_bare_install_brings_no_torch(built: tuple[Path, Path], environment: Path, tmp_path: Path) -> None:
-    ok(environment, "-m", "pip", "install", "-q", built[1], cwd=tmp_path)
+def test_the_bare_install_brings_no_torch(environment: Path, tmp_path: Path) -> None:
     installed = ok(environment, "-m", "pip", "list", "--format=freeze", cwd=tmp_path).lower()
     assert "hydra-core==1." in installed
     assert "torch" not in installed
     assert "megatron" not in installed
+
+
+@pytest.mark.parametrize("kind", ["wheel", "sdist", "editable"])
+def test_an_unrelated_app_composes_and_is_refused(
+    built: tuple[Path, Path], sources: Path, environment: Path, tmp_path: Path, kind: str
+) -> None:
+    """The wheel is built from the sdist; installing the sdist builds one anew. What it depends on is there already."""
+    what = {"sdist": [built[0]], "wheel": [built[1]], "editable": ["-e", sources]}[kind]
+    install = ("-m", "pip", "install", "-q", "--force-reinstall", "--no-deps")
+    ok(environment, *install, *what, cwd=tmp_path)
+    assert_an_unrelated_app_is_enforced(environment, tmp_path)

@@ -12,6 +12,7 @@ from hydra_overlap import option_files
 from hydra_overlap.presets import catalogue
 from hydra_overlap.resolver.normalise import normalise
 from hydra_overlap.rules.ub import UB201
+from tests.each import each
 from tests.overrides import errors_of
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +54,7 @@ def test_every_published_preset_is_an_option_and_every_option_is_published() -> 
     assert sorted(set(option_files.options("userbuffers")) - set(NAMES)) == ["auto", "none"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_the_values_of_an_option_are_the_published_ones(name: str) -> None:
     """Type for type: json tells true from 1."""
     wanted = {
@@ -89,7 +90,7 @@ def test_values_that_cannot_be_read_are_these_and_said_in_their_files() -> None:
         assert first in DOCS
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_a_value_that_upstream_reads_from_the_environment_is_said_to_be_the_default(name: str) -> None:
     variables = PUBLISHED_AS[name].get("env_overrides") or []
     said = [remark for remark in catalogue.preset(name).remarks if remark.startswith("environment: ")]
@@ -97,7 +98,7 @@ def test_a_value_that_upstream_reads_from_the_environment_is_said_to_be_the_defa
     assert all(variable in said[0] for variable in variables)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_a_preset_is_tuned_for_what_its_name_says(name: str) -> None:
     tuned = catalogue.preset(name).tuned_for
     said = {
@@ -116,7 +117,7 @@ def test_a_preset_is_tuned_for_what_its_name_says(name: str) -> None:
     assert tuned["gpu"] is not None or name.endswith("vendored")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_a_preset_says_where_it_is_from_and_whether_it_was_tuned_or_copied(name: str) -> None:
     one = catalogue.preset(name)
     kinds = [remark.partition(":")[0] for remark in one.remarks]
@@ -132,7 +133,7 @@ def test_a_preset_says_where_it_is_from_and_whether_it_was_tuned_or_copied(name:
 # what Transformer Engine and our rules say
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_an_option_names_the_precisions_in_which_transformer_engine_takes_it(name: str) -> None:
     said = next(remark for remark in catalogue.preset(name).remarks if remark.startswith("transformer-engine: "))
     row = TE["presets"][PUBLISHED_AS[name]["name"]]
@@ -146,14 +147,14 @@ def refused_by(name: str) -> tuple[str, ...]:
     return catalogue.preset(name).refusals()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_a_preset_is_accepted_on_its_own_shape_or_refused_as_documented(name: str) -> None:
     """The list in docs/presets.md is the documentation; a rule that changes its mind changes it."""
     documented = re.search(rf"^\| `{name}` \| (?P<rules>[^|]+) \|", DOCS, re.MULTILINE)
     assert ", ".join(refused_by(name)) == (documented["rules"].strip() if documented else "")
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if not refused_by(name)])
+@each("name", [name for name in NAMES if not refused_by(name)])
 def test_no_other_rule_refuses_the_plan_a_preset_was_tuned_for(name: str) -> None:
     assert errors_of(catalogue.preset(name).plan()) == ()
 
@@ -197,7 +198,7 @@ def test_a_dimension_that_a_preset_does_not_say_costs_little_and_one_the_plan_do
     assert catalogue.differences(MATCHING.tuned_for, {**HERE, "precision": None, "gpu": None}) == ()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_the_differences_are_those_of_the_note_on_a_preset_off_its_shape(name: str) -> None:
     """UB201, where both sides say something; TP is UB001's."""
     one = catalogue.preset(name)

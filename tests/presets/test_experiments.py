@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from hydra_overlap import option_files
 from hydra_overlap.compose.enforce import refusal_in
 from hydra_overlap.machine import local
+from tests.each import each
 
 ROOT = Path(__file__).parents[2]
 NAMES = option_files.options("experiment")
@@ -79,7 +80,7 @@ def config(composed: dict[str, DictConfig], name: str) -> DictConfig:
     return composed[name]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_an_experiment_opens_with_the_command_that_runs_it(name: str) -> None:
     lines = (ROOT / "conf" / "experiment" / f"{name}.yaml").read_text().splitlines()
     assert lines[0] == "# @package _global_"
@@ -105,7 +106,7 @@ def test_an_experiment_composes_and_is_the_layout_its_first_line_says(
     assert cfg.overlap.plan is not None
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@each("name", RECIPES)
 def test_an_experiment_has_the_layout_and_batch_of_its_recipe(composed: dict[str, DictConfig], name: str) -> None:
     cfg, recipe = config(composed, name), RECIPES[name]
     layout, training = cfg.parallelism, cfg.training
@@ -119,7 +120,7 @@ def test_an_experiment_has_the_layout_and_batch_of_its_recipe(composed: dict[str
     } == {key: recipe[key] for key in ("tp", "pp", "cp", "vp", "ep", "etp", "sp", "gpus", "mbs", "gbs", "seq", "fsdp")}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@each("name", RECIPES)
 def test_an_experiment_resolves_to_what_bridge_makes_of_its_recipe(composed: dict[str, DictConfig], name: str) -> None:
     cfg, recipe = config(composed, name), RECIPES[name]
     effective = cfg.overlap.effective

@@ -9,6 +9,7 @@ import pytest
 from hydra_overlap.presets import catalogue
 from hydra_overlap.presets.gemms import FLAGS, MIB, ORDER, communicators, gemm_map, memory_mib
 from hydra_overlap.rules.ub import GEMMS
+from tests import needs
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 TE = json.loads((REFERENCE / "userbuffers_te_calls.json").read_text())
@@ -109,6 +110,7 @@ def test_experts_use_no_userbuffers() -> None:
     assert {name.partition("_")[0] for name in overlapping({}, experts=True)} == {"qkv", "proj"}
 
 
+@needs.IN_PROCESS
 def test_a_flag_that_is_not_said_has_megatron_cores_default() -> None:
     config = pytest.importorskip("megatron.core.model_parallel_config").ModelParallelConfig()
     assert {name: getattr(config, name) for name in FLAGS} == FLAGS

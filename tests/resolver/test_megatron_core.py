@@ -27,10 +27,12 @@ from hydra_overlap.rules.layout import UNEVEN
 from hydra_overlap.rules.prec import PREC004
 from hydra_overlap.rules.tp import TP009, TP011, TP016
 from hydra_overlap.schema.targets import TRANSFORMER_FIELDS
+from tests import needs
+from tests.each import each
 from tests.overrides import flat_of, refusing, request_of
 from tests.strategies import SCENARIOS, nest, plausible
 
-pytest.importorskip("megatron.core")
+pytestmark = [needs.MEGATRON, needs.IN_PROCESS]
 
 DRAWN = int(os.environ.get("PROMISE_EXAMPLES", "0"))
 """More requests than CI draws, other ones each time: `PROMISE_EXAMPLES=20000 pytest tests/resolver/test_megatron_core.py`."""
@@ -273,7 +275,7 @@ CITED = [
 ]
 
 
-@pytest.mark.parametrize(("name", "path", "lines"), CITED)
+@each("name, path, lines", CITED)
 def test_a_cited_line_of_megatron_core_exists(name: str, path: str, lines: str) -> None:
     if metadata.version("megatron-core") != BUILT_WITH:
         pytest.skip(f"the lines cited are those of {BUILT_WITH}")

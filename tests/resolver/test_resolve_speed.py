@@ -1,6 +1,7 @@
 """Judging costs less than a millisecond, so that it can stand at the end of every composition."""
 
 import timeit
+from time import process_time
 
 from hydra_overlap import resolve
 from tests.overrides import request_of
@@ -14,5 +15,6 @@ RUNS = 40
 
 
 def test_a_full_request_is_resolved_in_less_than_a_millisecond() -> None:
-    best = min(timeit.repeat(lambda: resolve(FULL), number=RUNS, repeat=10)) / RUNS
+    """Processor time, and the best of ten: other processes take their share of the clock, not of this."""
+    best = min(timeit.repeat(lambda: resolve(FULL), timer=process_time, number=RUNS, repeat=10)) / RUNS
     assert best < 1e-3, f"{best * 1e3:.2f} ms"

@@ -8,12 +8,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from hydra_overlap import GatingError, resolve
-from tests import warm
+from tests import needs, warm
 
-pytest.importorskip("megatron.core")
+pytestmark = needs.MEGATRON
 
 FIELDS = ("overlap_p2p_comm", "batch_p2p_comm", "overlap_p2p_comm_warmup_flush")
 GRID = list(

@@ -3,6 +3,7 @@
 import itertools
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hydra_overlap.rules import DERIVATIONS, RULES, Rule
 from hydra_overlap.rules._base import Derivation
 from hydra_overlap.rules.cfg import CFG001, CfgRule
 from hydra_overlap.schema.fields import DEFAULTS
+from tests.each import each
 from tests.overrides import errors_of, flat_of, overridden, refusing, remarks, request_of
 
 JUDGED_AT_COMPOSITION = ["CFG006", "CFG007", "CFG008", "ENV002"]  # compose.py makes these findings; tests/compose
@@ -55,7 +57,7 @@ def test_every_fix_lifts_the_refusal_and_wakes_no_other_rule(rule: type[Rule]) -
             assert after <= refused, f"{fix} wakes {after - refused}"
 
 
-@pytest.mark.parametrize("rule", [rule for rule in JUDGED if rule.severity != "error" and rule.fixes], ids=by_name)
+@each("rule", [rule for rule in JUDGED if rule.severity != "error" and rule.fixes], ids=by_name)
 def test_every_fix_of_a_note_silences_it_or_is_refused_openly(rule: type[Rule]) -> None:
     for fix in rule.fixes:
         request = overridden(request_of(*rule.refused), fix.override)
@@ -63,7 +65,7 @@ def test_every_fix_of_a_note_silences_it_or_is_refused_openly(rule: type[Rule]) 
             assert outcomes(_complete(flat_of(request)).flat)[rule.__name__] != "refused", fix
 
 
-@pytest.mark.parametrize("rule", [rule for rule in JUDGED if rule.severity == "error"], ids=by_name)
+@each("rule", [rule for rule in JUDGED if rule.severity == "error"], ids=by_name)
 def test_our_own_reading_of_a_fix_is_hydras(rule: type[Rule]) -> None:
     request = request_of(*rule.refused)
     flat = flat_of(request)
@@ -133,11 +135,18 @@ RICH = (
 """Requests that reach what no example reaches: the later half of an `and`."""
 
 
-@pytest.mark.parametrize("rule", JUDGED, ids=by_name)
+@cache
+def completed() -> list[dict[str, Any]]:
+    """Every example, and what none reaches, as rules see it once values are derived."""
+    examples = (*(other.refused for other in EXAMPLES if not issubclass(other, CfgRule)), *RICH, ())
+    return [_complete(flat_of(request_of(*example))).flat for example in examples]
+
+
+@each("rule", JUDGED, ids=by_name)
 def test_a_rule_reads_what_it_declares_and_nothing_else(rule: type[Rule]) -> None:
     read = set[str]()
-    for example in (*(other.refused for other in EXAMPLES if not issubclass(other, CfgRule)), *RICH, ()):
-        recorder = Recorder(_complete(flat_of(request_of(*example))).flat)
+    for flat in completed():
+        recorder = Recorder(flat)
         if rule.applies(recorder):
             rule.holds(recorder)
         read |= recorder.read
@@ -146,7 +155,7 @@ def test_a_rule_reads_what_it_declares_and_nothing_else(rule: type[Rule]) -> Non
     assert not unread, f"{rule.__name__} declares {unread} and never reads it"
 
 
-@pytest.mark.parametrize("rule", RULES, ids=by_name)
+@each("rule", RULES, ids=by_name)
 def test_a_rule_says_what_why_and_from_where(rule: type[Rule]) -> None:
     assert re.fullmatch(r"(CFG|PAR|PREC|TP|UB|CP|PP|DP|EP|ENV|VER|ADV)\d{3}", rule.__name__)
     assert rule.source
@@ -156,7 +165,7 @@ def test_a_rule_says_what_why_and_from_where(rule: type[Rule]) -> None:
     assert set(rule.requires) <= {other.__name__ for other in RULES}
 
 
-@pytest.mark.parametrize("derivation", DERIVATIONS, ids=by_name)
+@each("derivation", DERIVATIONS, ids=by_name)
 def test_a_derivation_says_why_and_from_where(derivation: Derivation) -> None:
     flat = _complete(dict(DEFAULTS)).flat
     assert derivation.key in DEFAULTS

@@ -5,10 +5,9 @@ import re
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
 from hydra_overlap.rules import DERIVATIONS, RULES
 from hydra_overlap.rules.env import RECORDS as ENVIRONMENT
+from tests.each import each
 
 ROOT = Path(__file__).parents[2]
 CATALOGUE = json.loads((ROOT / "tests/reference/rules_catalogue.json").read_text())["records"]
@@ -27,7 +26,7 @@ def answer(record: str) -> str:
     return next((kind for kind, records in ANSWERS.items() if record in records), "left out")
 
 
-@pytest.mark.parametrize("record", IDS)
+@each("record", IDS)
 def test_every_record_is_declared_or_left_out_for_a_reason(record: str) -> None:
     assert (record in DECLARED) != (record in OMITTED)
 

@@ -6,6 +6,7 @@ import pytest
 
 from hydra_overlap import Finding, GatingError, resolve
 from hydra_overlap.schema.fields import CHOICES, DEFAULTS, LISTS, MINIMUM, VERSIONS
+from tests.each import each
 from tests.overrides import refusing
 from tests.strategies import nest
 
@@ -97,7 +98,7 @@ def test_refuses_a_platform_that_nobody_has_read() -> None:
     assert "filled in when Hydra composes" in finding.why
 
 
-@pytest.mark.parametrize("key", MINIMUM)
+@each("key", MINIMUM)
 def test_refuses_every_size_below_its_minimum_and_allows_its_default(key: str) -> None:
     (finding,) = findings(nest({key: MINIMUM[key] - 1 if MINIMUM[key] else -1}))
     assert finding.rule == "CFG005"

@@ -10,6 +10,7 @@ import pytest
 from hydra_overlap.megatron import configs
 from hydra_overlap.schema.fields import FIELDS, SINCE
 from hydra_overlap.schema.targets import DDP_FIELDS, OPTIMIZER_FIELDS, TRANSFORMER_FIELDS
+from tests.each import each
 from tests.overrides import errors_of, refusing, remarks, request_of
 from tests.rules import core_fields
 
@@ -82,7 +83,7 @@ def takes(key: str, name: str, field: str, version: str) -> bool:
     return annotation is not None and (FIELDS[key].kind is not list or "list" in annotation.lower())
 
 
-@pytest.mark.parametrize(("key", "name", "field"), list(settings()))
+@each("key, name, field", list(settings()))
 def test_a_setting_is_as_new_as_the_wheels_say_and_none_was_removed(key: str, name: str, field: str) -> None:
     taken = [version for version in RECORDED["versions"] if takes(key, name, field, version)]
     assert taken == RECORDED["versions"][-len(taken) :]

@@ -98,6 +98,7 @@ def test_the_table_says_of_every_point_what_becomes_of_it(judged: list[Judged]) 
     assert max(map(len, lines)) <= 110
 
 
+@pytest.mark.slow
 def test_a_thousand_points_stay_readable(sweep: Sweeps) -> None:
     grid = (*GRID, "training.seed=range(0,32)")
     judged = judge_all(points(grid), sweep(*grid))

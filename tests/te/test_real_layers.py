@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from tests import needs
 from tests.te import upstream
 
-pytest.importorskip("megatron.core")
+pytestmark = needs.MEGATRON
 VERSION = "2.11.0"
 TP4 = ("comm_overlap=tp4_h100", "userbuffers=none")
 BF16_PARAMETERS = "precision.fp8_param_gather=false"

@@ -13,10 +13,11 @@ import pytest
 
 from hydra_overlap.megatron import userbuffers
 from hydra_overlap.rules.ub import GEMMS
+from tests import needs
 from tests.plans import plan_of
 from tests.te import upstream
 
-pytest.importorskip("torch")
+pytestmark = [needs.TORCH, needs.IN_PROCESS]
 
 WITHOUT_CUBLASMP = ("2.8.0", "2.9.0", "2.10.0", "2.11.0", "2.12.0", "2.13.0", "2.14.0", "2.15.0", "2.16.0")
 WITH_CUBLASMP = ("2.17.0", "2.18.0", "2.19.0", "2.20.2")

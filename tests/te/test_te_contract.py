@@ -18,10 +18,13 @@ from hypothesis import strategies as st
 from hydra_overlap import GatingError, Resolution, option_files, resolve
 from hydra_overlap.megatron import userbuffers
 from hydra_overlap.rules.ub import GEMMS, METHODS, REDUCE_SCATTER
+from tests import needs
+from tests.each import each
 from tests.overrides import errors_of, overridden, remarks, request_of
 from tests.te import upstream
 
-torch = pytest.importorskip("torch")
+pytestmark = [needs.TORCH, needs.IN_PROCESS]
+torch = needs.Late("torch")
 
 VERSIONS = ("2.10.0", "2.12.0", "2.20.2")
 PRESETS = [
@@ -173,7 +176,7 @@ def test_transformer_engine_says_what_is_recorded(
         assert f"{type(refusal.value).__name__}: {refusal.value}".startswith(case["message"]["2.20.2"])
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case["case"])
+@each("case", CASES, ids=lambda case: case["case"])
 def test_what_transformer_engine_refuses_our_rules_refuse(case: dict[str, Any]) -> None:
     """And mistakes that it takes without a word: wherever a rule is named."""
     assert [error.rule for error in errors_of(requested(case))] == case["we_refuse"]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hydra_overlap import LaunchError
 from hydra_overlap.megatron import batches
 from hydra_overlap.schema.nodes import Training
+from tests import needs
 from tests.plans import plan_of
 
 RAMP = "training.rampup_batch_size=[4,4,24]"  # to 16: 4, 8, 12, each for 8 samples
@@ -27,6 +28,7 @@ def test_without_a_ramp_every_step_takes_the_global_batch():
     assert batches.consumed(said, 2) == 32
 
 
+@needs.IN_PROCESS
 @settings(max_examples=60, deadline=None)
 @given(start=st.integers(1, 20), increments=st.integers(1, 12), step=st.integers(1, 9), samples=st.integers(1, 3000))
 def test_sizes_are_those_of_megatron_cores_calculator(start, increments, step, samples):

@@ -13,7 +13,7 @@ import pytest
 from hydra_overlap.launch import folders, local, preflight
 from hydra_overlap.launch import plan as plans
 from hydra_overlap.megatron import rehearsal
-from tests import ranks
+from tests import needs, ranks
 from tests.plans import plan_of
 from tests.train.conftest import ROOT, SMOKE
 
@@ -123,6 +123,7 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@needs.IN_PROCESS
 def test_a_bad_batch_stops_the_run_before_it_touches_a_parameter_and_can_be_rebuilt(poisoned):
     import torch
 

@@ -3,6 +3,7 @@
 import pytest
 
 from hydra_overlap.megatron import data
+from tests import needs
 from tests.plans import plan_of
 
 STEPS = 6
@@ -76,6 +77,7 @@ def text(tmp_path):
     return made
 
 
+@needs.IN_PROCESS
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.5, 0.9])
 def test_what_is_held_out_is_the_end_of_the_text_and_nowhere_else(text, share):
     whole = [token for token in tokens(data.prepare(text(0))) if token != data.EOD]
@@ -86,6 +88,7 @@ def test_what_is_held_out_is_the_end_of_the_text_and_nowhere_else(text, share):
     assert len(held) == pytest.approx(share * len(whole), abs=3)
 
 
+@needs.IN_PROCESS
 def test_parts_too_short_for_a_sample_are_refused_with_a_share_that_is_enough(text):
     from hydra_overlap import LaunchError
 
