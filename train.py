@@ -1,17 +1,17 @@
-"""Train a GPT with megatron-core, every overlap as composed: refused at composition, or in effect and read back.
+"""Train a GPT with megatron-core: every overlap asked for is in effect and read back, or refused at composition.
 
     python train.py                                     tiny GPT, 2 data-parallel ranks, 100 steps on real text
     python train.py comm_overlap=tp4_h100               planned for H100s; rehearsed here if there are none
     python train.py comm_overlap=pp_interleaved training=smoke
-    python train.py comm_overlap=tp4_h100 --cfg job --resolve     judge and look, start nothing
+    python train.py comm_overlap=tp4_h100 --cfg job --resolve     print the plan, start nothing
     python train.py -m comm_overlap=none,dp             one run after the other
-    python train.py experiment=llama31_405b_512gpu_h100_bf16 launch.dry_run=true   what each rank holds; starts none
+    python train.py experiment=llama31_405b_512gpu_h100_bf16 launch.dry_run=true   report what each rank would hold
     torchrun --nproc-per-node 8 train.py comm_overlap=tp8_h100    join ranks that torchrun (or srun) started
-    python train.py comm_overlap=tp8_h100 launch=slurm            submit a job of its own to Slurm
+    python train.py comm_overlap=tp8_h100 launch=slurm            submit a job to Slurm
 
-Without a GPU the plan is rehearsed: the same layout, schedule and overlap flags in real megatron-core on gloo, tensor
-dimensions shrunk, and the run says what it did not exercise. Exit codes: 0 fine, 1 refused or failed, 2 usage, 75 asked to
-stop, 130 interrupted.
+Without a GPU the plan is rehearsed: the same layout, schedule and overlap flags in real megatron-core on gloo, with smaller
+tensors, and the run lists what it did not exercise. Exit codes: 0 success, 1 refused or failed, 2 usage error, 75 stopped on
+request, 130 interrupted.
 """
 
 import dataclasses

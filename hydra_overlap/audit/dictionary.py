@@ -13,7 +13,7 @@ from .yamls import number_or_text
 CLASSES = {"BulkOverlapCfg": "bulk", "PipelineOverlapCfg": "pipeline", "RingExchangeOverlapCfg": "ring_exchange"}
 """Megatron-Bridge's name of an entry -> method."""
 NAMED_DEFAULT = re.compile(r"\$\{oc\.env:\s*\w+\s*,([^{}]*)")
-TEXT = "Transformer Engine takes the text for the value, or stops."
+TEXT = "Transformer Engine takes the text as the value, or stops."
 
 
 def take(intake: Intake, value: Mapping[str, Any], said: str, why: str = TEXT) -> None:
@@ -75,7 +75,7 @@ def _finding(meant: Mapping[str, Any], texts: Mapping[str, str], said: str, why:
     return Finding(
         rule=UB003.__name__, severity="error", title=UB003.title(), why=f"{wrong}. {why}", source=UB003.source,
         where=tuple(Place(f"{UB_LAYERS}.{place}", texts[place], said) for place in meant),
-        fixes=(Fix(overrides, "the values that the text names"),),
+        fixes=(Fix(overrides, "the values that the text stands for"),),
     )  # fmt: skip
 
 

@@ -36,7 +36,7 @@ DICTIONARY = "comm_overlap.tp_comm_overlap_cfg"
 DICTIONARIES = (DICTIONARY, "model.tp_comm_overlap_cfg")
 NAMES = frozenset(place.rpartition(".")[2] for place in PLACES)
 GRAPHS = ("model.cuda_graph_impl", "model.cuda_graph_modules", "model.cuda_graph_scope")
-SKIPS = "In a YAML Megatron-Bridge skips an unknown key with a line in the log; on its command line it stops."
+SKIPS = "Megatron-Bridge skips an unknown key in YAML with a log line; on its command line it stops."
 SKIPPED = "Megatron-Bridge v0.6.0 src/megatron/bridge/training/utils/omegaconf_utils.py:180, 470-474"
 RECIPES = {
     "delayed_scaling": ("hybrid", "delayed"),
@@ -178,7 +178,7 @@ def _dictionary(intake: Intake, value: Any, said: str) -> None:
                 else:
                     intake.take(f"userbuffers.{field}", content_, said)
         else:
-            intake.notes.append(f"{said} is no preset that is known here: the dictionary is not judged.")
+            intake.notes.append(f"{said} is not a preset known here, so the dictionary is not judged.")
     elif isinstance(value, Mapping):
         dictionary.take(intake, value, said)
     elif value is not None:
@@ -194,7 +194,7 @@ def _precision(intake: Intake, name: str) -> None:
     """One of Bridge's precision recipes by name."""
     said = f"mixed_precision={name}"
     if "fp4" in name or not name.endswith("_mixed"):
-        intake.notes.append(f"{said} is not known here: precision is not judged.")
+        intake.notes.append(f"{said} is not known here, so precision is not judged.")
         return
     half = "fp16" if name.startswith("fp16") else "bf16"
     intake.take(f"precision.{half}", True, said)
@@ -227,7 +227,7 @@ def _distributed(intake: Intake) -> None:
     keys = ("ddp.use_distributed_optimizer", "optimizer.use_distributed_optimizer")
     said = [key for key in keys if key in intake.flat]
     if not said:
-        intake.notes.append("the distributed optimizer is taken to be used, as in Bridge's recipes")
+        intake.notes.append("the distributed optimizer is assumed, as in Bridge's recipes")
     value = any(intake.flat[key] for key in said) if said else True
     for key in keys:
         intake.flat[key] = value
@@ -238,9 +238,7 @@ def _experts(intake: Intake) -> None:
     ranks = intake.flat.get("parallelism.expert_model_parallel_size", 1)
     if ranks > 1 and "model.num_moe_experts" not in intake.flat:
         intake.flat["model.num_moe_experts"] = ranks
-        intake.notes.append(
-            "the number of experts is taken to be one that the expert-parallel ranks divide, as the recipe's"
-        )
+        intake.notes.append("the number of experts is assumed to be divisible by the expert-parallel ranks")
 
 
 def say(override: str) -> str:

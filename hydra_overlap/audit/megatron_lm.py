@@ -28,8 +28,10 @@ LAUNCHER = {
 TRAINS = re.compile(r"train|finetun|sft")  # in the name of a script
 STARTS_RANKS = ("torchrun", "torch.distributed.run", "torch.distributed.launch", "deepspeed")
 TOOL = re.compile(r"(^|/)tools/")
-PLAIN = "Megatron-LM reads the file with yaml.safe_load: ${...} means something to OmegaConf, here it stays text."
-STOPS = "Megatron-LM stops at a flag that it does not know; it takes no flag cut short."
+PLAIN = (
+    "Megatron-LM reads the file with yaml.safe_load: ${...} is an interpolation only for OmegaConf; here it stays text."
+)
+STOPS = "Megatron-LM stops at an unknown flag; it does not accept abbreviated flags."
 PARSER = f"Megatron-LM {VERSION} megatron/training/arguments.py:87-102 (allow_abbrev=False, parse_args)"
 # Destinations that other flags of the same command decide with.
 HELPERS = (
@@ -74,7 +76,7 @@ def read(text: str, folder: Path | None = None) -> list[Intake]:
     intakes = [_intake(run, script, folder) for run in chosen]
     for run in others:
         what = run.script or (run.launcher[0] if run.launcher else "")
-        why = f"{what} is no training program" if what else "these flags belong to no command"
+        why = f"{what} is not a training program" if what else "these flags belong to no command"
         intakes[0].notes.append(f"not judged: line {run.command.line}, {why}")
     return intakes
 
@@ -266,7 +268,7 @@ def _dictionary(intake: Intake, given: Mapping[str, Any], folder: Path | None) -
         return
     file = folder / name if folder is not None else None
     if file is None or not file.is_file():
-        intake.notes.append(f"--tp-comm-overlap-cfg {name} was not found: the dictionary is not judged.")
+        intake.notes.append(f"--tp-comm-overlap-cfg {name} was not found, so the dictionary is not judged.")
         return
     try:
         layers = yamls.load(file.read_text(), yaml.SafeLoader)

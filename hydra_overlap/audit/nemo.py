@@ -58,7 +58,7 @@ HANDLED = (
 )  # fmt: skip
 
 
-UNREAD = "NeMo asks its configuration for the names it knows; nobody reads another one."
+UNREAD = "NeMo reads only the names it knows from its configuration; nothing reads another one."
 SOURCE = "NVIDIA NeMo 000316c8c3 nemo/collections/nlp/models/language_modeling/megatron_base_model.py build_transformer_config"
 WORDS: dict[str, str] = {
     **{key: f"model.{name}" for name, key in MODEL.items()},
@@ -164,7 +164,7 @@ def _dictionary(intake: Intake, value: Any) -> None:
     if isinstance(value, Mapping):
         dictionary.take(intake, value, DICTIONARY)
     elif isinstance(value, str):
-        intake.notes.append(f"ub_tp_comm_overlap_cfg={preset(value)} is another file: the dictionary is not judged.")
+        intake.notes.append(f"ub_tp_comm_overlap_cfg={preset(value)} is another file, so the dictionary is not judged.")
 
 
 def say(override: str) -> str:

@@ -191,7 +191,7 @@ def _by_model(rows: list[Row]) -> Iterator[str]:
 def _by_rule(rows: list[Row]) -> Iterator[str]:
     titles = {rule.__name__: rule for rule in RULES}
     counts = Counter(rule for row in rows for rule in {finding.rule for finding in row.findings})
-    yield "| rule | severity | recipes | what must hold |"
+    yield "| rule | severity | recipes | problem |"
     yield "| --- | --- | ---: | --- |"
     for rule in sorted(counts):
         yield f"| {rule} | {titles[rule].severity} | {counts[rule]} | {titles[rule].title()} |"

@@ -81,9 +81,9 @@ def conditions(command: Command) -> tuple[str, ...]:
         set_there = "; ".join(
             f"{name}={_short(command.variables.get(name))} (line {line})" for name, line in command.branches.items()
         )
-        notes.append(f"conditions and loops are not followed; the last assignment in the text is taken: {set_there}")
+        notes.append(f"conditions and loops are not followed; the last assignment in the text is used: {set_there}")
     if command.inside is not None:
-        notes.append(f"line {command.line} is under a condition or in a loop, of line {command.inside}")
+        notes.append(f"line {command.line} is inside a condition or loop that starts on line {command.inside}")
     return tuple(notes)
 
 

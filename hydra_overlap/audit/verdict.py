@@ -77,15 +77,15 @@ class Audit:
         """The verdict first, then every finding, then what was not judged."""
         count = len(self.errors)
         verdict = self.verdict if not count else "1 rule refuses" if count == 1 else f"{count} rules refuse"
-        verdict += ", the rest is undecided" if count and self.undecided else ""
+        verdict += ", and the rest is undecided" if count and self.undecided else ""
         blocks = [f"{self.kind}{self._where()}: {verdict}"]
         blocks += [render(finding) for finding in self.findings]
         if self.undecided:
             say = " ".join(f"{key}=..." for key in self.undecided)
-            blocks.append(f"These are not known from the text; say them behind the file name: {say}")
+            blocks.append(f"Not in the file; pass them after its name: {say}")
         asides = [f"note: {note}" for note in self.notes]
         asides += [f"no rule reads: {said}" for said in self.overlooked]
-        asides += [f"{self.ignored} other settings do not bear on overlap"] if self.ignored else []
+        asides += [f"{self.ignored} other settings do not affect overlap"] if self.ignored else []
         return "\n\n".join([*blocks, *(["\n".join(asides)] if asides else [])])
 
     def _where(self) -> str:
@@ -236,7 +236,10 @@ def judged(intake: Intake, say: Callable[[str], str] | None = None, assumed: Seq
     resolution, findings = (None, list(intake.findings)) if undecided else _judge(intake, request)
     if say is not None:
         findings = [replace(finding, fixes=tuple(_said(fix, say) for fix in finding.fixes)) for finding in findings]
-    notes = [*intake.notes, *([f"assumed: {' '.join(assumed)}; say otherwise behind the file name"] if assumed else [])]
+    notes = [
+        *intake.notes,
+        *([f"assumed: {' '.join(assumed)}; to change this, pass other values after the file name"] if assumed else []),
+    ]
     return Audit(
         kind=intake.kind,
         findings=tuple(findings),

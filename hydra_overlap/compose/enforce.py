@@ -45,7 +45,9 @@ PLAN_VARIABLE = "HYDRA_OVERLAP_PLAN"
 SWEEP_PARAMETERS = ("params", "search_space", "ax_config.params", "parametrization")
 _AS_POINT: ContextVar[list["Answer"] | None] = ContextVar("as_point", default=None)  # see as_point
 _CLOSED: ContextVar[bool] = ContextVar("closed", default=False)  # see closed
-MASTER_NOTE = "This is the config of a sweep before its values are applied; every job of the sweep is judged by itself."
+MASTER_NOTE = (
+    "This is the config of a sweep before its values are applied; every job of the sweep is judged separately."
+)
 
 
 class ComposeRefusal(GatingError, InterpolationResolutionError, ConfigCompositionException):  # type: ignore[misc]
@@ -321,7 +323,7 @@ def _write(root: DictConfig, resolution: Resolution, reading: Reading) -> None:
     output.env = answer["env"]
     output.origin = {row.field: f"{row.origin} ({row.rule})" if row.rule else row.origin for row in resolution.ledger}
     findings = [f"{finding.rule}: {finding.title}. {finding.why}".strip() for finding in resolution.findings]
-    output.notes = findings + [f"{key} is a key of your app's own; no rule reads it." for key in reading.unread]
+    output.notes = findings + [f"{key} is a key of your app; no rule reads it." for key in reading.unread]
     output.plan = fingerprint(reading, resolution)
 
 
@@ -373,11 +375,11 @@ def _never_judged(cfg: DictConfig, why: str) -> Finding:
     """CFG006 for a job's config, with the way to one that is judged."""
     again = _overrides_of_saved_run()
     if again is not None:
-        fix = Fix(" ".join(again) or "(no overrides)", "without --config-path and --config-name: composes it anew")
+        fix = Fix(" ".join(again) or "(no overrides)", "without --config-path and --config-name: composes it again")
     elif not OmegaConf.is_config(cfg.get("comm_overlap")):
-        fix = Fix("+comm_overlap=none", "asks for no overlap, and judges")
+        fix = Fix("+comm_overlap=none", "asks for no overlap and judges that")
     else:
-        fix = Fix("comm_overlap=OPTION", "composed anew from the option files, your changes as overrides")
+        fix = Fix("comm_overlap=OPTION", "composes it again from the option files, with your changes as overrides")
     return CFG006.refuse(f"{OUTPUT}.plan", OmegaConf.select(cfg, f"{OUTPUT}.plan"), "", why, fix)
 
 

@@ -154,7 +154,7 @@ def _marks(line: Timeline, axis: _Axis) -> list[dict[str, Any]]:
                 "y": TOP + ROW * stage + BAR + 2,
                 "gather": gather,
                 "waits": not asynchronous,
-                "title": f"stage {stage}: {what}, {'the works go on' if asynchronous else 'the stage waits'}",
+                "title": f"stage {stage}: {what}, {'the stage continues' if asynchronous else 'the stage waits'}",
             }
         )
     return found
@@ -184,6 +184,6 @@ def _calls(line: Timeline) -> list[str]:
     """What data-parallel calls a step of the first stage makes, in words."""
     counted = Counter((mark.call.operation, mark.call.asynchronous) for mark in line.marks if mark.stage == 0)
     return [
-        f"{times} {operation}{'s' if times > 1 else ''} {'under works' if asynchronous else 'while the stage waits'}"
+        f"{times} {operation}{'s' if times > 1 else ''} {'under compute' if asynchronous else 'while the stage waits'}"
         for (operation, asynchronous), times in sorted(counted.items())
     ]

@@ -92,7 +92,7 @@ def verdict(plan: Plan, figures: Sequence[RankFigures]) -> tuple[str, bool | Non
     memory = plan.request.platform.memory_gib
     need = f"rank {fullest.rank} (stage {fullest.stage}) holds the most, {fullest.total_bytes / GIB:.1f} GiB"
     if memory is None:
-        return f"{need} (computed); platform.memory_gib is not said", None
+        return f"{need} (computed); platform.memory_gib is not set", None
     fits = fullest.total_bytes <= memory * GIB
     share = fullest.total_bytes / (memory * GIB)
     return f"{'fits' if fits else 'does not fit'}: {need} of {memory:g} GiB, {share:.0%} (computed)", fits
@@ -119,19 +119,19 @@ def remarks(plan: Plan) -> list[str]:
     attention = "with" if activations.keeps_scores(request) else "without"
     lines = [
         "parameters, buckets, optimizer shards, microbatches: from megatron-core's own objects on the meta device",
-        "layers: megatron-core's own; Transformer Engine's hold the same parameters, norms at another place in the order "
-        "of buckets",
-        f"activations: an estimate, {attention} attention's S x S matrices, at the point of a step where most "
+        "layers: megatron-core's own; Transformer Engine's layers hold the same parameters, with norms elsewhere in the "
+        "order of buckets",
+        f"activations: an estimate, {attention} attention's S x S matrices, at the point of a step where the most "
         f"layers have microbatches in flight; {activations.SOURCE}",
         "optimizer: fp32 main parameters and fp32 states, as after the first step",
-        "collectives: what megatron-core hands to process groups in a step under way, without values; bytes as nccl-tests "
-        "count them, the whole tensor; groups of one rank are left out",
-        "schedule: megatron-core's order of works; a forward takes 1 unit, a backward 2, communication none",
+        "collectives: what megatron-core hands to process groups during a step, without values; bytes of the whole tensor, "
+        "as in nccl-tests; groups of one rank are left out",
+        "schedule: megatron-core's order of forwards and backwards; a forward takes 1 unit, a backward 2, communication none",
         "left out: CUDA context, NCCL's buffers, workspaces, temporaries of a step, fragmentation of the allocator",
     ]
     if plan.resolution.transformer_config.get("tp_comm_overlap"):
         lines.append(
-            "userbuffers: move what layers gather and scatter over TP inside Transformer Engine's GEMMs, in place of NCCL; "
+            "userbuffers: move what layers gather and scatter over TP, inside Transformer Engine's GEMMs instead of NCCL; "
             "embedding, output layer and loss stay with NCCL"
         )
     if request.parallelism.context_parallel_size > 1:
@@ -148,12 +148,12 @@ def remarks(plan: Plan) -> list[str]:
         lines.append("activations: multi-token-prediction layers are not counted; their parameters are")
     if request.model.num_moe_experts:
         lines.append(
-            "activations: experts are taken to get equally many tokens; the paper has none, its way of counting does"
+            "activations: experts are assumed to get equally many tokens; the paper's way of counting is extended to experts"
         )
-        lines.append("EP: all-to-alls carry what they would if every expert got equally many tokens")
+        lines.append("EP: all-to-alls carry what they would carry if every expert got equally many tokens")
     if request.precision.fp8:
         lines.append(
-            "FP8: weights and activations are counted in 16 bits; copies in FP8, or parameters kept in it, are not"
+            "FP8: weights and activations are counted in 16 bits; FP8 copies, or parameters kept in FP8, are not counted"
         )
     return lines + [f"built without {line}" for line in replaced]
 

@@ -110,7 +110,7 @@ def container(c: Mapping[str, Any], env: Mapping[str, str]) -> tuple[dict[str, A
     for key in FIELDS:
         place, value = path(key), c[key]
         if place is None and key not in KNOWN_ELSEWHERE and not key.startswith(UNSAID) and value != DEFAULTS[key]:
-            problems.append(unsayable(key, value, "ConfigContainer has no place for it.", SOURCE))
+            problems.append(unsayable(key, value, "ConfigContainer has no field for it.", SOURCE))
         if place is None or (value is None and key != "comm_overlap.tp.tp_comm_bootstrap_backend"):
             continue
         node, name = place.split(".")
@@ -148,7 +148,7 @@ def export(resolution: Resolution, command: str = "") -> Files:
     if problems or more:
         raise ExportError("megatron-bridge", [*problems, *more])
     notes = (
-        "Merged into a recipe by Bridge's process_config_with_overrides(config, config_filepath=...); data, tokenizer",
+        "To merge into a recipe: Bridge's process_config_with_overrides(config, config_filepath=...). Data, tokenizer",
         "and checkpoints stay the recipe's. `_target_` nodes replace what the recipe has there.",
     )
     return {

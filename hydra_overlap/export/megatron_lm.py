@@ -146,32 +146,32 @@ def _unsayable(c: Mapping[str, Any]) -> Iterator[Finding]:
     p2p, batched = c["comm_overlap.pp.overlap_p2p_comm"], c["comm_overlap.pp.batch_p2p_comm"]
     twice = interleaved(c) and c[PP] == 2 and not p2p  # the finding below has the way out of both
     if c[PP] > 1 and batched is not None and bool(batched) == bool(p2p) and not twice:
-        why = "Megatron-LM batches sends and receives exactly where it does not overlap them."
+        why = "Megatron-LM batches sends and receives exactly when it does not overlap them."
         fix = Fix(f"comm_overlap.pp.batch_p2p_comm={yaml_value(not p2p)}", "what Megatron-LM does")
         yield unsayable("comm_overlap.pp.batch_p2p_comm", batched, why, SOURCE + "1326", fix)
     if twice:
-        why = "Megatron-LM asserts more than two stages where the interleaved schedule does not overlap p2p."
+        why = "Megatron-LM asserts more than two stages if the interleaved schedule does not overlap p2p."
         fix = Fix("comm_overlap.pp.overlap_p2p_comm=true comm_overlap.pp.batch_p2p_comm=false", "asks for the overlap")
         yield unsayable("comm_overlap.pp.overlap_p2p_comm", False, why, SOURCE + "579-583", fix)
     if c["model.variable_seq_lengths"]:
-        why = "Megatron-LM sets variable_seq_lengths to false, whatever was said."
+        why = "Megatron-LM always sets variable_seq_lengths to false."
         yield unsayable("model.variable_seq_lengths", True, why, SOURCE + "754", _back("model.variable_seq_lengths"))
     if (c["model.activation_func"], c["model.gated_linear_unit"]) not in (("silu", True), ("gelu", False)):
-        why = "pretrain_gpt.py knows gelu without a gate, and silu with one (--swiglu)."
+        why = "pretrain_gpt.py supports gelu without a gate, and silu with one (--swiglu)."
         fix = Fix("model.activation_func=silu model.gated_linear_unit=true", "SwiGLU")
         yield unsayable("model.gated_linear_unit", c["model.gated_linear_unit"], why, SOURCE + "1332-1336", fix)
     if c["model.cp_comm_type"] == "a2a+p2p" and c[CP] > 1:
-        why = "It needs --hierarchical-context-parallel-sizes, which the plan does not say."
+        why = "It needs --hierarchical-context-parallel-sizes, which the plan does not have."
         fix = Fix("model.cp_comm_type=p2p", "Megatron-LM's default")
         yield unsayable("model.cp_comm_type", "a2a+p2p", why, SOURCE + "406-408", fix)
     if c["model.recompute_modules"] == [] and c["model.recompute_granularity"] == "selective":
         why = "--recompute-modules takes at least one name."
-        fix = Fix("model.recompute_granularity=null", "recomputes nothing, as the empty list does")
+        fix = Fix("model.recompute_granularity=null", "recomputes nothing, like the empty list")
         yield unsayable("model.recompute_modules", [], why, SOURCE + "1621", fix)
     if c["training.rampup_batch_size"] is not None:
         key, why = (
             "training.rampup_batch_size",
-            "pretrain_gpt.py ramps runs of --train-samples, and --train-iters says this one.",
+            "pretrain_gpt.py ramps only runs with --train-samples; this one has --train-iters.",
         )
         yield unsayable(key, c[key], why, SOURCE + "validate_args, iteration-based training", _back(key))
     if c["ddp.use_distributed_optimizer"] != c["optimizer.use_distributed_optimizer"]:

@@ -37,6 +37,6 @@ def export(resolution: Resolution, command: str = "") -> Files:
         why = "The plan has no dictionary: initialize_ub gets none and takes its defaults for all twelve GEMMs."
         raise ExportError("te", [unsayable("userbuffers", None, why)])
     source = str(flat["userbuffers.source"] or "")
-    notes = (f"{flat['userbuffers.name'] or 'unnamed'}; values from: {source or 'not said'}",)
+    notes = (f"{flat['userbuffers.name'] or 'unnamed'}; values from: {source or 'not known'}",)
     version = flat["software.transformer_engine"] or "of any version"
     return {NAME: header(f"Transformer Engine {version}", command, flat, *notes) + dictionary(resolution.userbuffers)}

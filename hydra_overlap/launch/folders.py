@@ -36,7 +36,7 @@ def require_checkpoint_folders(plan: Plan) -> None:
             why="Only a directory that is also checkpoint.save may be empty at first.",
             fixes=[
                 ("checkpoint.load=null", "starts anew"),
-                (f"checkpoint.save={load}", "starts anew, and saves there"),
+                (f"checkpoint.save={load}", "starts anew and saves there"),
             ],
         )
     if save is not None:

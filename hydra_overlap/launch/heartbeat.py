@@ -125,7 +125,7 @@ def explained(plan: Plan, error: str) -> str:
     found = signs(plan)
     limit = timeout_s(plan)
     waited = f"Ranks waited {limit:g} s for it: launch.distributed_timeout_minutes={limit / 60:g}."
-    last = f"The first that gave up says: {error.strip().splitlines()[0] if error.strip() else 'nothing'}"
+    last = f"The first rank that gave up says: {error.strip().splitlines()[0] if error.strip() else 'nothing'}"
     return f"{_who(plan, found)} {waited}\n\n{_table(found)}\n\n{last}"
 
 
@@ -137,14 +137,14 @@ def _who(plan: Plan, found: list[dict[str, Any]]) -> str:
     silent = [sign for sign in found if newest - sign["time"] > 2.5 * _interval_s(plan)]
     if silent and len(silent) < len(found):
         ages = ", ".join(f"{newest - sign['time']:.0f} s" for sign in silent)
-        return f"{_ranks([sign['rank'] for sign in silent])} hangs: no sign of life for {ages}."
+        return f"{_ranks([sign['rank'] for sign in silent])} hangs: no heartbeat for {ages}."
     behind = [sign["rank"] for sign in found if sign["step"] < max(other["step"] for other in found)]
     if behind:
-        return f"{_ranks(behind)} did not come: a step behind the others."
+        return f"{_ranks(behind)} did not arrive: a step behind the others."
     elsewhere = [sign["rank"] for sign in found if not _waits(sign["place"])]
     if elsewhere and len(elsewhere) < len(found):
-        return f"{_ranks(elsewhere)} did not come: busy with something else while the others waited."
-    return "Ranks wait for each other, and all of them run; where they stand tells which is the one."
+        return f"{_ranks(elsewhere)} did not arrive: busy with something else while the others waited."
+    return "Ranks wait for each other, and all of them still run; compare the stack locations below."
 
 
 def _waits(place: list[str]) -> bool:

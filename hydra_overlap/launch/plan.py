@@ -151,8 +151,8 @@ def _read(path: str | Path, place: str, data: Any, kind: type[T]) -> T:
     raise LaunchError(
         f"{FILE_NAME} was not written by this version of hydra-overlap",
         where=[str(path)],
-        why=f"It does not fit: {wrong}. The version that wrote it can read it.",
-        fixes=[("python train.py OVERRIDES", "composes the plan anew; `overrides` in the file lists them")],
+        why=f"It does not fit: {wrong}. Read it with the version that wrote it.",
+        fixes=[("python train.py OVERRIDES", "composes the plan again; `overrides` in the file lists them")],
         source="hydra_overlap/launch/plan.py",
     )
 

@@ -70,4 +70,4 @@ def _requeue(plan: Plan) -> None:
     done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=TIME_LIMIT_S)
     if done.returncode:
         raise HydraOverlapError(f"Stopped at {last.name}, but Slurm did not requeue job {job}: {done.stderr.strip()}")
-    print(f"asked to stop: job {job} is queued again and goes on from {last.name}", flush=True)
+    print(f"asked to stop: job {job} is requeued and resumes from {last.name}", flush=True)

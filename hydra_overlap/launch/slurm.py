@@ -249,7 +249,7 @@ def _wait(plan: Plan, job: Any) -> Any:
     try:
         job.wait()
     except KeyboardInterrupt:
-        print(f"\njob {job.job_id} goes on; `scancel {job.job_id}` ends it", flush=True)
+        print(f"\njob {job.job_id} continues; `scancel {job.job_id}` ends it", flush=True)
         raise
     tasks = [job.task(rank) for rank in range(job.num_tasks)]
     told, failed = _told(tasks)
@@ -264,7 +264,7 @@ def _wait(plan: Plan, job: Any) -> Any:
         if cause == message(plan):
             raise Stopped(cause)
         killed = [str(rank) for rank in range(len(tasks)) if rank not in told]
-        silent = f" Without a word, as if killed, ended: {', '.join(killed)}." if killed else ""
+        silent = f" These ended without a message, as if killed: {', '.join(killed)}." if killed else ""
         raise RankError(
             f"Rank {first} of job {job.job_id} is the first failed rank that says why.{silent}\n\n{cause}{logs}"
         )

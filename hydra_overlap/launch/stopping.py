@@ -51,8 +51,8 @@ def message(plan: Plan) -> str:
     """What a stopped run says: where it goes on, or that it cannot."""
     folder = plan.request.checkpoint.save
     if folder is None:
-        return "The run was asked to stop; checkpoint.save=null, so nothing was kept."
+        return "The run was asked to stop; nothing was saved, because checkpoint.save is null."
     found = complete(folder)
     if not found:
         return f"The run was asked to stop before it had written a checkpoint to {folder}."
-    return f"The run was asked to stop; checkpoint.load={folder} goes on from {found[-1].name}."
+    return f"The run was asked to stop; checkpoint.load={folder} resumes from {found[-1].name}."

@@ -57,9 +57,7 @@ def _transformer_engine() -> Diagnosis:
     if found.state == "absent":
         text = "TP overlap, FP8 and context parallelism are refused for this machine"
         return Diagnosis("Transformer Engine", MISSING, found.detail, text)
-    text = (
-        f"import megatron.core fails while it is there: pip uninstall {' '.join(n.split()[0] for n in found.installed)}"
-    )
+    text = f"import megatron.core fails while it is installed: pip uninstall {' '.join(n.split()[0] for n in found.installed)}"
     return Diagnosis("Transformer Engine", WRONG, f"{', '.join(found.installed)}: {found.detail}", text)
 
 
@@ -73,7 +71,7 @@ def compare_environment(resolution: Resolution, found: Mapping[str, str] = os.en
         if value is None:
             yield Diagnosis(name, UNSET, "", f"the plan needs {needed}; train.py sets it in every rank")
         elif value != needed:
-            yield Diagnosis(name, WRONG, value, f"the plan needs {needed}; ranks that inherit {value} contradict it")
+            yield Diagnosis(name, WRONG, value, f"the plan needs {needed}; ranks would inherit {value}")
         else:
             yield Diagnosis(name, OK, value)
     for one in env_conflicts.contrary(resolution.request, resolution.to_dict(), found):

@@ -69,7 +69,7 @@ def require_batches(plan: Plan) -> None:
         raise LaunchError(
             "Validation is on, but no text is held out",
             where=[f"training.eval_interval={training.eval_interval}", f"data.held_out={data.held_out}"],
-            why="Training takes all of the text. What is held out is its end, in whole or cut documents.",
+            why="Training uses all of the text. The end of the text can be held out.",
             fixes=[("data.held_out=0.03", "keeps 3 % of it"), ("training.eval_interval=null", "measures none")],
         )
     if training.rampup_batch_size is not None:
@@ -85,7 +85,7 @@ def _require_ramp(training: Training) -> None:
     elif min(ramp) < 1 or ramp[0] >= last:
         why = "All three are at least 1, and the first size is below global_batch_size."
     elif (last - ramp[0]) % ramp[1]:
-        why = f"From {ramp[0]} to {last} is no whole number of increments of {ramp[1]}."
+        why = f"From {ramp[0]} to {last} is not a whole number of increments of {ramp[1]}."
         # The increment that fits and is nearest to the one asked for.
         fitting = [n for n in range(1, last - ramp[0] + 1) if (last - ramp[0]) % n == 0]
         near = min(fitting, key=lambda n: abs(n - ramp[1]))
@@ -111,7 +111,7 @@ def _require_rules_at_every_size(plan: Plan) -> None:
         except GatingError as refusal:
             first = refusal.findings[0]
             raise LaunchError(
-                f"{first.rule} refuses the plan at the batch size of {size} that its ramp goes through: {first.title}",
+                f"{first.rule} refuses the plan at batch size {size}, which the ramp goes through: {first.title}",
                 where=[_said(training), f"training.micro_batch_size={training.micro_batch_size}"],
                 why=first.why,
                 fixes=[*_even(plan), ("training.rampup_batch_size=null", "global_batch_size from the first step")],
@@ -125,7 +125,7 @@ def _require_rules_at_every_size(plan: Plan) -> None:
         ]
         if other:
             raise LaunchError(
-                f"The plan is another one at the batch size of {size} that its ramp goes through",
+                f"At batch size {size}, which the ramp goes through, the plan is another one",
                 where=[_said(training), *other],
                 why="One model is built for all sizes.",
                 fixes=[("training.rampup_batch_size=null", "global_batch_size from the first step")],

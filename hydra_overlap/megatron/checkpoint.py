@@ -162,7 +162,7 @@ def resume(plan: Plan, built: Built) -> Loaded | None:
     except BaseException as error:  # damaged files raise anything; torch's CheckpointException is no Exception
         what = f"{type(error).__name__}: {error}".splitlines()[0]
         raise CheckpointError(
-            f"{folder} cannot be read ({what}). Without that folder the one before it is resumed."
+            f"{folder} cannot be read ({what}). Remove that folder to resume the one before it."
         ) from error
 
 
@@ -289,7 +289,7 @@ def _identity(plan: Plan) -> dict[str, Any]:
 
 
 def _require_same(plan: Plan, saved: dict[str, Any], folder: Path) -> None:
-    lines = [f"{k}={v}, in the checkpoint {saved.get(k)}" for k, v in _identity(plan).items() if saved.get(k) != v]
+    lines = [f"{k}={v}, but {saved.get(k)} in the checkpoint" for k, v in _identity(plan).items() if saved.get(k) != v]
     if lines:
         raise CheckpointError(f"{folder} does not fit this plan:\n  " + "\n  ".join(lines))
 
@@ -364,7 +364,7 @@ def _random_object(states: Any) -> Any:
 def describe(plan: Plan, resumed: Loaded | None, console: Any) -> None:
     """One line on what was resumed."""
     if resumed is not None:
-        other = "; written by another layout, random states start anew" if resumed.resharded else ""
+        other = "; written in another layout, so random states start anew" if resumed.resharded else ""
         console.print(f"resumed after step {resumed.step} from {resumed.folder}{other}", soft_wrap=True)
     elif plan.request.checkpoint.load is not None:
-        console.print(f"no complete checkpoint in {plan.request.checkpoint.load}: starting anew", soft_wrap=True)
+        console.print(f"no complete checkpoint in {plan.request.checkpoint.load}; starting anew", soft_wrap=True)

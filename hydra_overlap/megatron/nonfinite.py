@@ -127,9 +127,13 @@ class Tolerance:
         self._in_row = self._in_row + 1 if bad else 0
         if bad is None or self._in_row < self._most:
             return None
-        many = f" It is number {self._in_row} in a row: training.max_skipped_steps." if self._skips else ""
-        hint = "" if self._skips else "\nWith training.on_nonfinite=skip a run goes on without such steps."
+        many = (
+            f" It is the consecutive bad step number {self._in_row}, the limit of training.max_skipped_steps."
+            if self._skips
+            else ""
+        )
+        hint = "" if self._skips else "\nWith training.on_nonfinite=skip a run skips such steps and continues."
         return DivergedError(
-            f"Step {step}: {bad['why']}. No parameter was touched.{many}\n"
+            f"Step {step}: {bad['why']}. No parameter was changed.{many}\n"
             f"Its batch, samples {bad['samples'][0]} to {bad['samples'][1] - 1} of the data: {self._where}{hint}"
         )

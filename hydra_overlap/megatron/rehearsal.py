@@ -71,7 +71,7 @@ def rehearse(plan: Plan, other_versions: Sequence[str] = ()) -> Plan:
     if resolution.transformer_config.get("tp_comm_overlap"):
         left_out.insert(0, "userbuffers (TP overlap): CUDA kernels; the layers run without them")
     if resolution.env:
-        left_out.append(f"{', '.join(resolution.env)}: set in every rank, read by no GPU")
+        left_out.append(f"{', '.join(resolution.env)}: set in every rank, but no GPU reads them")
     left_out += [f"the versions it was judged for: {text}" for text in other_versions]
     left_out.append("NCCL: collectives run on gloo; times say nothing about a GPU")
     made = Rehearsal(
@@ -93,7 +93,7 @@ def _with_experts_gathered_after_their_step(plan: Plan) -> tuple[Plan, Change | 
     """Without this a rehearsal trains wrong at random: gloo copies experts onto themselves while they step (DP029)."""
     if plan.request.parallelism.expert_model_parallel_size == 1:
         return plan, None
-    text = "parameter gather with the optimizer step: gloo would gather experts in the middle of theirs"
+    text = "parameter gather with the optimizer step: gloo would gather experts in the middle of their step"
     return _with_value(plan, "comm_overlap.dp.overlap_param_gather_with_optimizer_step", False, text)
 
 
@@ -109,7 +109,7 @@ def replace_cuda_only(plan: Plan) -> tuple[Plan, list[Change], list[str]]:
         left_out += [text] if change and text else []
     model = plan.request.model
     if model.num_moe_experts is not None and model.moe_token_dispatcher_type == "flex":
-        text = f"the {model.moe_flex_dispatcher_backend} dispatcher: tokens travel by all-to-all"
+        text = f"the {model.moe_flex_dispatcher_backend} dispatcher: tokens are sent by all-to-all"
         key = "model.moe_token_dispatcher_type"
         plan = plan.with_values({key: "alltoall", "model.moe_flex_dispatcher_backend": None})
         changes.append(Change(key=key, planned="flex", rehearsed="alltoall", reason=text))
@@ -175,6 +175,6 @@ def _with_buckets_in_proportion(rehearsed: Plan, plan: Plan) -> tuple[Plan, list
     if size is None or not planned or not here or here[0] >= planned[0]:
         return rehearsed, []
     smaller = max(1, size * here[0] // planned[0])
-    reason = f"as what it cuts: {planned[0]:,} to {here[0]:,} parameters"
+    reason = f"like the model it cuts: {planned[0]:,} to {here[0]:,} parameters"
     change = Change(key="comm_overlap.dp.bucket_size", planned=size, rehearsed=smaller, reason=reason)
     return rehearsed.with_settings({"ddp_config": {"bucket_size": smaller}}), [change]

@@ -41,7 +41,7 @@ OTHER_GPU, OTHER_GENERATION, OTHER_PRECISION, UNSAID = 1.0, 4.0, 2.0, 0.5  # cos
 REASONS = {
     "gpu": "other SM counts and NVLink bandwidth",
     "hidden_size": "GEMMs of another size over the same SMs",
-    "tp": "another number of peers: the rings and splits are another algorithm",
+    "tp": "another number of peers: other rings and splits",
     "cp": "another number of tokens per rank",
     "mbs": "another number of tokens per rank",
     "seq_length": "another number of tokens per rank",
@@ -119,7 +119,7 @@ class Difference(NamedTuple):
     cost: float
 
     def __str__(self) -> str:
-        return f"{self.dimension} {'not said' if self.tuned is None else self.tuned}, here {self.here}"
+        return f"{self.dimension} {'not known' if self.tuned is None else self.tuned}, here {self.here}"
 
 
 class Candidate(NamedTuple):
@@ -235,7 +235,7 @@ def choose(request: Mapping[str, Any]) -> Choice:
     asked = ((request.get("comm_overlap") or {}).get("tp") or {}).get("tp_comm_overlap")
     here = shape_of(request)
     if asked is not True or here["tp"] < 2:
-        return Choice(None, "userbuffers=auto: nothing to choose, TP overlap is not asked for")
+        return Choice(None, "userbuffers=auto: nothing to choose, because TP overlap is not asked for")
     for candidate in nearest(here):
         if refusals({**request, "userbuffers": candidate.preset.node()}):
             continue

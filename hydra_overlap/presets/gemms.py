@@ -134,7 +134,7 @@ def _judge(one: Communicator, on: Mapping[str, Any], mxfp8: bool, experts: bool)
         return Gemm(gemm=one.gemm, method="", collective="", overlaps=False, why="experts use no userbuffers")
     if part == "wgrad" and one.gemm in EXTERNAL:
         if not mxfp8:
-            collective, active, why = "", False, "dgrad has gathered for it; only MXFP8 gathers again"
+            collective, active, why = "", False, "dgrad already gathered for it; only MXFP8 gathers again"
     elif one.gemm in DGRAD and dgrad_reduces:
         collective, flag = "reduce-scatter", "tp_comm_overlap_rs_dgrad"
     elif one.gemm in DGRAD:

@@ -45,7 +45,7 @@ def heading(one: Preset) -> Iterator[str]:
     yield from (f"  {remark}" for remark in one.remarks)
     refused = one.refusals()
     if refused:
-        yield f"  refused by: {', '.join(refused)}, on the very shape it was tuned for"
+        yield f"  refused by: {', '.join(refused)}, even for the shape it was tuned for"
     plan = one.plan()
     memory = memory_of(plan, one.layers)
     if memory is not None:
@@ -111,7 +111,7 @@ def summary(resolution: Resolution) -> str:
     found = facts_of(resolution)
     if found is None:
         return ""
-    memory = "unknown: model.hidden_size or seq_length is not said"
+    memory = "unknown: model.hidden_size or seq_length is not set"
     if found["memory_mib"] is not None:
         memory = f"{found['memory_mib']:.0f} MiB per rank (computed)"
     hiding = [gemm for gemm in found["gemms"] if gemm["overlaps"]]

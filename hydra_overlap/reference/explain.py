@@ -58,11 +58,11 @@ def _rule(rule: type[Rule]) -> Iterator[str]:
 
 
 def _derivation(derivation: Derivation) -> Iterator[str]:
-    yield f"{derivation.id}  decides {derivation.key} where it is null"
+    yield f"{derivation.id}  decides {derivation.key} if it is null"
     lines: list[str] = []
     for decision in decisions(derivation):
         lines += [f"{yaml_value(decision.value)}: {decision.reason}"]
-        lines += [f"    {' '.join(decision.plan) or 'where nothing is said'}"]
+        lines += [f"    {' '.join(decision.plan) or 'with nothing set'}"]
     if lines:
         yield from _block("becomes, for example", lines)
     elif isinstance(derivation.reason, str):  # of no row of the ledger

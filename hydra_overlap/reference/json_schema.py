@@ -42,7 +42,7 @@ def schema(node: str = "") -> dict[str, Any]:
         made = dotted.get(made["properties"], node.replace(".", ".properties."), {})
     if "properties" not in made:
         raise UnknownNodeError(node)
-    what = f"options of {node}" if node else "primary config; other keys are the app's own, or Hydra's"
+    what = f"options of {node}" if node else "primary config; other keys belong to the app or to Hydra"
     closed = {"additionalProperties": False} if node else {}
     return {
         "$schema": DIALECT,

@@ -62,7 +62,7 @@ DDP_DEFAULTS = {
 }
 WHY = {
     "error": "Megatron-Bridge asserts this. gating=strict judges the same request by our rules and names fixes.",
-    "warning": "Megatron-Bridge logs one line and goes on; gating=strict refuses instead of changing what was asked.",
+    "warning": "Megatron-Bridge logs one line and continues; gating=strict refuses instead of changing what was asked.",
     "note": "Megatron-Bridge does this silently.",
 }
 OPTIMIZER_DEFAULTS = {"overlap_param_gather": False, "overlap_param_gather_with_optimizer_step": False}

@@ -114,7 +114,7 @@ def plain_node(cfg: DictConfig, name: str) -> Any:
 def _unreadable(parent: DictConfig, name: str, key: str) -> Iterator[Finding]:
     """A finding for every value of a node that is `???` or whose interpolation fails."""
     if OmegaConf.is_missing(parent, name):
-        yield _without_value(key, "It is ???: your config says that somebody has to set it.")
+        yield _without_value(key, "It is ???, which means that it has to be set.")
         return
     try:
         node = parent[name]

@@ -46,7 +46,7 @@ def userbuffers_row(flat: Mapping[str, Any], on: bool, origin: Callable[[str], s
         reason = f"asked; {name} has no entries: Transformer Engine's defaults"
     elif chosen.endswith(".yaml"):  # else it says so already, or nobody knows
         changed = [gemm for gemm in layers if origin(f"userbuffers.layers.{gemm}") not in (chosen, "")]
-        chosen += f", but for {', '.join(changed)}" if changed else ""
+        chosen += f", except {', '.join(changed)}" if changed else ""
     yield LedgerRow(
         field="userbuffers", asked=AUTO if automatic and not layers else name, effective=effective, origin=chosen, rule=rule,
         reason=reason, source=flat["userbuffers.source"],

@@ -71,12 +71,12 @@ def _refusal(cfg: DictConfig, request: dict[str, Any], key: str, place: str, val
         fixes = (Fix(f"++{line}={near}", "did you mean this?"),) if near else ()
         return CFG001.refuse(line, place, "", f"There is no value at {place}.", *fixes)
     if not FIELDS[key].accepts(value):
-        why = f"{key} is {FIELDS[key].describe()}; {place} holds {yaml_value(value)}."
+        why = f"{key} takes {FIELDS[key].describe()}; {place} holds {yaml_value(value)}."
         return CFG002.refuse(line, place, "", why)
     said = _said(cfg, request, key)
     if said not in (None, value):
-        why = f"{key} itself says {yaml_value(said)}, {place} says {yaml_value(value)}."
-        return CFG002.refuse(line, place, "", why, Fix(f"{key}='${{{place}}}'", "one of them says it"))
+        why = f"{key} is {yaml_value(said)}, but {place} is {yaml_value(value)}."
+        return CFG002.refuse(line, place, "", why, Fix(f"{key}='${{{place}}}'", "keeps only one of them"))
     return None
 
 

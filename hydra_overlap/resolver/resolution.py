@@ -80,7 +80,7 @@ class Resolution:
             if getattr(obj, name) != value
         ]
         if lost:
-            raise ApplyError(f"Values did not stay: {', '.join(lost)}.")
+            raise ApplyError(f"These values did not stay set: {', '.join(lost)}.")
 
     def _targets(self, *objects: Any) -> Iterator[tuple[Any, str, Any]]:
         settings: tuple[Mapping[str, Any], ...] = (self.transformer_config, self.optimizer_config, self.ddp_config)

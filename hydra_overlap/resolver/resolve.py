@@ -171,7 +171,7 @@ def _ledger(complete: _Complete, origin: Origin, environment: Iterable[EnvValue]
         for key in VERSIONS:
             yield LedgerRow(
                 field=key, asked=flat[key], effective=flat[key], origin="assumed", rule="",
-                reason="the reference stack, for a machine that is not this one; checked where the run starts", source="",
+                reason="the reference stack, for another machine; checked where the run starts", source="",
             )  # fmt: skip
     for value in environment:
         yield LedgerRow(
@@ -181,7 +181,7 @@ def _ledger(complete: _Complete, origin: Origin, environment: Iterable[EnvValue]
 
 
 def _said(where: str, limit: str) -> str:
-    return "not said: the default" if where == "default" else f"asked; {limit}" if limit else "asked"
+    return "not set: the default" if where == "default" else f"asked; {limit}" if limit else "asked"
 
 
 def _row(key: str, complete: _Complete, origin: Origin) -> LedgerRow:

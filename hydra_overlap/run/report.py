@@ -112,7 +112,7 @@ class RunReport:
     def summary(self, saving_s: float) -> None:
         """The last lines: what the loss did, how long steps took and checkpoints held them up, where everything lies."""
         if not self._steps:
-            self._console.print(f"\nno step left to take: training.train_iters={self._total}")
+            self._console.print(f"\nno step is left to take: training.train_iters={self._total}")
             return
         first, last = self._steps[0], self._steps[-1]
         self._console.print(f"\nloss {first.loss:.4f} -> {last.loss:.4f} nats per token in {len(self._steps)} steps")
@@ -126,7 +126,7 @@ class RunReport:
         self._console.print(step_time([record.step_ms for record in self._steps], rehearsal=bool(self._plan.rehearsal)))
         folder = self._plan.request.checkpoint.save
         if folder is not None:
-            self._console.print(f"checkpoints in {folder}; steps waited {saving_s:.1f} s for them", soft_wrap=True)
+            self._console.print(f"checkpoints in {folder}; training waited {saving_s:.1f} s for them", soft_wrap=True)
         names = [name for name in self._plan.request.launch.loggers if name == "tensorboard"]
         kept = ", ".join(["manifest", METRICS, *names])
         self._console.print(f"{kept} and rank logs in {self._folder}", soft_wrap=True)

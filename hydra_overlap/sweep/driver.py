@@ -46,7 +46,7 @@ def sweep(arguments: Sequence[str], *, sweeper: SweeperPlugin) -> Any:
     console = make_console()
     grid = _points(arguments, settings, context)
     if not grid.swept:
-        console.print("Nothing is swept: one point. Values to go through are written KEY=A,B or KEY=range(START,STOP).")
+        console.print("Nothing is swept: one point. To sweep a key, write KEY=A,B or KEY=range(START,STOP).")
     judged = _judge(grid, Composer(context.config_loader, config), console)
     merged = settings["on_duplicate"] == "merge"
     print_plan(judged, console, whole=grid.whole, merged=merged)

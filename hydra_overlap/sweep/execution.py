@@ -64,7 +64,7 @@ def run(
         earlier = folders.to_resume(config)
         if earlier is None:
             console.print(
-                Text("\nThere is no earlier sweep of this command to resume: a new one starts."), soft_wrap=True
+                Text("\nThere is no earlier sweep of this command to resume; a new one starts."), soft_wrap=True
             )
         folder = earlier or folder
     config = folders.moved(config, folder)

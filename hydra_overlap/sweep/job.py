@@ -55,7 +55,11 @@ def state(folder: Path) -> dict[str, Any]:
         if job.get("status") == RUNNING and files.read_json(folder / RESULT).get("status") == COMPLETED:
             job = {**job, "status": COMPLETED}  # ranks outlived the process that started them
         elif job.get("status") == RUNNING:
-            job = {**job, "status": FAILED, "error": "The process ended without a result: killed, or its machine lost."}
+            job = {
+                **job,
+                "status": FAILED,
+                "error": "The process ended without a result: it was killed, or its machine was lost.",
+            }
     for other in sorted(folder.glob("job.*.json")):  # a rank that failed, of a launcher that asks only the first
         job = {**job, **files.read_json(other)} if job["status"] in (COMPLETED, RUNNING) else job
     result = files.read_json(folder / RESULT)

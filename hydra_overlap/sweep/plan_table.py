@@ -50,7 +50,7 @@ def headline(judged: Sequence["Judged"], *, whole: int | None = None, merged: bo
     if refused:
         parts.append(f"{refused:,} refused")
     if same:
-        parts.append(f"{same:,} the same as another{'' if merged else ', run all the same'}")
+        parts.append(f"{same:,} the same as another{'' if merged else ', which run as well'}")
     return f"{len(judged):,} point{'' if len(judged) == 1 else 's'}{drawn}: {', '.join(parts)}."
 
 

@@ -42,15 +42,15 @@ def test_programs_get_every_command_and_the_worst_verdict(monkeypatch) -> None:
 def test_commands_with_the_same_settings_share_one_verdict() -> None:
     found = audit(f"if $PROFILE; then\n  nsys profile -o x {TP4}\nelse\n  {TP4}\nfi", H100)
     assert found.lines == (2, 4)
-    assert "line 2 is under a condition or in a loop, of line 1" in str(found)
-    assert "line 4 is under a condition or in a loop, of line 1" in str(found)
+    assert "line 2 is inside a condition or loop that starts on line 1" in str(found)
+    assert "line 4 is inside a condition or loop that starts on line 1" in str(found)
 
 
 def test_programs_that_do_not_train_are_named_and_not_judged() -> None:
     convert = "python tools/checkpoint/convert.py --tensor-model-parallel-size 1 --pipeline-model-parallel-size 1"
     found = audit(f"{TP4}\n{convert}\n--lr 0.1", H100)
     assert ids(found) == []
-    assert "not judged: line 2, tools/checkpoint/convert.py is no training program" in found.notes
+    assert "not judged: line 2, tools/checkpoint/convert.py is not a training program" in found.notes
     assert "not judged: line 3, these flags belong to no command" in found.notes
 
 

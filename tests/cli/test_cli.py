@@ -58,7 +58,7 @@ def test_a_derivation_says_what_it_becomes_for_which_requests_and_why(run):
     lines = (
         "becomes, for example",
         "  false: tp_comm_overlap is off",
-        "      where nothing is said",
+        "      with nothing set",
         "  false: megatron-core's default",
         f"      {' '.join(LEGAL)}",
         "  true: the userbuffers dictionary names dgrads that are not bulk (UB008)",

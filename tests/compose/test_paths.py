@@ -231,7 +231,7 @@ def test_a_foreign_app_without_a_bundle_is_left_alone(run: Run) -> None:
 def test_nodes_of_a_foreign_app_are_read_as_far_as_they_are_ours(composed: Compose) -> None:
     """hidden_size means what ours means: the preset is tuned for 8192. model.depth means nothing here."""
     cfg = composed("+comm_overlap=tp4_h100", config_name="plain", config_dir=APPS / "foreign_conf")
-    assert "model.depth is a key of your app's own; no rule reads it." in cfg.overlap.notes
+    assert "model.depth is a key of your app; no rule reads it." in cfg.overlap.notes
     assert not any("hidden_size" in note for note in cfg.overlap.notes)
     other = composed(
         "+comm_overlap=tp4_h100", "model.hidden_size=4096", config_name="plain", config_dir=APPS / "foreign_conf"

@@ -204,5 +204,5 @@ def test_the_page_shows_the_fields_that_make_room() -> None:
 def test_a_value_of_the_apps_own_that_our_field_cannot_hold_goes_unread(host: Host, written: str) -> None:
     cfg = host("+comm_overlap=none", host=f"model: {{hidden_size: 64, {written}}}\n")
     key = written.partition(":")[0]
-    assert f"model.{key} is a key of your app's own; no rule reads it." in cfg.overlap.notes
+    assert f"model.{key} is a key of your app; no rule reads it." in cfg.overlap.notes
     assert resolve(cfg).request["model"]["hidden_size"] == 64

@@ -54,7 +54,7 @@ def test_a_rank_that_is_busy_elsewhere_is_named_with_the_place_it_stands_at(star
     with pytest.raises(local.RankError) as failure:
         start(COLLECTIVE.strip())
     text = str(failure.value)
-    assert text.startswith("Rank 1 did not come: busy with something else while the others waited.")
+    assert text.startswith("Rank 1 did not arrive: busy with something else while the others waited.")
     assert "read_sample" in text and "launch.distributed_timeout_minutes=0.05" in text
     assert "all_reduce" in text and "Timed out waiting 3000ms" in text
 
@@ -81,11 +81,11 @@ def sign(rank, *, age=0.0, step=5, place="torch/distributed/distributed_c10d.py:
 @pytest.mark.parametrize(
     ("found", "said"),
     [
-        ([sign(0), sign(1, age=30)], "Rank 1 hangs: no sign of life for 30 s."),
-        ([sign(0), sign(1, step=4)], "Rank 1 did not come: a step behind the others."),
+        ([sign(0), sign(1, age=30)], "Rank 1 hangs: no heartbeat for 30 s."),
+        ([sign(0), sign(1, step=4)], "Rank 1 did not arrive: a step behind the others."),
         ([sign(0)], "Rank 1 never began."),
         ([sign(0), sign(1)], "Ranks wait for each other"),
-        ([sign(0), sign(1, place="train/data.py:9 read")], "Rank 1 did not come: busy"),
+        ([sign(0), sign(1, place="train/data.py:9 read")], "Rank 1 did not arrive: busy"),
     ],
     ids=["silent", "behind", "missing", "all wait", "elsewhere"],
 )

@@ -69,7 +69,7 @@ def test_by_default_ten_gemms_hide_communication_and_two_have_none() -> None:
     }  # fmt: skip
     idle = [gemm for gemm in gemm_map({}) if not gemm.overlaps]
     assert {gemm.gemm: gemm.why for gemm in idle} == dict.fromkeys(
-        ("proj_wgrad", "fc2_wgrad"), "dgrad has gathered for it; only MXFP8 gathers again"
+        ("proj_wgrad", "fc2_wgrad"), "dgrad already gathered for it; only MXFP8 gathers again"
     )
 
 

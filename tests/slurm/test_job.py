@@ -59,7 +59,7 @@ def test_a_killed_rank_ends_the_job_and_the_command_that_waits_for_it(start, slu
     os.kill(_process_of_rank(1, started.job), signal.SIGKILL)
     run = started.end(60)
     assert run.code == 1
-    assert "Without a word, as if killed, ended: 1." in run.output
+    assert "These ended without a message, as if killed: 1." in run.output
     assert "Traceback" not in run.output
     assert slurm.wait_for(started.job, "FAILED", "COMPLETED") == "FAILED"
 

@@ -166,7 +166,10 @@ def test_a_job_that_says_it_runs_and_whose_process_is_gone_failed(tmp_path: Path
     place = tmp_path / str(number) / job.JOB
     files.write_json(place, {**files.read_json(place), "status": job.RUNNING})
     row = made.table().rows[number]
-    assert (row.status, row.reason) == ("failed", "The process ended without a result: killed, or its machine lost.")
+    assert (row.status, row.reason) == (
+        "failed",
+        "The process ended without a result: it was killed, or its machine was lost.",
+    )
     assert made.table().exit_code == 1
     files.write_json(
         tmp_path / str(number) / job.RESULT, {"status": "completed", "mode": "gpu"}

@@ -51,9 +51,9 @@ def judged(*overrides):
     [
         (["training.rampup_batch_size=[4,4]"], "It is .first size, increment, samples"),
         (["training.rampup_batch_size=[16,4,24]"], "first size is below global_batch_size"),
-        (["training.rampup_batch_size=[4,5,24]"], "no whole number of increments of 5"),
-        (["training.rampup_batch_size=[1,5,24]"], "PAR009 refuses the plan at the batch size of 1"),
-        (["comm_overlap=pp_interleaved", "training.rampup_batch_size=[1,5,24]"], "at the batch size of 1"),
+        (["training.rampup_batch_size=[4,5,24]"], "not a whole number of increments of 5"),
+        (["training.rampup_batch_size=[1,5,24]"], "PAR009 refuses the plan at batch size 1"),
+        (["comm_overlap=pp_interleaved", "training.rampup_batch_size=[1,5,24]"], "at batch size 1"),
     ],
 )
 def test_a_ramp_that_cannot_be_is_refused(overrides, why):

@@ -84,7 +84,7 @@ def test_another_layout_resumes_the_same_run(train, stopped_at, layout):
     losses, folder = stopped_at("parallelism=dp2")
     run = train(f"checkpoint.load={folder}", f"training.train_iters={STEPS}", layout)
     assert run.code == 0, run.output
-    assert "written by another layout" in run.output
+    assert "written in another layout" in run.output
     assert run.losses == pytest.approx(losses[STOP:], rel=1e-4)  # bf16
 
 
@@ -93,7 +93,7 @@ def test_a_finished_run_has_nothing_left_to_do(train, run_once):
     _, folder = run_once("parallelism=dp2")
     run = train(f"checkpoint.load={folder}", f"training.train_iters={STEPS}")
     assert run.code == 0, run.output
-    assert f"no step left to take: training.train_iters={STEPS}" in run.output
+    assert f"no step is left to take: training.train_iters={STEPS}" in run.output
 
 
 @pytest.mark.slow
