@@ -4,17 +4,29 @@ A rule proposes the smallest change that satisfies it. That change may wake anot
 longer divides); then the other rule's own fix is joined to it. What never comes out right is not printed.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from ..findings import Finding, Fix
 from ..rules import ARCHITECTURE
-from ..rules._base import GIVES_UP, KEEPS
-from ..schema.keys import GBS, WORLD
+from ..rules._base import GIVES_UP, KEEPS, Rule
+from ..schema.keys import GBS, UB_LAYERS, WORLD
 
 Flat = Mapping[str, Any]
-Judge = Callable[[Flat], tuple[Finding, ...]]  # a flat request as asked -> the errors it gets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """The rules that refuse a request, in rule order; and the complete request, which their fixes depend on."""
+
+    flat: Flat
+    rules: Sequence[type[Rule]]
+
+
+Judge = Callable[[Mapping[str, Any]], Refused]  # other values for some keys of the request -> its errors then
+Overridden = Callable[[str], Refused]  # the overrides of a fix -> the errors of the request then
 
 MAX_JOINED = 6  # fixes joined to one; more would be another plan, not a fix
 SIZES = (WORLD, GBS)  # may be adjusted twice in one fix; another key set twice would take something back
@@ -27,24 +39,25 @@ OPTIONS: dict[str, dict[str, Any]] = {
 """Option files that fixes name, and what they say about keys that rules read. A test compares them with conf/."""
 
 
-def changed(asked: Flat, override: str) -> dict[str, Any]:
-    """The flat request after the overrides of one fix (separated by blanks)."""
-    flat = dict(asked)
+def changes(asked: Flat, override: str) -> dict[str, Any]:
+    """Key -> value of all that the overrides of one fix (separated by blanks) set in a flat request."""
+    found: dict[str, Any] = {}
     for token in override.split():
         if token in OPTIONS:
-            flat.update(OPTIONS[token])
+            found.update(OPTIONS[token])
         else:
             key, _, value = token.partition("=")
-            _change(flat, key, _value(value))
-    return flat
+            _change(found, asked, key, _value(value))
+    return found
 
 
-def _change(flat: dict[str, Any], key: str, value: Any) -> None:
-    prefix, _, path = key.lstrip("~").partition("userbuffers.layers.")
+def _change(found: dict[str, Any], asked: Flat, key: str, value: Any) -> None:
+    prefix, _, path = key.lstrip("~").partition(f"{UB_LAYERS}.")
     if prefix or not path:
-        flat[key] = value
+        found[key] = value
         return
-    layers = {gemm: dict(entry) for gemm, entry in flat["userbuffers.layers"].items()}
+    before = found[UB_LAYERS] if UB_LAYERS in found else asked[UB_LAYERS]
+    layers = {gemm: dict(entry) for gemm, entry in before.items()}
     gemm, _, argument = path.partition(".")
     if not key.startswith("~"):
         layers.setdefault(gemm, {})[argument] = value
@@ -52,7 +65,7 @@ def _change(flat: dict[str, Any], key: str, value: Any) -> None:
         layers.get(gemm, {}).pop(argument, None)
     else:
         layers.pop(gemm, None)
-    flat["userbuffers.layers"] = layers
+    found[UB_LAYERS] = layers
 
 
 def _value(text: str) -> Any:
@@ -74,21 +87,22 @@ def proven(errors: Iterable[Finding], asked: Flat, judge: Judge) -> tuple[Findin
     """
     errors = tuple(errors)
     refused = {finding.rule for finding in errors}
-    return tuple(replace(finding, fixes=_proven(finding, refused, asked, judge)) for finding in errors)
+    found = cache(lambda override: judge(changes(asked, override)))  # several rules propose the same
+    return tuple(replace(finding, fixes=_proven(finding, refused, found)) for finding in errors)
 
 
-def _proven(finding: Finding, refused: set[str], asked: Flat, judge: Judge) -> tuple[Fix, ...]:
+def _proven(finding: Finding, refused: set[str], judge: Overridden) -> tuple[Fix, ...]:
     clean: dict[str, Fix] = {}
     far: list[Fix] = []  # clean as well, but another rule's fix that was joined changes the model
     lifting: list[Fix] = []
     for proposed in finding.fixes:
-        fix, woken = _joined(proposed, finding.rule, refused, asked, judge)
+        fix, woken = _joined(proposed, finding.rule, refused, judge)
         if not woken and _model(fix) <= _model(proposed):
             clean.setdefault(fix.override, fix)
         elif not woken:
             far.append(fix)
-        elif woken[0].rule != finding.rule:
-            lifting.append(replace(fix, effect=f"{fix.effect} (then {woken[0].rule} refuses)"))
+        elif woken != finding.rule:
+            lifting.append(replace(fix, effect=f"{fix.effect} (then {woken} refuses)"))
     return tuple(clean.values()) or tuple(far) or tuple(lifting)
 
 
@@ -97,21 +111,24 @@ def _model(fix: Fix) -> set[str]:
     return {key for key in _settings(fix) if key.startswith("model.") and key not in KERNELS}
 
 
-def _joined(fix: Fix, rule: str, refused: set[str], asked: Flat, judge: Judge) -> tuple[Fix, tuple[Finding, ...]]:
-    """`fix` with the fixes of the rules it wakes; and what still refuses: `rule` itself first, if it does."""
+def _joined(fix: Fix, rule: str, refused: set[str], judge: Overridden) -> tuple[Fix, str]:
+    """`fix` with the fixes of the rules it wakes; and which rule still refuses, `rule` itself first, or none."""
+    left = ""
     for _ in range(MAX_JOINED):
-        found = judge(changed(asked, fix.override))
-        unlifted = tuple(finding for finding in found if finding.rule == rule)
-        woken = unlifted or tuple(finding for finding in found if finding.rule not in refused)
-        extra = None if unlifted or not woken else _extra(woken[0], fix)
+        found = judge(fix.override)
+        names = {one.__name__: one for one in found.rules}
+        left = rule if rule in names else next((name for name in names if name not in refused), "")
+        if left in ("", rule):
+            break
+        extra = _extra(names[left].fixes_for(found.flat), fix)
         if extra is None:
-            return fix, woken
+            break
         fix = _join(fix, extra)
-    return fix, woken
+    return fix, left
 
 
-def _extra(finding: Finding, fix: Fix) -> Fix | None:
-    """The first fix of a woken rule that leaves the architecture alone and takes nothing back that `fix` asks for."""
+def _extra(fixes: Iterable[Fix], fix: Fix) -> Fix | None:
+    """The first of the fixes of a woken rule that leaves the architecture alone and takes nothing back that `fix` asks for."""
     asked = _settings(fix)
 
     def fits(other: Fix) -> bool:
@@ -119,7 +136,7 @@ def _extra(finding: Finding, fix: Fix) -> Fix | None:
         back = any(key not in SIZES and asked.get(key, token) != token for key, token in settings.items())
         return other.effect != ARCHITECTURE and not back and not settings.items() <= asked.items()
 
-    return next((other for other in finding.fixes if fits(other)), None)
+    return next((other for other in fixes if fits(other)), None)
 
 
 def _settings(fix: Fix) -> dict[str, str]:

@@ -1,13 +1,14 @@
 """`resolve`: the only place that decides. Pure: no torch, megatron, GPU, clock, log or environment."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from bisect import insort
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .. import dotted
 from ..errors import GatingError
 from ..findings import Finding
-from ..rules import DERIVATIONS, RULES, Rule
+from ..rules import DERIVATIONS, RULES, Derivation, Rule
 from ..rules._base import Origin
 from ..rules.cfg import CfgRule
 from ..rules.dp import BASES
@@ -16,7 +17,7 @@ from ..schema.fields import DEFAULTS, VERSIONS
 from ..schema.keys import WORLD
 from ..schema.targets import DDP_FIELDS, LEDGER_KEYS, OPTIMIZER_FIELDS, TRANSFORMER_FIELDS
 from . import bridge_mode
-from .fixes import proven
+from .fixes import Refused, proven
 from .ledger import LedgerRow, userbuffers_row
 from .normalise import normalise
 from .resolution import Resolution
@@ -70,17 +71,17 @@ def _complete(request: Mapping[str, Any]) -> _Complete:
     asked = dict(request)
     inherited = _take_bases(asked)
     flat, reasons = dict(asked), {}
-    for derivation in DERIVATIONS:
-        if flat[derivation.key] is None:
-            flat[derivation.key] = derivation.value(flat)
-            reasons[derivation.key] = derivation.explain(flat)
+    for derivation in _derive(flat):
+        reasons[derivation.key] = derivation.explain(flat)
     return _Complete(asked, flat, reasons, inherited)
 
 
-def _errors(request: Mapping[str, Any]) -> tuple[Finding, ...]:
-    """What refuses a flat request."""
-    findings = judge(_complete(request).flat, lambda key: "")
-    return tuple(finding for finding in findings if finding.severity == "error")
+def _derive(flat: dict[str, Any]) -> Iterator[Derivation]:
+    """Decide every null of a request, in place; -> each derivation that did, before the next one does."""
+    for derivation in DERIVATIONS:
+        if flat[derivation.key] is None:
+            flat[derivation.key] = derivation.value(flat)
+            yield derivation
 
 
 def _resolve_strict(request: dict[str, Any], origins: Mapping[str, str]) -> Resolution:
@@ -94,10 +95,11 @@ def _resolve_strict(request: dict[str, Any], origins: Mapping[str, str]) -> Reso
             return complete.inherited[key]
         return origins.get(key, "default" if key in DEFAULTS and flat[key] == DEFAULTS[key] else "")
 
-    findings = judge(flat, origin)
+    verdicts = outcomes(flat)
+    findings = [rule.finding(flat, origin) for rule in _refusing(verdicts)]
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
-        raise GatingError(proven(errors, request, _errors))
+        raise GatingError(proven(errors, request, _Neighbours(request, flat, verdicts)))
 
     environment = launch_environment(flat)
     answered = dotted.nested(request)
@@ -139,26 +141,88 @@ def _judging_order() -> tuple[type[Rule], ...]:
 
 
 _ORDER = _judging_order()
+_PLACES = {rule: place for place, rule in enumerate(RULES)}
+
+
+def _turns(named: Callable[[type[Rule]], Iterable[str]]) -> dict[str, list[int]]:
+    """Each name -> the turns, in judging order, of the rules that name it; advisories, which refuse nothing, left out."""
+    turns: dict[str, list[int]] = {}
+    required = {need for rule in _ORDER for need in rule.requires}
+    for turn, rule in enumerate(_ORDER):
+        for name in named(rule) if rule.severity == "error" or rule.__name__ in required else ():
+            turns.setdefault(name, []).append(turn)
+    return turns
+
+
+_DECIDED = {*BASES, *_DERIVED}  # keys whose value may follow from others
+_READERS = _turns(lambda rule: rule.reads)  # by key
+_REQUIRING = _turns(lambda rule: rule.requires)  # by the id of the rule they require
 
 
 def outcomes(flat: Mapping[str, Any]) -> dict[str, str]:
     """Rule id -> holds, refused, not applicable or not evaluated (a rule it requires refused)."""
     verdicts: dict[str, str] = {}
     for rule in _ORDER:
-        if any(verdicts[need] in ("refused", "not evaluated") for need in rule.requires):
-            verdict = "not evaluated"
-        elif not rule.applies(flat):
-            verdict = "not applicable"
-        else:
-            verdict = "holds" if rule.holds(flat) else "refused"
-        verdicts[rule.__name__] = verdict
+        verdicts[rule.__name__] = _verdict(rule, flat, verdicts)
     return verdicts
+
+
+def _verdict(rule: type[Rule], flat: Mapping[str, Any], verdicts: Mapping[str, str]) -> str:
+    """verdicts: of the rules that it requires, at least."""
+    for need in rule.requires:
+        if verdicts[need] in ("refused", "not evaluated"):
+            return "not evaluated"
+    if not rule.applies(flat):
+        return "not applicable"
+    return "holds" if rule.holds(flat) else "refused"
+
+
+def _refusing(verdicts: Mapping[str, str]) -> Iterator[type[Rule]]:
+    """The rules that refuse or warn, in rule order."""
+    return (rule for rule in RULES if verdicts.get(rule.__name__) == "refused")
 
 
 def judge(flat: Mapping[str, Any], origin: Origin) -> list[Finding]:
     """Findings of all rules on a complete request, in rule order."""
-    verdicts = outcomes(flat)
-    return [rule.finding(flat, origin) for rule in RULES if verdicts.get(rule.__name__) == "refused"]
+    return [rule.finding(flat, origin) for rule in _refusing(outcomes(flat))]
+
+
+class _Neighbours:
+    """What refuses requests that differ from a judged one in a few keys.
+
+    Only rules that read one of these keys are judged again, and those that require a rule whose verdict changed: a rule
+    declares all it reads. request: as it is asked. flat, verdicts: of the same, complete.
+    """
+
+    def __init__(self, request: Mapping[str, Any], flat: Mapping[str, Any], verdicts: Mapping[str, str]) -> None:
+        self._request, self._flat, self._verdicts = request, flat, verdicts
+        self._refused = {_PLACES[rule] for rule in _refusing(verdicts) if rule.severity == "error"}
+
+    def __call__(self, changes: Mapping[str, Any]) -> Refused:
+        """The errors of the request with other values for some keys."""
+        flat = {**self._request, **changes}
+        _take_bases(flat)
+        for _ in _derive(flat):
+            pass
+        before = self._flat
+        differing = [key for key in {*changes, *_DECIDED} if flat[key] != before.get(key)]
+        return Refused(flat=flat, rules=[RULES[place] for place in sorted(self._refused_of(flat, differing))])
+
+    def _refused_of(self, flat: Mapping[str, Any], differing: Iterable[str]) -> set[int]:
+        """Places in RULES of those that refuse. differing: the keys in which `flat` is not the judged request."""
+        verdicts, refused = dict(self._verdicts), set(self._refused)
+        turns = sorted({turn for key in differing for turn in _READERS.get(key, ())})
+        for turn in turns:  # it may grow: a rule comes after those it requires
+            rule = _ORDER[turn]
+            verdict = _verdict(rule, flat, verdicts)
+            if verdict != verdicts[rule.__name__]:
+                verdicts[rule.__name__] = verdict
+                if rule.severity == "error":
+                    (refused.add if verdict == "refused" else refused.discard)(_PLACES[rule])
+                for later in _REQUIRING.get(rule.__name__, ()):
+                    if later not in turns:
+                        insort(turns, later)
+        return refused
 
 
 def _ledger(complete: _Complete, origin: Origin, environment: Iterable[EnvValue]) -> Iterator[LedgerRow]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hydra_overlap.resolver.fixes import OPTIONS, changed
+from hydra_overlap.resolver.fixes import OPTIONS, changes
 from hydra_overlap.resolver.resolve import _complete, outcomes
 from hydra_overlap.rules import DERIVATIONS, RULES, Rule
 from hydra_overlap.rules._base import Derivation
@@ -72,7 +72,7 @@ def test_our_own_reading_of_a_fix_is_hydras(rule: type[Rule]) -> None:
     for finding in errors_of(request):
         for fix in finding.fixes:
             pasted = flat_of(overridden(request, fix.override))
-            judged = changed(flat, fix.override)
+            judged = flat | changes(flat, fix.override)
             ours = {key: value for key, value in judged.items() if value != pasted[key]}
             described = ("platform.", "userbuffers.source", "userbuffers.name")  # of an option file, not read by rules
             assert all(key.startswith(described) for key in ours), f"{fix.override}: {ours}"
