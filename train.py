@@ -14,12 +14,14 @@ tensors, and the run lists what it did not exercise. Exit codes: 0 success, 1 re
 request, 130 interrupted.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import os
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -27,30 +29,25 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_overlap.compose import app, enforce, overrides
-from hydra_overlap.launch import (
-    external,
-    first_cause,
-    folders,
-    heartbeat,
-    local,
-    preflight,
-    requeue,
-    slurm,
-    stopping,
-    tags,
-)
-from hydra_overlap.launch import plan as plans
-from hydra_overlap.megatron import batches
 
-# torch is imported inside the functions: it and CUDA read their environment when they load, and Hydra sets that
-# environment (hydra.job.env_set) just before it calls main.
+if TYPE_CHECKING:
+    from hydra_overlap.launch.external import Joined
+    from hydra_overlap.launch.heartbeat import Heart
+    from hydra_overlap.launch.plan import Plan
+    from hydra_overlap.launch.stopping import Requests
+
+# Each stage imports what it needs: composing and judging, as for `--cfg job`, need nothing of what follows. Above all torch
+# comes late: it and CUDA read their environment when they load, and Hydra sets that environment (hydra.job.env_set) just
+# before it calls main.
 
 
 @hydra.main(version_base=None, config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> dict[str, Any] | None:
     """Stages 1 to 3: in the one process that composes. -> the record of the run (run/record.py), once it has ended."""
     from hydra_overlap.dry_run import show
-    from hydra_overlap.megatron import configs, data, rehearsal
+    from hydra_overlap.launch import external, folders, preflight, requeue, slurm
+    from hydra_overlap.launch import plan as plans
+    from hydra_overlap.megatron import batches, configs, data, rehearsal
     from hydra_overlap.resolver.ledger_table import make_console, print_ledger
     from hydra_overlap.run import loggers
     from hydra_overlap.run.rehearsal_notice import print_rehearsal
@@ -100,11 +97,13 @@ def main(cfg: DictConfig) -> dict[str, Any] | None:
     return slurm.submit(plan, run) if queued else run(plan, job)
 
 
-def run(plan: plans.Plan, job: external.Joined | None) -> dict[str, Any] | None:
+def run(plan: Plan, job: Joined | None) -> dict[str, Any] | None:
     """Stage 4: start the ranks on this machine, or be one of them. Under launch=slurm every task of the job calls it.
 
     -> the record of the run; None where another process keeps it.
     """
+    from hydra_overlap.launch import external, first_cause, local, preflight, requeue, tags
+    from hydra_overlap.launch import plan as plans
     from hydra_overlap.megatron import data, load
     from hydra_overlap.resolver.ledger_table import make_console
     from hydra_overlap.run import record
@@ -135,8 +134,9 @@ def run(plan: plans.Plan, job: external.Joined | None) -> dict[str, Any] | None:
     return record.read(plan) if first else None
 
 
-def train(plan: plans.Plan) -> None:
+def train(plan: Plan) -> None:
     """Stages 5 to 9: on every rank. Decides nothing: the plan says what is built, and is compared with what was."""
+    from hydra_overlap.launch import heartbeat, stopping
     from hydra_overlap.megatron import cpu
 
     # 5. A process group. Without CUDA, torch's CUDA names answer for the CPU before megatron-core is imported.
@@ -158,7 +158,8 @@ def train(plan: plans.Plan) -> None:
         dist.destroy_process_group()
 
 
-def _train(plan: plans.Plan, rank: int, requests: stopping.Requests) -> None:
+def _train(plan: Plan, rank: int, requests: Requests) -> None:
+    from hydra_overlap.launch import heartbeat
     from hydra_overlap.megatron import build, checkpoint, cpu, readback, userbuffers
     from hydra_overlap.resolver.ledger_table import make_console
     from hydra_overlap.run import manifest
@@ -185,11 +186,10 @@ def _train(plan: plans.Plan, rank: int, requests: stopping.Requests) -> None:
         _steps(plan, rank, built, done, heart, requests)
 
 
-def _steps(
-    plan: plans.Plan, rank: int, built: Any, done: int, heart: heartbeat.Heart, requests: stopping.Requests
-) -> None:
+def _steps(plan: Plan, rank: int, built: Any, done: int, heart: Heart, requests: Requests) -> None:
     """Stage 9: steps, checkpoints, validation losses; and the record of a run that ends as planned or as it was asked to."""
-    from hydra_overlap.megatron import build, checkpoint, data, evaluate, nonfinite, step
+    from hydra_overlap.launch import stopping
+    from hydra_overlap.megatron import batches, build, checkpoint, data, evaluate, nonfinite, step
     from hydra_overlap.resolver.ledger_table import make_console
     from hydra_overlap.run import record
     from hydra_overlap.run.report import RunReport, SilentReport
@@ -223,6 +223,8 @@ def _steps(
 
 
 if __name__ == "__main__":
+    from hydra_overlap.launch import external, local
+
     plan_of_this_rank = local.plan_of_this_rank()
     if plan_of_this_rank:
         local.as_rank(train, plan_of_this_rank)

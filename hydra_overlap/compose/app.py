@@ -13,8 +13,7 @@ from hydra._internal import utils
 from omegaconf import DictConfig, OmegaConf
 
 from ..errors import REFUSED, HydraOverlapError, raised_from
-from ..launch import plan
-from . import enforce, hydra_errors
+from . import enforce
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 
@@ -48,6 +47,8 @@ def _report(error: Exception, task: CodeType) -> int:
     if isinstance(error, BrokenPipeError) and not in_task:  # whoever read our output left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return REFUSED
+    from . import hydra_errors
+
     refusal = raised_from(error, HydraOverlapError)
     mistake = None if refusal or in_task else hydra_errors.explain(error, sys.argv[1:])
     told = refusal or mistake
@@ -121,7 +122,9 @@ def _remove_job(config: DictConfig) -> None:
     if OmegaConf.is_missing(config.hydra.runtime, "output_dir"):
         return  # refused before there was one
     output = Path(config.hydra.runtime.output_dir)
-    if (output / plan.FILE_NAME).exists():
+    from ..launch.plan import FILE_NAME
+
+    if (output / FILE_NAME).exists():
         return  # ranks were started: this is the record of a run that failed
     for log in _logs(config):
         if log.is_file() and log.stat().st_size == 0:

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, ValueNode
 
 from .. import dotted, option_files
 from ..schema.fields import DEFAULTS, NODES
+from .interpolations import stands_alone
+from .option_source import OptionFileSource
 from .overrides import COMMAND_LINE, overrides_of
 
 DEFAULT = "default"  # nobody said it: the schema's default
@@ -38,6 +40,7 @@ class _Origins(dict[str, str]):
         self._cfg, self._hydra = cfg, hydra
         self._files: dict[str, Any] = {}
         self._overrides: dict[str, Any] | None = None
+        self._options: list[tuple[str, str]] | None = None
 
     def get(self, key: str, default: Any = None) -> Any:
         """The origin of one key, e.g. `parallelism/tp4.yaml`."""
@@ -51,12 +54,14 @@ class _Origins(dict[str, str]):
         if _said(key, self._overrides):
             return COMMAND_LINE
         try:
-            value = OmegaConf.select(self._cfg, key, default=dotted.ABSENT)
+            value = _value(self._cfg, key)
         except Exception:  # an interpolation that fails is refused elsewhere; its origin is not worth an error
             return ""
         if value is dotted.ABSENT:
             return DEFAULT
-        for package, option in _options(self._hydra):
+        if self._options is None:
+            self._options = list(_options(self._hydra))
+        for package, option in self._options:
             inside = key if package == "" else key.removeprefix(f"{package}.")
             if (package == "" or inside != key) and dotted.get(self._content(option), inside, dotted.ABSENT) == value:
                 return f"{option}.yaml"
@@ -69,6 +74,20 @@ class _Origins(dict[str, str]):
         if option not in self._files:
             self._files[option] = _load(option)
         return self._files[option]
+
+
+def _value(cfg: DictConfig, key: str) -> Any:
+    """The value of a key, dotted.ABSENT if there is none.
+
+    As plain data where no interpolation stands in it: reading and comparing omegaconf's nodes costs ten times that.
+    """
+    node: Any = cfg
+    for part in key.split("."):
+        content = node._content if isinstance(node, DictConfig) else None
+        node = content.get(part) if isinstance(content, dict) else None
+    if not isinstance(node, (ValueNode, DictConfig)) or not stands_alone(node):
+        return OmegaConf.select(cfg, key, default=dotted.ABSENT)
+    return node._value() if isinstance(node, ValueNode) else OmegaConf.to_container(node)
 
 
 def _overridden(key: str, hydra: DictConfig) -> bool:
@@ -103,7 +122,8 @@ def _options(hydra: DictConfig) -> Iterator[tuple[str, str]]:
     """
     ours: list[tuple[str, str]] = []
     others: list[tuple[str, str]] = []
-    for choice, option in hydra.runtime.choices.items():
+    choices: Any = OmegaConf.to_container(hydra.runtime.choices, resolve=False)
+    for choice, option in choices.items():
         group = str(choice).partition("@")[0]
         if not isinstance(option, str) or group.startswith("hydra/"):
             continue
@@ -121,7 +141,10 @@ def _load(option: str) -> Any:
         sources = []
     group, _, name = option.rpartition("/")
     for source in sources:
-        if source.scheme() == "file":
+        if isinstance(source, OptionFileSource):
+            if source.is_config(option):
+                return source.content(option)
+        elif source.scheme() == "file":
             file = Path(source.path, f"{option}.yaml")
             if file.is_file():
                 return option_files.parse(file.read_text())

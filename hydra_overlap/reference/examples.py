@@ -1,5 +1,6 @@
 """What a rule says about its own example, the smallest request it refuses; what derivations answer to a few small ones."""
 
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -33,6 +34,11 @@ PLANS: tuple[tuple[str, ...], ...] = (
 """Accepted requests, each with a decision of its own; a test holds them to both."""
 
 
+_ATOM = r"(?:-?(?:0|[1-9]\d*)|\d+\.\d+\.\d+|(?!(?:inf|nan)\b)[a-z]\w*)"  # a whole number, a version, a name
+_PLAIN = re.compile(rf"[a-z_][\w.]*=({_ATOM}|\[{_ATOM}(,{_ATOM})*\]|{{[a-z]\w*:{_ATOM}(,[a-z]\w*:{_ATOM})*}})")
+_NAMED = {"true": True, "false": False, "null": None}
+
+
 class Decision(NamedTuple):
     """What a derivation makes of one of PLANS, and why."""
 
@@ -63,10 +69,26 @@ def example(rule: type[Rule]) -> Finding | None:
 
 
 def _request(overrides: tuple[str, ...]) -> dict[str, Any]:
-    """The request that says just these overrides, read by Hydra's grammar."""
+    """The request that says just these overrides, as Hydra reads them."""
+    request: dict[str, Any] = {}
+    for override in overrides:
+        key, _, text = override.partition("=")
+        dotted.put(request, key, _value(text) if _PLAIN.fullmatch(override) else _parsed(override))
+    return request
+
+
+def _value(text: str) -> Any:
+    """Of a text that _PLAIN describes."""
+    if text.startswith("["):
+        return [_value(item) for item in text[1:-1].split(",")]
+    if text.startswith("{"):
+        entries = (entry.partition(":") for entry in text[1:-1].split(","))
+        return {name: _value(value) for name, _, value in entries}
+    return int(text) if text.lstrip("-").isdigit() else _NAMED.get(text, text)
+
+
+def _parsed(override: str) -> Any:
+    """Any other value, by Hydra's grammar. Importing that takes longer than all else that a page needs."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    request: dict[str, Any] = {}
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
-        dotted.put(request, override.get_key_element(), override.value())
-    return request
+    return OverridesParser.create().parse_override(override).value()

@@ -7,16 +7,38 @@ me", anything else means "asked" and either holds or is refused. This module imp
 `hydra_plugins` search-path plugin registers these classes with Hydra's ConfigStore.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Dict, List, Optional
 
+from .annotations import default_of
 from .limits import at_least, choice, names, since, version
 
 AUTO = "auto"  # a fact to be read from the machine at composition; see machine/local.py
 
 
-@dataclass
-class TpOverlap:
+class _Node:
+    """What every node can do, written once.
+
+    For each class of its own dataclasses would write these methods anew and Python compile them at every start of every
+    Hydra app, at 16 times the price of all else in this module.
+    """
+
+    def __init__(self, **said: Any) -> None:
+        unknown = said.keys() - self.__dataclass_fields__.keys()  # type: ignore[attr-defined]
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no field {', '.join(sorted(unknown))}")
+        for one in fields(self):  # type: ignore[arg-type]
+            setattr(self, one.name, said[one.name] if one.name in said else default_of(one))
+
+    def __eq__(self, other: object) -> bool:
+        return vars(self) == vars(other) if type(self) is type(other) else NotImplemented
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+
+
+@dataclass(init=False, repr=False, eq=False)
+class TpOverlap(_Node):
     """Tensor-parallel overlap: Transformer Engine's userbuffers overlap SP's all-gathers and reduce-scatters with GEMMs."""
 
     tp_comm_overlap: Optional[bool] = None
@@ -39,8 +61,8 @@ class TpOverlap:
     """Keep the FC1 all-gather out of the overlap."""
 
 
-@dataclass
-class PpOverlap:
+@dataclass(init=False, repr=False, eq=False)
+class PpOverlap(_Node):
     """Pipeline-parallel overlap: point-to-point sends and receives under compute."""
 
     overlap_p2p_comm: Optional[bool] = None
@@ -55,8 +77,8 @@ class PpOverlap:
     """Microbatches whose output-layer weight gradient is deferred; 0 = all."""
 
 
-@dataclass
-class DpOverlap:
+@dataclass(init=False, repr=False, eq=False)
+class DpOverlap(_Node):
     """Data-parallel overlap: gradient reduce under backward, parameter gather under forward."""
 
     overlap_grad_reduce: Optional[bool] = None
@@ -71,8 +93,8 @@ class DpOverlap:
     """Bucket size in parameters (not bytes). null = max(40 000 000, 1 000 000 x DP size), or less for small stages."""
 
 
-@dataclass
-class EpOverlap:
+@dataclass(init=False, repr=False, eq=False)
+class EpOverlap(_Node):
     """Expert-parallel overlap: the MoE all-to-alls of one microbatch under the compute of another."""
 
     overlap_moe_expert_parallel_comm: Optional[bool] = None
@@ -81,8 +103,8 @@ class EpOverlap:
     """Compute weight gradients separately, so that there is more compute to hide the all-to-alls under."""
 
 
-@dataclass
-class CommOverlap:
+@dataclass(init=False, repr=False, eq=False)
+class CommOverlap(_Node):
     """The overlap settings of each dimension."""
 
     tp: TpOverlap = field(default_factory=TpOverlap)
@@ -91,8 +113,8 @@ class CommOverlap:
     ep: EpOverlap = field(default_factory=EpOverlap)
 
 
-@dataclass
-class TunedFor:
+@dataclass(init=False, repr=False, eq=False)
+class TunedFor(_Node):
     """The shape a userbuffers preset was tuned on."""
 
     gpu: Optional[str] = None
@@ -111,8 +133,8 @@ class TunedFor:
     """bf16 or fp8."""
 
 
-@dataclass
-class Userbuffers:
+@dataclass(init=False, repr=False, eq=False)
+class Userbuffers(_Node):
     """The per-GEMM dictionary for Transformer Engine's initialize_ub, and what it was tuned for."""
 
     name: str = ""
@@ -125,8 +147,8 @@ class Userbuffers:
     """{qkv,proj,fc1,fc2}_{fprop,dgrad,wgrad} -> keyword arguments of Transformer Engine's add_ub."""
 
 
-@dataclass
-class Parallelism:
+@dataclass(init=False, repr=False, eq=False)
+class Parallelism(_Node):
     """How ranks are laid out."""
 
     tensor_model_parallel_size: int = at_least(1, default=1)
@@ -149,8 +171,8 @@ class Parallelism:
     """Number of ranks; null = TP x PP x CP, or more if the experts need them. The rest is data parallelism."""
 
 
-@dataclass
-class Model:
+@dataclass(init=False, repr=False, eq=False)
+class Model(_Node):
     """Architecture, with the names of TransformerConfig and GPTModel. null = not set: rules that need it do not apply."""
 
     name: Optional[str] = None
@@ -263,8 +285,8 @@ class Model:
     """Parts of a layer to capture in CUDA graphs."""
 
 
-@dataclass
-class Precision:
+@dataclass(init=False, repr=False, eq=False)
+class Precision(_Node):
     """Number formats, including that of gradient reduction."""
 
     bf16: bool = False
@@ -287,8 +309,8 @@ class Precision:
     """Keep parameters in FP8 and gather them in FP8."""
 
 
-@dataclass
-class Ddp:
+@dataclass(init=False, repr=False, eq=False)
+class Ddp(_Node):
     """Base values of DistributedDataParallelConfig. Overlap flags belong to comm_overlap.dp; here they may not differ."""
 
     use_distributed_optimizer: bool = False
@@ -329,8 +351,8 @@ class Ddp:
     """Gather MXFP8 parameters through the gradient buffer. Must equal optimizer.reuse_grad_buf_for_mxfp8_param_ag."""
 
 
-@dataclass
-class Optimizer:
+@dataclass(init=False, repr=False, eq=False)
+class Optimizer(_Node):
     """Base values of OptimizerConfig and of the learning-rate schedule."""
 
     optimizer: str = choice("adam", "sgd", default="adam")
@@ -363,8 +385,8 @@ class Optimizer:
     """Global gradient norm limit; 0 = off."""
 
 
-@dataclass
-class Training:
+@dataclass(init=False, repr=False, eq=False)
+class Training(_Node):
     """Batch sizes and steps."""
 
     micro_batch_size: int = at_least(1, default=1)
@@ -391,8 +413,8 @@ class Training:
     """Abort after this many consecutive skipped steps."""
 
 
-@dataclass
-class Data:
+@dataclass(init=False, repr=False, eq=False)
+class Data(_Node):
     """Where training tokens come from."""
 
     kind: str = choice("stdlib", "text", "mock", default="stdlib")
@@ -407,8 +429,8 @@ class Data:
     """Share at the end of the text that is not trained on but used for validation, for example 0.03."""
 
 
-@dataclass
-class Checkpoint:
+@dataclass(init=False, repr=False, eq=False)
+class Checkpoint(_Node):
     """Distributed checkpoints of train.py."""
 
     save: Optional[str] = None
@@ -423,8 +445,8 @@ class Checkpoint:
     """Write checkpoints in separate processes while training continues; an interrupted one never counts as complete."""
 
 
-@dataclass
-class Platform:
+@dataclass(init=False, repr=False, eq=False)
+class Platform(_Node):
     """Facts about the GPU that the plan is for; `auto` reads them from the machine that composes."""
 
     name: Optional[str] = None
@@ -445,8 +467,8 @@ class Platform:
     """Device memory bandwidth, GB/s (1e9 bytes)."""
 
 
-@dataclass
-class Software:
+@dataclass(init=False, repr=False, eq=False)
+class Software(_Node):
     """Versions that the plan is for. null = not installed; auto = read here, or assumed for another platform."""
 
     torch: Optional[str] = version()
@@ -459,8 +481,8 @@ class Software:
     """Where the versions come from: pinned, installed (read on this machine) or assumed (a named reference stack)."""
 
 
-@dataclass
-class Slurm:
+@dataclass(init=False, repr=False, eq=False)
+class Slurm(_Node):
     """The job that launch=slurm submits: one allocation, one task per rank. launch=local reads none of it."""
 
     nodes: Optional[int] = at_least(1)
@@ -491,8 +513,8 @@ class Slurm:
     """Further options for sbatch, for example ['--constraint=h100','--exclusive']."""
 
 
-@dataclass
-class Launch:
+@dataclass(init=False, repr=False, eq=False)
+class Launch(_Node):
     """Where and how ranks start, and the environment they start with."""
 
     where: str = choice("local", "slurm", default="local")
@@ -517,8 +539,8 @@ class Launch:
     """The job of launch=slurm."""
 
 
-@dataclass
-class Overlap:
+@dataclass(init=False, repr=False, eq=False)
+class Overlap(_Node):
     """The resolver's answer, written at composition. Set nothing here except env_copy and reads."""
 
     effective: Dict[str, Any] = field(default_factory=dict)
@@ -537,8 +559,8 @@ class Overlap:
     """Node -> field -> the key of your app's config that holds its value; see docs/hosts.md."""
 
 
-@dataclass
-class Request:
+@dataclass(init=False, repr=False, eq=False)
+class Request(_Node):
     """The whole request, as `resolve` takes it."""
 
     gating: str = choice("strict", "bridge", default="strict")

@@ -8,11 +8,11 @@ from typing import Any
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
 PROVIDER = "hydra-overlap"
-PATH = "pkg://hydra_overlap.conf"
 SCHEMA_GROUP = "_overlap/schema"
 
 
@@ -21,8 +21,15 @@ class HydraOverlapSearchPathPlugin(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Append our option files after the app's own, so that the app wins."""
+        from hydra_overlap.compose import option_source
+
         _store_schemas()
-        search_path.append(provider=PROVIDER, path=PATH)
+        Plugins.instance().register(option_source.OptionFileSource)
+        path = option_source.path()
+        for element in search_path.get_path():
+            if option_source.ours(element.path):  # as the app's own folder
+                element.path = path
+        search_path.append(provider=PROVIDER, path=path)
 
 
 def _check(*, _root_: DictConfig) -> list[str]:
@@ -56,31 +63,12 @@ def _register_resolvers() -> None:
 
 def _store_schemas() -> None:
     """Once: Hydra asks for search paths at every start of a process that composes again and again."""
-    store = ConfigStore.instance()
-    if SCHEMA_GROUP.partition("/")[0] in store.repo:
+    if SCHEMA_GROUP.partition("/")[0] in ConfigStore.instance().repo:
         return
-    from hydra_overlap.schema import nodes as schema
+    from hydra_overlap.compose import typed_nodes
 
-    nodes: dict[str, Any] = {
-        "bundle": {
-            "parallelism": schema.Parallelism,
-            "comm_overlap": schema.CommOverlap,
-            "userbuffers": schema.Userbuffers,
-            "platform": schema.Platform,
-            "software": schema.Software,
-            "overlap": schema.Overlap,
-        },
-        "model": schema.Model,
-        "precision": schema.Precision,
-        "ddp": schema.Ddp,
-        "optimizer": schema.Optimizer,
-        "training": schema.Training,
-        "data": schema.Data,
-        "checkpoint": schema.Checkpoint,
-        "launch": schema.Launch,
-    }
-    for name, node in nodes.items():
-        store.store(group=SCHEMA_GROUP, name=name, node=node, provider=PROVIDER)
+    for name, kinds in typed_nodes.SCHEMAS.items():
+        typed_nodes.store(SCHEMA_GROUP, name, kinds, PROVIDER)
 
 
 # At import, not in the plugin's method: a launcher's worker process unpickles the plugin and composes without calling it.

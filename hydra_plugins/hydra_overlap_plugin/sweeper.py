@@ -6,13 +6,14 @@ Hydra imports this module at every start of every app on the machine: what it ne
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional
 
-from hydra.core.config_store import ConfigStore
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from hydra_overlap.compose import typed_nodes
 
-@dataclass
+
+@dataclass(init=False, repr=False, eq=False)  # nobody makes one: only its fields count
 class OverlapSweeperConf:
     """What `hydra.sweeper` takes."""
 
@@ -44,7 +45,7 @@ class OverlapSweeperConf:
     """Most points handed to the launcher at once; null = all."""
 
 
-ConfigStore.instance().store(group="hydra/sweeper", name="overlap", node=OverlapSweeperConf, provider="hydra-overlap")
+typed_nodes.store("hydra/sweeper", "overlap", f"{__name__}.OverlapSweeperConf", "hydra-overlap")
 
 
 class OverlapSweeper(Sweeper):

@@ -7,8 +7,10 @@ import sys
 import pytest
 from click.testing import CliRunner
 
+from hydra_overlap import dotted
 from hydra_overlap.cli import main
 from hydra_overlap.machine import transformer_engine
+from hydra_overlap.reference import examples
 from hydra_overlap.reference.examples import PLANS, decisions, example
 from hydra_overlap.rules import DERIVATIONS, RULES, env_conflicts
 from hydra_overlap.rules.tp import LEGAL
@@ -225,3 +227,22 @@ def test_the_command_line_loads_no_torch():
     command = "import sys; from hydra_overlap.cli import main; main(['check'], standalone_mode=False)"
     script = f"try:\n {command}\nexcept SystemExit: pass\nassert 'torch' not in sys.modules and 'megatron' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+def test_examples_are_read_as_hydra_reads_them():
+    """Most without Hydra's grammar, which takes longer to import than all else that a page needs."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    texts = {*(text for rule in RULES for text in rule.refused), *(text for plan in examples.PLANS for text in plan)}
+    texts |= {f"a.b={text}" for text in ("-0", "007", "1.5", "1e3", "Null", "TRUE", "inf", "infinite", "[inf]", "[]", "[a,1,true]", "{a:b,c:null}", "{}", "a b", "a-b", "'x'", "", "_a", "x1")}  # fmt: skip
+    for text in sorted(texts):
+        override = OverridesParser.create().parse_overrides([text])[0]
+        assert examples._request((text,)) == dotted.nested({override.get_key_element(): override.value()}), text
+
+
+def test_explaining_a_rule_needs_no_hydra():
+    code = (
+        "import sys\nfrom hydra_overlap.reference.explain import explain\nexplain('TP002')\n"
+        "print(sorted({name.partition('.')[0] for name in sys.modules} & {'hydra', 'omegaconf', 'rich', 'torch', 'cattrs'}))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
