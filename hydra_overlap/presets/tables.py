@@ -53,7 +53,7 @@ def heading(one: Preset) -> Iterator[str]:
 
 
 def plan_map(one: Preset) -> tuple[Gemm, ...]:
-    """What its twelve GEMMs do on the shape it was tuned for; where a rule refuses, under megatron-core's own flags."""
+    """What the twelve GEMMs of a preset do on the shape it was tuned for; where a rule refuses, under megatron-core's own flags."""
     plan = one.plan()
     try:
         flags: Mapping[str, Any] | None = resolve(plan).transformer_config

@@ -155,7 +155,7 @@ def families(context: Context, parameter: Parameter, incomplete: str) -> "list[C
 
 
 def pages(context: Context, parameter: Parameter, incomplete: str) -> "list[CompletionItem[str]]":
-    """Rules, derivations and, a level of nodes at a time, fields."""
+    """Completion of what `explain` has a page for: rules, derivations and, a level of nodes at a time, fields."""
     from ..rules import DERIVATIONS, RULES
     from ..schema.descriptions import descriptions
 
