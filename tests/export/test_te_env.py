@@ -70,5 +70,5 @@ def test_a_refused_plan_exports_nothing(run, tmp_path) -> None:
 
 def test_a_target_that_cannot_say_the_plan_writes_nothing(run, tmp_path) -> None:
     done = run("te", "comm_overlap=dp", "platform=h100", "-o", str(tmp_path / "out"))
-    assert done.exit_code == 1 and done.output.startswith("te cannot say what this plan says")
+    assert done.exit_code == 1 and done.output.startswith("te cannot express this plan; nothing was written")
     assert not (tmp_path / "out").exists()
