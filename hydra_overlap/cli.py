@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(_version.__version__, prog_name="hydra-overlap")
 def main() -> None:
-    """Communication overlap for Megatron: judge, explain, look at this machine."""
+    """Communication overlap for Megatron: judge and explain plans, export and audit them, examine this machine."""
 
 
-@main.command()
+@main.command(short_help="Explain a rule, a derivation or a field.")
 @click.argument("name", shell_complete=completion.pages)
 def explain(name: str) -> None:
     """Print the page of a rule (TP002), a derivation (TP101) or a field (comm_overlap.dp.bucket_size)."""
@@ -35,7 +35,7 @@ def explain(name: str) -> None:
         raise click.UsageError(str(error)) from None
 
 
-@main.command()
+@main.command(short_help="List the rules.")
 @click.option(
     "--family", shell_complete=completion.families, help="Only rules whose id starts with this, for example TP."
 )
@@ -55,7 +55,7 @@ def rules(family: str | None, as_json: bool) -> None:
         click.echo(f"{rule.__name__:<8}{rule.severity:<9}{rule.title()}")
 
 
-@main.command(context_settings={"ignore_unknown_options": True})
+@main.command(context_settings={"ignore_unknown_options": True}, short_help="Judge a plan without running anything.")
 @click.argument("overrides", nargs=-1, shell_complete=completion.overrides)
 @click.option(
     "--json", "as_json", is_flag=True, help="Print JSON: verdict, findings, ledger, settings and environment."
@@ -81,7 +81,9 @@ def check(overrides: tuple[str, ...], as_json: bool) -> None:
     sys.exit(verdict.exit_code)
 
 
-@main.command(context_settings={"ignore_unknown_options": True})
+@main.command(
+    context_settings={"ignore_unknown_options": True}, short_help="Show what this machine has and what is missing."
+)
 @click.argument("overrides", nargs=-1, shell_complete=completion.overrides)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: verdict and every check.")
 def doctor(overrides: tuple[str, ...], as_json: bool) -> None:
@@ -106,7 +108,7 @@ def doctor(overrides: tuple[str, ...], as_json: bool) -> None:
     sys.exit(1 if wrong else 0)
 
 
-@main.group(invoke_without_command=True)
+@main.group(invoke_without_command=True, short_help="List, show and compare userbuffers presets.")
 @click.option("--gpu", shell_complete=completion.gpus, help="Only presets tuned on this GPU, for example h100.")
 @click.option("--tp", type=int, help="Only presets for this TP size.")
 @click.option("--cp", type=int, help="Only presets for this CP size.")
@@ -131,7 +133,7 @@ def presets(context: click.Context, /, as_json: bool, **wanted: int | str | None
     click.echo(f"{len(found)} of {len(atlas.catalogue())} presets")
 
 
-@presets.command()
+@presets.command(short_help="Print a preset.")
 @click.argument("name", shell_complete=completion.presets)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(name: str, as_json: bool) -> None:
@@ -162,7 +164,7 @@ def diff(name: str, other: str) -> None:
         click.echo("The two presets have the same values.")
 
 
-@presets.command(context_settings={"ignore_unknown_options": True})
+@presets.command(context_settings={"ignore_unknown_options": True}, short_help="List the presets nearest to a plan.")
 @click.argument("overrides", nargs=-1, shell_complete=completion.overrides)
 @click.option("--count", default=5, show_default=True, help="How many presets to list.")
 @click.option("--lora", is_flag=True, help="Only presets made for LoRA; without this, only the others.")
@@ -201,7 +203,7 @@ def _preset(name: str) -> "Preset":
         raise click.UsageError(str(error)) from None
 
 
-@main.command(context_settings={"ignore_unknown_options": True})
+@main.command(context_settings={"ignore_unknown_options": True}, short_help="Export a plan for another launcher.")
 @click.argument("target", type=click.Choice(["megatron-lm", "megatron-bridge", "te", "env"]))
 @click.argument("overrides", nargs=-1, shell_complete=completion.overrides)
 @click.option(
@@ -241,7 +243,7 @@ def export(target: str, overrides: tuple[str, ...], output: str | None) -> None:
         raise click.UsageError(f"{output} cannot be written: {error.strerror or error}.") from None
 
 
-@main.command(context_settings={"ignore_unknown_options": True})
+@main.command(context_settings={"ignore_unknown_options": True}, short_help="Judge another launcher's configuration.")
 @click.argument("source", required=False, shell_complete=completion.source)
 @click.argument("overrides", nargs=-1, shell_complete=completion.overrides)
 @click.option(
@@ -289,7 +291,7 @@ def audit(source: str | None, overrides: tuple[str, ...], bridge_recipes: str | 
     sys.exit(found.exit_code)
 
 
-@main.command()
+@main.command(short_help="Rewrite the results of a sweep.")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False))
 @click.option(
     "--metric", help="Compare jobs by tokens_per_s, step_ms, loss, peak_memory_gib, or a value that the jobs return."
@@ -317,7 +319,7 @@ def report(folder: str, metric: str | None, as_json: bool) -> None:
     print_results(table, make_console())
 
 
-@main.command()
+@main.command(short_help="Print the JSON Schema for editors.")
 @click.argument("node", default="", shell_complete=completion.nodes)
 def schema(node: str) -> None:
     """Print the JSON Schema, for editors, of a primary config or of the option files of NODE (model, comm_overlap.tp)."""
@@ -329,7 +331,7 @@ def schema(node: str) -> None:
         raise click.UsageError(f"There is no node {node}.") from None
 
 
-@main.command()
+@main.command(short_help="Write a starter option file.")
 @click.argument("kind", type=click.Choice(["bundle", "preset"]))
 @click.argument("name")
 @click.option(

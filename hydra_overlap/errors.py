@@ -43,7 +43,8 @@ class GatingError(HydraOverlapError):
 class LaunchError(HydraOverlapError):
     """A legal configuration that cannot run here. Nothing was started.
 
-    title: what is wrong, in one sentence ("No complete checkpoint in checkpoint.load"). where: lines such as `launch.max_ranks=2`. fixes: (override, effect) pairs.
+    title: what is wrong, in one sentence ("No complete checkpoint in checkpoint.load"). where: lines such as
+    `launch.max_ranks=2`. fixes: (override, effect) pairs.
     """
 
     def __init__(

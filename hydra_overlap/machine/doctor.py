@@ -71,7 +71,9 @@ def compare_environment(resolution: Resolution, found: Mapping[str, str] = os.en
         if value is None:
             yield Diagnosis(name, UNSET, "", f"the plan needs {needed}; train.py sets it in every rank")
         elif value != needed:
-            yield Diagnosis(name, WRONG, value, f"the plan needs {needed}; ranks would inherit {value}")
+            yield Diagnosis(
+                name, WRONG, value, f"the plan needs {needed}; ranks would inherit {value}, which contradicts it"
+            )
         else:
             yield Diagnosis(name, OK, value)
     for one in env_conflicts.contrary(resolution.request, resolution.to_dict(), found):

@@ -14,7 +14,7 @@ _STYLES = {OK: "green", UNSET: "dim", NOTE: "yellow", MISSING: "yellow", WRONG: 
 def print_diagnoses(diagnoses: Iterable[Diagnosis]) -> None:
     """What was looked at, its state, what was found, what that means."""
     table = Table(header_style="bold", box=None, pad_edge=False)
-    for column in ("", "", "found", "so"):
+    for column in ("", "", "found", "consequence"):
         table.add_column(column, overflow="fold")
     for diagnosis in diagnoses:
         state = Text(diagnosis.state, style=_STYLES[diagnosis.state])

@@ -1,4 +1,4 @@
-"""Variables of the environment that take back what a plan asks for, or weaken it: one table.
+"""The table of environment variables that undo what a plan asks for, or weaken it.
 
 Read by `doctor` for the environment it is called in, by composition for hydra.job.env_set, by train.py before it starts
 ranks on GPUs, and by each of these before its first step. What a plan itself sets is decided in rules/env.py. Without a GPU
@@ -102,7 +102,7 @@ class Row:
 TABLE = (
     Row(
         names=("CUDA_LAUNCH_BLOCKING",), values=ON, concerns=_overlaps,
-        undoes="every overlap: a kernel is launched only when the one before has ended",
+        undoes="every overlap: a kernel is launched only after the previous one has ended",
         source="CUDA programming guide, environment variables: CUDA_LAUNCH_BLOCKING",
     ),
     Row(
@@ -113,7 +113,7 @@ TABLE = (
     ),
     Row(
         names=("NVTE_BACKWARD_OVERRIDE",), values=".*", concerns=_fp8_backward,
-        undoes="TP overlap in backward: Transformer Engine computes FP8 gradients otherwise, with all userbuffers flags off; "
+        undoes="TP overlap in backward: Transformer Engine computes FP8 gradients with all userbuffers flags off; "
         "delayed scaling raises",
         source="Transformer Engine v2.15 transformer_engine/pytorch/module/linear.py:553-561, layernorm_linear.py:547; "
         "common/recipe/__init__.py (v2.18:261-267)",
@@ -126,13 +126,13 @@ TABLE = (
     ),
     Row(
         names=("PYTORCH_CUDA_ALLOC_CONF",), values=EXPANDABLE, concerns=_pool_of_old_megatron,
-        undoes="NCCL user buffers: megatron-core raises, for torch before 2.11 takes the memory elsewhere",
+        undoes="NCCL user buffers: megatron-core raises, because torch before 2.11 allocates the memory elsewhere",
         source="megatron-core core_v0.16.1 megatron/core/distributed/distributed_data_parallel_config.py:156-161; "
         "core_v0.18.0 the same:247-252",
     ),
     Row(
         names=("PYTORCH_ALLOC_CONF",), values=EXPANDABLE, concerns=_pool_by_new_name,
-        undoes="NCCL user buffers: torch before 2.11 does not take the memory from NCCL, and megatron-core does not look at "
+        undoes="NCCL user buffers: torch before 2.11 does not allocate the memory from NCCL, and megatron-core does not look at "
         "this name of the variable",
         source="megatron-core core_v0.18.0 megatron/core/distributed/distributed_data_parallel_config.py:247-252; "
         + TORCH_SOURCE + "include/c10/cuda/CUDAAllocatorConfig.h:136-147",
@@ -154,18 +154,18 @@ TABLE = (
     ),
     Row(
         names=("UB_SKIPMC",), values=ON, concerns=_multicast, severity="note",
-        undoes="userbuffers do without NVLink multicast: CUDA IPC, for at most 8 GPUs of one host",
+        undoes="userbuffers use CUDA IPC instead of NVLink multicast, for at most 8 GPUs of one host",
         source="Transformer Engine v2.11 transformer_engine/common/comm_gemm_overlap/userbuffers/userbuffers-host.cpp:233, "
         "656-663",
     ),
     Row(
         names=("NCCL_P2P_DISABLE",), values=ON, concerns=_overlaps, severity="note",
-        undoes="NCCL leaves NVLink aside and copies through the host: communication outlasts the compute over it",
+        undoes="NCCL does not use NVLink and copies through the host: communication takes longer than the compute over it",
         source=NCCL + "graph/paths.cc:217-227, 259-266",
     ),
     Row(
         names=("NCCL_P2P_LEVEL",), values=LOCAL_ONLY, concerns=_overlaps, severity="note",
-        undoes="NCCL leaves NVLink aside and copies through the host: communication outlasts the compute over it",
+        undoes="NCCL does not use NVLink and copies through the host: communication takes longer than the compute over it",
         source=NCCL + "graph/paths.cc:228-249, 259-266",
     ),
     Row(
