@@ -113,7 +113,7 @@ def test_the_ledger_says_what_became_of_a_choice_that_nothing_reads_or_that_was_
     preset = "userbuffers/bf16_h100_h8192_tp4_mbs1_seq8192.yaml"
     assert row_of("comm_overlap=tp4_h100").origin == preset
     changed = row_of("comm_overlap=tp4_h100", "userbuffers.layers.qkv_fprop.num_sm=2")
-    assert changed.origin == f"{preset}, but for qkv_fprop"
+    assert changed.origin == f"{preset}, except qkv_fprop"
     empty = row_of("comm_overlap=tp4_h100", "userbuffers=none", "userbuffers.name=mine")
     assert (empty.asked, empty.effective) == ("mine", "none")
 
