@@ -37,7 +37,7 @@ def test_returns_once_the_job_is_queued_and_a_stopped_job_goes_on_from_its_check
 
     submitted.wait_for("step 3/16")
     slurm.ask("scancel", "--signal=USR1", job)
-    submitted.wait_for(f"asked to stop: job {job} is queued again and goes on from iter_")
+    submitted.wait_for(f"asked to stop: job {job} is requeued and resumes from iter_")
     wait(
         lambda: slurm.ask("squeue", "-h", "-j", job, "-o", "%T"), lambda state: state == "PENDING", "it is queued again"
     )
@@ -47,7 +47,7 @@ def test_returns_once_the_job_is_queued_and_a_stopped_job_goes_on_from_its_check
 
     log = submitted.log()
     assert log.count("starting 2 ranks") == 2
-    stopped = int(log.partition("goes on from iter_")[2][:7])
+    stopped = int(log.partition("resumes from iter_")[2][:7])
     assert f"resumed after step {stopped} from" in log
     taken = [int(number) for number in re.findall(r"^step (\d+)/16 ", log, re.MULTILINE)]
     assert taken == list(range(1, 17)), "every step once"
@@ -70,7 +70,7 @@ def test_a_cancelled_job_ends_the_command_that_waits_for_it(start, slurm):
     slurm.ask("scancel", started.job)
     run = started.end(60)
     assert run.code == 1
-    assert f"Job {started.job} ended before its ranks did: Slurm says CANCELLED" in run.output
+    assert f"Job {started.job} ended before its ranks; Slurm says CANCELLED" in run.output
 
 
 def test_ranks_refuse_a_node_without_the_gpus_that_the_job_asked_for(start, slurm):

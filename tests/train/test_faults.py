@@ -130,7 +130,7 @@ def test_a_bad_batch_stops_the_run_before_it_touches_a_parameter_and_can_be_rebu
     from hydra_overlap.megatron import data
 
     folder, error = poisoned(BATCH)
-    assert f"Step {BAD}: the loss is nan. No parameter was touched." in error
+    assert f"Step {BAD}: the loss is nan. No parameter was changed." in error
     assert "training.on_nonfinite=skip" in error
     assert len(lines(folder / "metrics.jsonl")) == BAD
     (bad,) = lines(folder / "bad_steps.jsonl")
