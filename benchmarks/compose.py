@@ -1,15 +1,17 @@
 """What types and rules cost at composition: `--cfg job` against a bare Hydra app with as many groups and option files.
 
-    python benchmarks/compose.py [--rounds 15]
+    python benchmarks/compose.py [--rounds 15] [--instructions]
 
-Three apps run by turns, so that a busy machine is busy for all; the ratios are of medians. The bare app has the same
-option files, but no schema types them and no rule runs; in the typed app schemas do. Also prints the processor time,
-which other programs disturb less, and the time of `resolve` alone. Trust the ratios, not the times: they are this
-machine's.
+Four apps run by turns, so that a busy machine is busy for all; the ratios are of medians. The bare app has the same option
+files, but no schema types them and no rule runs; in the typed app schemas do. Our config is composed by three lines of a host,
+and by train.py. Also prints the processor time, which other programs disturb less, and the time of `resolve` alone, of requests
+that are accepted and refused. Trust the ratios, not the times: they are this machine's. With --instructions each app runs once
+more under valgrind, which counts instructions: half a minute each, the same to 1 % on a busy machine.
 """
 
 import argparse
 import os
+import re
 import resource
 import shutil
 import statistics
@@ -17,11 +19,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
+TRAIN = CONF.parent / "train.py"
 PLUGIN_FILE = CONF.parent / "hydra_plugins" / "hydra_overlap_plugin" / "searchpath.py"
 APP = """
 import hydra
@@ -32,6 +37,7 @@ def main(cfg):
 
 main()
 """
+NAMES = {"bare": "bare Hydra", "typed": "typed", "ours": "our config", "train": "train.py"}
 PLUGIN = "override hydra/sweeper: overlap"  # a line of option files that only our package can serve
 SCHEMAS = "/_overlap/"  # in lines that only it or the typed app can
 # Hydra imports every installed plugin in any app: in the bare one all but ours.
@@ -82,15 +88,27 @@ def copy_without_rules(target: Path) -> None:
     enforce.write_text(enforce.read_text().partition("hydra:")[0])
 
 
-def seconds(script: str, override: str, folder: Path) -> tuple[float, float]:
-    """Wall time and processor time of one `--cfg job`. Byte code is kept, as it is for installed packages."""
+def started(script: str, override: str, folder: Path, before: tuple[str, ...] = ()) -> str:
+    """Run one `--cfg job`; -> what it says on stderr. Byte code is kept, as it is for installed packages."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    environment["PYTHONPYCACHEPREFIX"] = str(folder / "pycache")
+    environment |= {"PYTHONPYCACHEPREFIX": str(folder / "pycache"), "PYTHONHASHSEED": "0"}
+    command = [*before, sys.executable, script, override, "--cfg", "job"]
+    return subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True).stderr
+
+
+def seconds(script: str, override: str, folder: Path) -> tuple[float, float]:
+    """Wall time and processor time of one `--cfg job`."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    command = [sys.executable, script, override, "--cfg", "job"]
-    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+    started(script, override, folder)
     after, end = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     return end - start, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def instructions(script: str, override: str, folder: Path) -> int:
+    """Instructions of one `--cfg job`, counted by valgrind."""
+    counting = ("valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null")
+    said = started(script, override, folder, counting)
+    return int(re.findall(r"I +refs: +([\d,]+)", said)[0].replace(",", ""))
 
 
 def spread(values: list[float]) -> str:
@@ -99,29 +117,49 @@ def spread(values: list[float]) -> str:
     return f"{1e3 * middle:6.1f} ms   (middle half {1e3 * low:.1f} to {1e3 * high:.1f})"
 
 
-def resolve_seconds(calls: int = 300) -> list[float]:
-    """Wall times of `resolve` on the request of comm_overlap=tp4_h100."""
-    from hydra import compose, initialize_config_module
+def resolve_seconds(request: dict[str, Any], calls: int = 300) -> list[float]:
+    """Wall times of `resolve`, accepted or refused."""
+    from hydra_overlap import GatingError, resolve
 
-    from hydra_overlap import resolve
-    from hydra_overlap.compose.extract import read
-
-    with initialize_config_module("hydra_overlap.conf", version_base=None):
-        request = read(compose("config", ["comm_overlap=tp4_h100"]), foreign_nodes=False).request
     times = []
     for _ in range(calls):
         start = time.perf_counter()
-        resolve(request)
+        with suppress(GatingError):
+            resolve(request)
         times.append(time.perf_counter() - start)
     return times[calls // 10 :]
+
+
+def requests() -> dict[str, dict[str, Any]]:
+    """What `resolve` is timed on: the request of comm_overlap=tp4_h100, and two that are refused."""
+    from hydra import compose, initialize_config_module
+
+    from hydra_overlap.compose.extract import read
+
+    with initialize_config_module("hydra_overlap.conf", version_base=None):
+        accepted = read(compose("config", ["comm_overlap=tp4_h100"]), foreign_nodes=False).request
+    dp = ("overlap_param_gather", "overlap_param_gather_with_optimizer_step", "align_param_gather")
+    asked = {
+        "tp": {"tp_comm_overlap": True},
+        "pp": {"overlap_p2p_comm": True, "defer_embedding_wgrad_compute": True},
+        "dp": dict.fromkeys(dp, True),
+        "ep": {"overlap_moe_expert_parallel_comm": True, "delay_wgrad_compute": True},
+    }
+    return {
+        "accepted": accepted,
+        "one cause": {"comm_overlap": {"tp": asked["tp"]}},
+        "eight causes": {"comm_overlap": asked, "parallelism": {"sequence_parallel": True}},
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--override", default="comm_overlap=tp4_h100", help="what both compose")
+    parser.add_argument("--override", default="comm_overlap=tp4_h100", help="what all compose")
+    parser.add_argument("--instructions", action="store_true", help="count instructions as well; needs valgrind")
     arguments = parser.parse_args()
-    seen: dict[str, list[tuple[float, float]]] = {"bare": [], "typed": [], "ours": []}
+    seen: dict[str, list[tuple[float, float]]] = {name: [] for name in NAMES}
+    counted: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = copy_without_schemas(folder / "bare_conf")
@@ -130,28 +168,30 @@ def main() -> None:
         here = {"package": str(CONF.parent / "hydra_overlap"), "plugin": str(PLUGIN_FILE)}
         (folder / "typed.py").write_text(WITHOUT_PLUGIN + TYPED.format(**here) + APP.format(path="typed_conf"))
         (folder / "ours.py").write_text(APP.format(path=str(CONF)))
+        scripts = {"bare": "bare.py", "typed": "typed.py", "ours": "ours.py", "train": str(TRAIN)}
         for number in range(arguments.rounds + 1):
             for app, times in seen.items():
-                took = seconds(f"{app}.py", arguments.override, folder)
+                took = seconds(scripts[app], arguments.override, folder)
                 if number:  # the first round writes byte code and fills the disk cache
                     times.append(took)
+        if arguments.instructions:
+            counted = {app: instructions(script, arguments.override, folder) for app, script in scripts.items()}
     print(
         f"`--cfg job` with {arguments.override}, {files} option files, {arguments.rounds} rounds by turns, 1 discarded"
     )
     for index, what in enumerate(("wall time", "processor time")):
-        bare, typed, ours = ([times[index] for times in seen[app]] for app in ("bare", "typed", "ours"))
-        pairs = sorted(mine / theirs for mine, theirs in zip(ours, bare, strict=True))
-        share = statistics.median(typed) / statistics.median(bare)
-        print(f"{what}, measured")
-        print(f"  bare Hydra      {spread(bare)}")
-        print(f"  typed           {spread(typed)}")
-        print(f"  hydra-overlap   {spread(ours)}")
-        print(
-            f"  ratio of medians {statistics.median(ours) / statistics.median(bare):.2f}, of types alone {share:.2f}",
-            end="   ",
-        )
-        print(f"(by round {pairs[0]:.2f} to {pairs[-1]:.2f}; aim for wall time: at most 1.25)")
-    print(f"`resolve` alone, measured\n  tp4_h100        {spread(resolve_seconds())}")
+        print(f"{what}, measured; ratios to bare Hydra of medians, and by round (aim: at most 1.2)")
+        bare = [times[index] for times in seen["bare"]]
+        for app, title in NAMES.items():
+            mine = [times[index] for times in seen[app]]
+            rounds = sorted(one / other for one, other in zip(mine, bare, strict=True))
+            ratio = statistics.median(mine) / statistics.median(bare)
+            print(f"  {title:<16}{spread(mine)}   {ratio:.2f}   ({rounds[0]:.2f} to {rounds[-1]:.2f})")
+    for app, count in counted.items():
+        print(f"  {NAMES[app]:<16}{count / 1e6:8.0f} million instructions   {count / counted['bare']:.2f}")
+    print("`resolve` alone, measured")
+    for title, request in requests().items():
+        print(f"  {title:<16}{spread(resolve_seconds(request))}")
 
 
 if __name__ == "__main__":

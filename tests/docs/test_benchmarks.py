@@ -17,7 +17,8 @@ def output(script: str, *arguments: str) -> str:
 
 def test_the_cost_of_composition_is_measured_against_a_bare_hydra_app() -> None:
     told = output("compose.py", "--rounds", "2")
-    assert told.count("ratio of medians") == 2  # of wall time and of processor time
+    assert told.count("ratios to bare Hydra of medians") == 2  # of wall time and of processor time
+    assert told.count("train.py") == told.count("our config") == 2
     assert "`resolve` alone, measured" in told
 
 
