@@ -7,6 +7,7 @@ CUDA is available nothing changes.
 """
 
 import contextlib
+import ctypes
 import functools
 import os
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ def install() -> bool:
     if _installed:
         return True
     _installed = True
+    _keep_freed_memory()
     _skip_compilation()
     _redirect_device_and_random_state()
     _redirect_streams()
@@ -55,6 +57,18 @@ def finish() -> None:
     from megatron.core.transformer.moe import moe_utils
 
     moe_utils.te_general_gemm = None
+
+
+def _keep_freed_memory() -> None:
+    """Blocks that a step frees stay in the process for the next one: without this a step takes thousands of page faults.
+
+    Settings of glibc's malloc, in bytes (mallopt(3)); another C library keeps its own.
+    """
+    trim_threshold, mmap_threshold = -1, -3
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(trim_threshold, 2**30)
+        libc.mallopt(mmap_threshold, 2**25)  # the largest it takes
 
 
 def _skip_compilation() -> None:

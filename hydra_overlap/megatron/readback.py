@@ -159,9 +159,8 @@ def describe(found: dict[str, Any], console: "Console") -> None:
     env_conflicts = ", ".join(f"{name}={value}" for name, value in found["env"].items()) or "no variables promised"
     console.print(
         f"read back on every rank: {found['fields']} fields, {env_conflicts}\n"
-        f"built: schedule {found['schedule']}, {found['num_microbatches']} microbatches a step, {found['layers']} layers, "
-        f"gradient buckets in the first chunk: {found['buckets'][0][0]}",
-        soft_wrap=True,
+        f"built: {found['num_microbatches']} microbatches a step, {found['schedule']}, {found['layers']} layers, "
+        f"{found['buckets'][0][0]} gradient buckets in the first chunk",
         highlight=False,
     )
     for note in found["notes"]:
