@@ -4,7 +4,6 @@ A forked rank has everything imported that this process has, at no cost of its o
 fork: what another thread held would stay locked in the copy for ever.
 """
 
-import gc
 import json
 import logging
 import os
@@ -113,7 +112,6 @@ def _run_forked(number: int, script: str, environment: Mapping[str, str], folder
     sys.stdout, sys.stderr = _text(1), _text(2)
     logging.root.handlers.clear()  # those of the application, Hydra's
     logging.root.setLevel(logging.WARNING)
-    gc.freeze()  # what is imported is not looked through again
     sys.argv = [script]
     runpy.run_path(script, run_name="__main__")
 
