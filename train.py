@@ -45,11 +45,10 @@ if TYPE_CHECKING:
 def main(cfg: DictConfig) -> dict[str, Any] | None:
     """Stages 1 to 3: in the one process that composes. -> the record of the run (run/record.py), once it has ended."""
     from hydra_overlap.dry_run import show
-    from hydra_overlap.launch import external, folders, preflight, requeue, slurm
     from hydra_overlap.launch import plan as plans
-    from hydra_overlap.megatron import batches, configs, data, rehearsal
+    from hydra_overlap.launch import preflight, requeue, slurm
+    from hydra_overlap.megatron import rehearsal
     from hydra_overlap.resolver.ledger_table import make_console, print_ledger
-    from hydra_overlap.run import loggers
     from hydra_overlap.run.rehearsal_notice import print_rehearsal
 
     # 1. The plan. Composition judged it already; a config that came another way is judged here, or refused.
@@ -65,36 +64,21 @@ def main(cfg: DictConfig) -> dict[str, Any] | None:
     plan = requeue.resumed(plan)
 
     # 2. What this machine makes of it: GPUs, or a rehearsal; too small, or the wrong one: refused before anything starts.
-    #    Of a job for Slurm its nodes decide; what can be refused without them is.
-    preflight.require_trainer()
-    configs.require_model(plan)
-    batches.require_batches(plan)
-    if show.asked(plan):  # instead of all that follows: ranks of any world size, in this process
+    found = preflight.check(plan, sweeping=HydraConfig.get().mode == RunMode.MULTIRUN)
+    plan = found.plan
+    if plan.request.launch.dry_run:  # instead of all that follows: ranks of any world size, in this process
         show.show(plan, resolution)
         return None
-    job = external.joined()
-    sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
-    if job:
-        external.require_single_run(job, sweeping=sweeping)
-        external.require_same_size(plan, job)
-    queued = slurm.asked(plan, sweeping=sweeping)
-    if queued:
-        plan = slurm.laid_out(plan)
-    else:
-        preflight.require_ready(plan, job.local_ranks if job else plans.world_size(plan))
-        data.require(plan)
-    folders.require_checkpoint_folders(plan)
-    loggers.require(plan)
-    plan = rehearsal.rehearse(plan, preflight.other_versions(plan)) if preflight.rehearses(plan) else plan
-    configs.require_built(plan)
+    if preflight.rehearses(plan):
+        plan = rehearsal.rehearse(plan, preflight.other_versions(plan))
 
     # 3. What will happen, before it happens.
-    if job is None or job.rank == 0:
+    if found.job is None or found.job.rank == 0:
         console = make_console()
         print_ledger(resolution, console)
         if plan.rehearsal:
             print_rehearsal(plan, console)
-    return slurm.submit(plan, run) if queued else run(plan, job)
+    return slurm.submit(plan, run) if found.queued else run(plan, found.job)
 
 
 def run(plan: Plan, job: Joined | None) -> dict[str, Any] | None:

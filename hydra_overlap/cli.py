@@ -94,7 +94,7 @@ def doctor(overrides: tuple[str, ...], as_json: bool) -> None:
 
     diagnoses = list(examine())
     if overrides:
-        verdict = judge(overrides)
+        verdict = judge(overrides, trainer="other")
         if verdict.resolution is None:
             click.echo(json.dumps(verdict.to_dict(), indent=1) if as_json else verdict.text)
             sys.exit(verdict.exit_code)
@@ -176,7 +176,7 @@ def nearest(overrides: tuple[str, ...], count: int, lora: bool, as_json: bool) -
     from .presets.tables import candidates
     from .resolver.ledger_table import make_console
 
-    verdict = judge(overrides)
+    verdict = judge(overrides, trainer="other")
     if verdict.resolution is None:
         click.echo(verdict.text)
         sys.exit(verdict.exit_code)
@@ -221,7 +221,7 @@ def export(target: str, overrides: tuple[str, ...], output: str | None) -> None:
     from .export import ExportError
     from .export import export as write
 
-    verdict = judge(overrides)
+    verdict = judge(overrides, trainer="other")
     if verdict.resolution is None:
         click.echo(verdict.text)
         sys.exit(verdict.exit_code)

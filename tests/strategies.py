@@ -95,6 +95,50 @@ REST: dict[str, st.SearchStrategy[Any]] = {
     "model.account_for_loss_in_pipeline_split": st.sampled_from([False, False, True]),
     "launch.layernorm_sm_margin": st.sampled_from([None, 16]),
 }
+TRAIN_PY: dict[str, st.SearchStrategy[Any]] = {
+    "launch.trainer": st.sampled_from(["train.py", "other"]),
+    "optimizer.lr": st.sampled_from([1e-5, 3e-3, 1.0]),
+    "optimizer.min_lr": st.sampled_from([0.0, 3e-5, 1.0]),
+    "optimizer.lr_warmup_iters": st.sampled_from([0, 4, 8, 100]),
+    "training.train_iters": st.sampled_from([1, 8, 100]),
+    "training.global_batch_size": st.sampled_from([None, 6, 16, 64]),
+    "training.micro_batch_size": st.sampled_from([1, 2]),
+    "training.rampup_batch_size": st.sampled_from([None, [4, 4, 24], [4, 4], [], [1, 5, 24], [0, 1, 2], [2, 2, 9]]),
+    "training.eval_interval": st.sampled_from([None, 2, 100]),
+    "data.kind": st.sampled_from(["stdlib", "text", "mock"]),
+    "data.files": st.sampled_from([[], ["a.txt"], ["a/*.txt", "b.txt"]]),
+    "data.held_out": st.sampled_from([0.0, 0.03]),
+    "model.vocab_size": st.sampled_from([None, 200, 257, 384]),
+    "model.num_layers": st.sampled_from([None, 4]),
+    "checkpoint.save": st.sampled_from([None, "saved"]),
+    "checkpoint.save_interval": st.sampled_from([None, 2]),
+    "launch.dry_run": st.booleans(),
+    "launch.dry_run_ranks": st.sampled_from([[], [0], [1, 0], [99], [-1]]),
+    "launch.where": st.sampled_from(["local", "slurm"]),
+    "launch.slurm.nodes": st.sampled_from([None, 1, 2, 3]),
+    "launch.slurm.tasks_per_node": st.sampled_from([None, 1, 2, 16]),
+    "launch.slurm.gpus_per_node": st.sampled_from([None, 0, 1, 8]),
+    "launch.vboost": st.sampled_from([False, False, True]),
+    "parallelism.world_size": st.sampled_from([None, 1, 2, 4, 12, 16]),
+    "parallelism.context_parallel_size": st.sampled_from([1, 2]),
+    "model.multi_latent_attention": st.sampled_from([False, False, True]),
+    "model.variable_seq_lengths": st.sampled_from([False, False, True]),
+    "model.cuda_graph_scope": st.sampled_from([[], ["attn"]]),
+    "ddp.use_megatron_fsdp": st.sampled_from([False, False, True]),
+}
+"""What rules TRN read, beside what is in `REST`."""
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> Request:
+    """Key -> value of a few settings that a user of train.py changes, those of its own rules first of all."""
+    flat: Request = {}
+    for fields, most in ((TRAIN_PY, 4), (OVERLAP | REST, 1)):
+        for key in draw(st.lists(st.sampled_from(sorted(fields)), unique=True, max_size=most)):
+            flat[key] = draw(fields[key])
+    return flat
+
+
 PLATFORMS = st.sampled_from(
     [
         {},

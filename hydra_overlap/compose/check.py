@@ -7,6 +7,8 @@ from typing import Any
 from ..errors import REFUSED, HydraOverlapError
 from ..findings import Finding
 from ..resolver.resolution import Resolution
+from ..rules.trn import OURS
+from ..schema.keys import TRAINER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +27,12 @@ class Verdict:
         return {"verdict": "refused" if self.exit_code else "accepted", **answer, "findings": findings}
 
 
-def check(overrides: Sequence[str]) -> Verdict:
-    """Compose our config with `overrides` and judge it."""
+def check(overrides: Sequence[str], *, trainer: str = OURS) -> Verdict:
+    """Compose our config with `overrides` and judge it.
+
+    trainer: whose plan it is, unless an override of launch.trainer says so. For `other` what train.py needs and does not
+    build is not judged.
+    """
     from hydra import compose, initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
 
@@ -36,7 +42,8 @@ def check(overrides: Sequence[str]) -> Verdict:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_module("hydra_overlap.conf", version_base=None):
-            resolution = judged(compose("config", list(overrides)))
+            whose = () if trainer == OURS else (f"{TRAINER}={trainer}",)
+            resolution = judged(compose("config", [*whose, *overrides]))
     except Exception as error:
         refusal = refusal_in(error)
         if refusal is not None:

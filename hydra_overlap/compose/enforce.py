@@ -30,7 +30,7 @@ from ..findings import Finding, Fix
 from ..resolver.from_config import PRESET, ours
 from ..resolver.resolution import Resolution
 from ..resolver.resolve import resolve
-from ..rules import env_conflicts
+from ..rules import env_conflicts, trn
 from ..rules.cfg import CFG001, CFG002, CFG006
 from ..rules.env import ENV002
 from ..schema.fields import NODES, OUTPUT
@@ -236,13 +236,15 @@ def _require_known_nodes(cfg: DictConfig) -> None:
 def fingerprint(reading: Reading, resolution: Resolution) -> str:
     """Identity of a plan: what was asked and what is set. Facts of the machine count only by what they change.
 
-    Paths may be known only when the job runs: `data`, which no rule reads, is left out, and of checkpoints counts whether
-    there is one.
+    Paths may be known only when the job runs: of them counts whether there are any.
     """
     answer = resolution.to_dict()
-    asked = {name: node for name, node in reading.request.items() if name not in ("platform", "software", "data")}
+    asked = {name: node for name, node in reading.request.items() if name not in ("platform", "software")}
     for name, paths in OPEN.items():
-        asked[name] = {key: value is not None if key in paths else value for key, value in asked.get(name, {}).items()}
+        node = asked.get(name, {})
+        asked[name] = {key: value not in (None, []) if key in paths else value for key, value in node.items()}
+    if resolution.request["launch"]["trainer"] != trn.OURS:
+        del asked["data"]  # no rule reads it; the job may know more of it
     settings = {
         key: answer[key] for key in ("transformer_config", "optimizer_config", "ddp_config", "userbuffers", "env")
     }

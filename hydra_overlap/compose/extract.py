@@ -7,17 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..machine import local
 from ..resolver import mapped_fields
 from ..resolver.from_config import PRESET, chosen_preset, known_fields, ours, plain_node
-from ..schema.fields import NODES
+from ..schema.fields import FIELDS, NODES
 from ..schema.nodes import AUTO
 from .interpolations import of_the_job, written
 
-OPEN = {"checkpoint": ("save", "load")}  # paths of which rules read only whether there is one
+OPEN = {"checkpoint": ("save", "load"), "data": ("cache_dir", "files")}
+"""Paths of which rules read only whether there are any."""
 IN_THE_JOBS = "'${hydra:runtime.output_dir}/checkpoints'"  # such a path in the job's own folder, as it is typed
 
 
@@ -86,7 +87,10 @@ def _node(cfg: DictConfig, name: str, *, composing: bool) -> Any:
     if not kept:
         return plain_node(cfg, name)
     node = cfg[name]
-    return {key: kept[key] if key in kept else node[key] for key in map(str, node)}
+    try:
+        return {key: kept[key] if key in kept else _plain(node[key]) for key in map(str, node)}
+    except OmegaConfBaseException:
+        return plain_node(cfg, name)  # which names every value without one
 
 
 def _left_to_the_job(cfg: DictConfig, name: str) -> dict[str, Any]:
@@ -97,4 +101,16 @@ def _left_to_the_job(cfg: DictConfig, name: str) -> dict[str, Any]:
         return {}  # plain_node says what is wrong with it
     if not isinstance(node, DictConfig):
         return {}
-    return {path: written(node, path) for path in OPEN[name] if of_the_job(node._get_node(path))}
+    return {path: _as_written(node, name, path) for path in OPEN[name] if of_the_job(node._get_node(path))}
+
+
+def _plain(node: Any) -> Any:
+    return OmegaConf.to_container(node, resolve=True, throw_on_missing=True) if OmegaConf.is_config(node) else node
+
+
+def _as_written(node: DictConfig, name: str, path: str) -> Any:
+    """A path, or a list of paths, with its interpolations as text."""
+    value = written(node, path)
+    if isinstance(value, list):
+        return [item._value() for item in value]
+    return [value] if FIELDS[f"{name}.{path}"].listed else value

@@ -9,14 +9,12 @@ from rich.console import Console
 from rich.text import Text
 
 from .. import files
-from ..errors import LaunchError
-from ..launch import external
 from ..launch.plan import Plan, world_size
 from ..megatron import configs
 from ..resolver.ledger_table import make_console, print_ledger
 from ..resolver.resolution import Resolution
 from . import activations
-from .build import DryRun, asked, run, without_cuda
+from .build import DryRun, run, without_cuda
 from .collectives import MODELLED_KINDS
 from .collectives_table import collectives_table
 from .holdings import RankFigures
@@ -25,27 +23,13 @@ from .schedule_page import write_schedule
 from .schedule_text import LEGEND, schedule_text
 from .timeline import Timeline, summary, timeline
 
-__all__ = ["asked", "print_dry_run", "rank_classes", "show", "verdict", "write"]
+__all__ = ["print_dry_run", "rank_classes", "show", "verdict", "write"]
 
 FILE_NAME = "dry_run.json"
 
 
 def show(plan: Plan, resolution: Resolution) -> None:
-    """The whole dry run of train.py: the ledger, the ranks built, the tables. Raises LaunchError."""
-    job = external.joined()
-    if job and job.world_size > 1:
-        raise LaunchError(
-            "A dry run was started as several processes",
-            where=["launch.dry_run=true", f"WORLD_SIZE={job.world_size}"],
-            why="A dry run is one process: every rank that torchrun or srun started would do the same.",
-            fixes=[
-                (
-                    "python train.py launch.dry_run=true",
-                    "without the launcher; parallelism.world_size sets the number of ranks",
-                )
-            ],
-            source="hydra_overlap/dry_run/show.py",
-        )
+    """The whole dry run of train.py: the ledger, the ranks built, the tables. Raises LaunchError for what megatron-core refuses."""
     console = make_console()
     print_ledger(resolution, console)
     started = time.perf_counter()

@@ -3,12 +3,11 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .. import dotted
 from .._version import __version__
 from ..errors import GatingError
 from ..findings import Finding, Fix, Place, render, yaml_value
 from ..resolver.resolution import Resolution
-from ..rules import lr
+from ..rules.trn import TRN002, TRN003
 from ..schema.targets import in_effect
 
 Files = dict[str, str]  # file name -> content
@@ -69,8 +68,8 @@ def common_refusals(flat: Mapping[str, Any]) -> list[Finding]:
         fix = Fix("launch.vboost=false", "or set it on the nodes yourself: nvidia-smi boost-slider --vboost 1")
         why = "It is a command to run on each node, not a setting of a program."
         found.append(unsayable("launch.vboost", True, why, "", fix))
-    asked = dotted.nested(flat)
-    return [*found, *(problem.finding for problem in lr.problems(asked["optimizer"], asked["training"]))]
+    asserted = (rule for rule in (TRN002, TRN003) if not rule.holds(flat))
+    return [*found, *(rule.finding(flat, lambda key: "") for rule in asserted)]
 
 
 def header(target: str, command: str, flat: Mapping[str, Any], *notes: str) -> str:

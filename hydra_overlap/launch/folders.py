@@ -17,18 +17,9 @@ def complete(folder: str | Path) -> list[Path]:
 
 
 def require_checkpoint_folders(plan: Plan) -> None:
-    """Raise LaunchError for a checkpoint.save that cannot be written, or is another run's; and what has no effect."""
+    """Raise LaunchError for a checkpoint.save that cannot be written, or is another run's, and for nothing to resume."""
     wanted = plan.request.checkpoint
     save, load = wanted.save, wanted.load
-    if save is None and wanted.save_interval is not None:
-        raise LaunchError(
-            "checkpoint.save_interval is set without checkpoint.save",
-            where=[f"checkpoint.save_interval={wanted.save_interval}", "checkpoint.save=null"],
-            fixes=[
-                ("checkpoint.save=DIRECTORY", "writes them there"),
-                ("checkpoint.save_interval=null", "writes none"),
-            ],
-        )
     if load is not None and load != save and not complete(load):
         raise LaunchError(
             "No complete checkpoint in checkpoint.load",

@@ -1,22 +1,229 @@
-"""What this machine can start: GPU run or rehearsal, and how many ranks. Decided from facts, never with torch."""
+"""What this machine makes of a plan: GPU run or rehearsal, how many ranks, and why it cannot. From facts, never with torch.
+
+`check` asks everything that the configuration does not decide; what it decides are rules (rules/), judged before.
+"""
 
 import os
+import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
-from ..errors import LaunchError
+from ..errors import GatingError, LaunchError
+from ..findings import yaml_value
 from ..machine import transformer_engine
 from ..machine.local import gpu_names, installed_software, local_platform
-from ..rules import env_conflicts
+from ..resolver.resolve import resolve
+from ..rules import env_conflicts, trn
 from ..rules.layout import smallest_world
+from ..schema.fields import complete
+from ..schema.keys import CP, DRY_RUN, TRAINER
 from ..schema.nodes import Request
 from ..schema.versions import at_least
+from . import external, folders, requeue, text_files
 from .plan import Plan, world_size
+from .slurm_layout import laid_out
 
 OLDEST_CORE = "0.16.0"  # whose optimizer and dataset builders train.py calls
 RANK_GIB = 1.0  # resident memory of one CPU rank: torch and megatron-core about 0.6 GiB, the rest for a shrunk model
 TRIED = 4  # times the ranks this machine holds; more are not worth a try
 RANKS_PER_CORE = 8  # beyond that gloo's time-outs are nearer than the next step
+LOGGERS = {"tensorboard": ("tensorboard", "train"), "wandb": ("wandb", "wandb"), "mlflow": ("mlflow", "mlflow")}
+"""Logger -> (module, extra of ours that installs it)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readiness:
+    """What `check` found. plan: with the job of launch=slurm laid out in it."""
+
+    plan: Plan
+    job: external.Joined | None
+    """The ranks that somebody else started and this process is one of; None: it starts them itself."""
+    queued: bool
+    """The run goes into a job of Slurm."""
+
+
+def check(plan: Plan, *, sweeping: bool) -> Readiness:
+    """Raise LaunchError for the first thing that keeps this machine from running, or dry-running, a plan.
+
+    sweeping: the run is one of a sweep. Of a job for Slurm its nodes decide; what can be refused without them is.
+    """
+    require_trainer()
+    require_ours(plan)
+    job = external.joined()
+    if plan.request.launch.dry_run:
+        _require_one_process(job)
+        return Readiness(plan=plan, job=None, queued=False)
+    if job:
+        external.require_single_run(job, sweeping=sweeping)
+        external.require_same_size(plan, job)
+    queued = plan.request.launch.where == "slurm"
+    if queued:
+        require_submittable(plan, job, sweeping=sweeping)
+        plan = laid_out(plan)
+        require_versions_of_job(plan)
+    else:
+        require_ready(plan, job.local_ranks if job else world_size(plan))
+        text_files.require(plan)
+    folders.require_checkpoint_folders(plan)
+    require_loggers(plan)
+    if rehearses(plan):
+        require_rehearsable(plan)
+    else:
+        require_built_on_gpus(plan)
+    return Readiness(plan=plan, job=job, queued=queued)
+
+
+def require_ours(plan: Plan) -> None:
+    """Raise LaunchError for a plan that was judged for another program.
+
+    It is dry-run all the same where train.py could run or dry-run it: that starts nothing.
+    """
+    trainer = plan.request.launch.trainer
+    if trainer == trn.OURS:
+        return
+    refusals, fixes = "", [(f"{TRAINER}={trn.OURS}", "judges what train.py needs as well, and runs it")]
+    try:
+        resolve(plan.with_values({TRAINER: trn.OURS}).resolution.request)
+    except GatingError as refusal:
+        refusals = " ".join(f"{one.rule} would refuse it: {one.title}." for one in refusal.findings)
+        fixes = []
+    if plan.request.launch.dry_run and not refusals:
+        return
+    raise LaunchError(
+        "The plan is for another program than train.py",
+        where=[f"{TRAINER}={trainer}"],
+        why=f"It can be checked, composed (--cfg job), swept over with plan_only, and exported. {refusals}".rstrip(),
+        fixes=fixes,
+        source="hydra_overlap/launch/preflight.py",
+    )
+
+
+def _require_one_process(job: external.Joined | None) -> None:
+    if job and job.world_size > 1:
+        raise LaunchError(
+            "A dry run was started as several processes",
+            where=[f"{DRY_RUN}=true", f"WORLD_SIZE={job.world_size}"],
+            why="A dry run is one process: every rank that torchrun or srun started would do the same.",
+            fixes=[
+                (
+                    f"python train.py {DRY_RUN}=true",
+                    "without the launcher; parallelism.world_size sets the number of ranks",
+                )
+            ],
+            source="hydra_overlap/launch/preflight.py",
+        )
+
+
+def require_submittable(plan: Plan, job: external.Joined | None, *, sweeping: bool) -> None:
+    """Raise LaunchError where no job can be submitted for the run: from inside one, of a sweep, without Slurm's commands."""
+    if job or requeue.submitted():
+        raise LaunchError(
+            "This process already runs inside a job",
+            where=["launch.where=slurm"],
+            why=f"{job.launcher if job else 'submitit'} started it; another job would be queued from inside.",
+            fixes=[("launch=local", "joins the ranks that were started")],
+        )
+    if sweeping and not plan.request.launch.slurm.wait:
+        raise LaunchError(
+            "A sweep with launch=slurm would not wait for its runs",
+            where=["-m", "launch.where=slurm", "launch.slurm.wait=false"],
+            why="launch=slurm returns once a job is queued; a sweep would end with no results.",
+            fixes=[
+                ("launch=local hydra/launcher=submitit_slurm", "queues every run of the sweep, and waits for all"),
+                ("launch.slurm.wait=true", "one job after the other"),
+            ],
+        )
+    _require_slurm()
+
+
+def _require_slurm() -> None:
+    if find_spec("submitit") is None:
+        raise LaunchError(
+            "launch=slurm is chosen, but submitit is not installed",
+            where=["launch.where=slurm"],
+            fixes=[("pip install 'hydra-overlap[slurm]'", "installs it"), ("launch=local", "starts ranks here")],
+        )
+    absent = [name for name in ("sbatch", "srun") if shutil.which(name) is None]
+    if absent:
+        raise LaunchError(
+            "launch=slurm is chosen, but Slurm's commands are not on PATH",
+            where=["launch.where=slurm"],
+            why=f"Missing: {', '.join(absent)}. Jobs are submitted from a login node of the cluster.",
+            fixes=[
+                ("launch=local", "starts ranks on this machine"),
+                ("--cfg job", "judges the plan without starting it"),
+            ],
+        )
+
+
+def require_versions_of_job(plan: Plan) -> None:
+    """Raise LaunchError for a job on GPUs whose tasks would find other versions than those it was judged for.
+
+    They start in this very Python environment, so it is known before anything is queued. plan: laid out.
+    """
+    others = [] if rehearses(plan) else other_versions(plan)
+    if others:
+        here = [f"software.{name}={version or 'null'}" for name, version in installed_software().items()]
+        raise LaunchError(
+            "The plan was judged for versions other than those the job will run with",
+            where=others,
+            why="Its tasks start in this Python environment. software=auto assumes a reference stack for another machine.",
+            fixes=[(" ".join(here), "judges for what is installed")],
+            source="hydra_overlap/launch/preflight.py",
+        )
+
+
+def require_loggers(plan: Plan) -> None:
+    """Raise LaunchError for a logger whose package is not installed."""
+    wanted = plan.request.launch.loggers
+    for name in wanted:
+        module, extra = LOGGERS[name]
+        if find_spec(module) is None:
+            rest = [other for other in wanted if other != name]
+            raise LaunchError(
+                f"launch.loggers asks for {name}, which is not installed",
+                where=[f"launch.loggers={yaml_value(wanted)}"],
+                fixes=[
+                    (f"pip install 'hydra-overlap[{extra}]'", "installs it"),
+                    (f"launch.loggers={yaml_value(rest)}", "logs without it"),
+                ],
+            )
+
+
+def require_rehearsable(plan: Plan) -> None:
+    """Raise LaunchError where megatron-core has no CPU path at all, so that nothing would be left to rehearse.
+
+    TRN016 refuses it already where the plan says that it is for CPUs; here it is the machine that has no GPU.
+    """
+    size = plan.request.parallelism.context_parallel_size
+    if size > 1:
+        raise LaunchError(
+            trn.TRN016.title(),
+            where=[f"{CP}={size}"],
+            why=trn.TRN016.why,
+            fixes=[
+                (f"{CP}=1", "rehearses the rest of the layout"),
+                (f"{DRY_RUN}=true", "builds ranks of every stage in one process without starting any"),
+            ],
+            source=trn.TRN016.source,
+        )
+
+
+def require_built_on_gpus(plan: Plan) -> None:
+    """Raise LaunchError for what a rehearsal leaves out and train.py does not do on GPUs. TRN022 warned of it."""
+    flat = complete(plan.resolution.request)
+    if not trn.TRN022.holds(flat):
+        fix, _ = trn.TRN022.fixes_for(flat)
+        asked = [key for key in trn.REHEARSED_AWAY if flat[key]]
+        raise LaunchError(
+            "train.py does not do on GPUs what the plan asks for",
+            where=[f"{key}={yaml_value(flat[key])}" for key in asked],
+            why=f"{trn.TRN022.why_for(flat)} Such a plan can be judged, checked and exported.",
+            fixes=[(fix.override, fix.effect)],
+            source=trn.TRN022.source,
+        )
 
 
 def rehearses(plan: Plan) -> bool:

@@ -1,8 +1,8 @@
 """One run as one job of Slurm: submitted through submitit, one task a rank, all tasks in one process group.
 
-Decided here, before anything is queued: how many nodes and tasks, and whether ranks run on GPUs or rehearse. The frozen
-plan goes into the job; its tasks decide nothing, but refuse a node that lacks what was promised. `launch.slurm.*` says
-the rest.
+How many nodes and tasks it has, and whether its ranks run on GPUs or rehearse, is decided before anything is queued
+(slurm_layout.py). The frozen plan goes into the job; its tasks decide nothing, but refuse a node that lacks what was
+promised. `launch.slurm.*` says the rest.
 """
 
 import contextlib
@@ -11,12 +11,10 @@ import io
 import shutil
 import time
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ..errors import LaunchError
-from ..machine.local import installed_software
 from . import external, preflight, requeue
 from .local import RankError
 from .plan import Plan, known, save, world_size
@@ -26,127 +24,6 @@ FOLDER = "slurm"  # in the run's output directory: batch script, frozen plan, on
 LATE_S = 5  # that a result may take to show up on this node after its job has ended
 
 Run = Callable[[Plan, external.Joined | None], Any]
-
-
-def asked(plan: Plan, *, sweeping: bool) -> bool:
-    """Whether the run goes into a job of its own. Raises LaunchError where it cannot."""
-    launch = plan.request.launch
-    if launch.where != "slurm":
-        return False
-    job = external.joined()
-    if job or requeue.submitted():
-        raise LaunchError(
-            "This process already runs inside a job",
-            where=["launch.where=slurm"],
-            why=f"{job.launcher if job else 'submitit'} started it; another job would be queued from inside.",
-            fixes=[("launch=local", "joins the ranks that were started")],
-        )
-    if sweeping and not launch.slurm.wait:
-        raise LaunchError(
-            "A sweep with launch=slurm would not wait for its runs",
-            where=["-m", "launch.where=slurm", "launch.slurm.wait=false"],
-            why="launch=slurm returns once a job is queued; a sweep would end with no results.",
-            fixes=[
-                ("launch=local hydra/launcher=submitit_slurm", "queues every run of the sweep, and waits for all"),
-                ("launch.slurm.wait=true", "one job after the other"),
-            ],
-        )
-    _require_slurm()
-    return True
-
-
-def _require_slurm() -> None:
-    if find_spec("submitit") is None:
-        raise LaunchError(
-            "launch=slurm is chosen, but submitit is not installed",
-            where=["launch.where=slurm"],
-            fixes=[("pip install 'hydra-overlap[slurm]'", "installs it"), ("launch=local", "starts ranks here")],
-        )
-    absent = [name for name in ("sbatch", "srun") if shutil.which(name) is None]
-    if absent:
-        raise LaunchError(
-            "launch=slurm is chosen, but Slurm's commands are not on PATH",
-            where=["launch.where=slurm"],
-            why=f"Missing: {', '.join(absent)}. Jobs are submitted from a login node of the cluster.",
-            fixes=[
-                ("launch=local", "starts ranks on this machine"),
-                ("--cfg job", "judges the plan without starting it"),
-            ],
-        )
-
-
-def laid_out(plan: Plan) -> Plan:
-    """A copy of the plan with launch.slurm's nodes, tasks and GPUs filled in. Raises LaunchError if they do not fit."""
-    wanted, platform = plan.request.launch.slurm, plan.request.platform
-    ranks, nodes, tasks = world_size(plan), wanted.nodes, wanted.tasks_per_node
-    if tasks is None:
-        tasks = max(1, ranks // nodes) if nodes else min(ranks, platform.gpus_per_node or ranks)
-    if nodes is None:
-        nodes = max(1, ranks // tasks)
-    on_gpus = platform.name not in (None, "cpu")
-    gpus = wanted.gpus_per_node
-    gpus = (tasks if on_gpus else 0) if gpus is None else gpus
-    where = [f"launch.slurm.nodes={nodes}", f"launch.slurm.tasks_per_node={tasks}"]
-    if nodes * tasks != ranks:
-        raise LaunchError(
-            f"{nodes} x {tasks} tasks are {nodes * tasks} ranks, but the plan is for {ranks}",
-            where=[f"parallelism.world_size={ranks}", *where],
-            why="Every task of the job is one rank.",
-            fixes=_fitting(ranks, tasks),
-        )
-    if gpus and not on_gpus:
-        raise LaunchError(
-            "The job asks for GPUs, but the plan uses none",
-            where=[f"launch.slurm.gpus_per_node={gpus}", f"platform.name={platform.name}"],
-            why="platform=auto plans for the machine that composes; if it has no GPU, the plan uses none.",
-            fixes=[
-                ("platform=h100", "plans for the nodes; other platforms as well"),
-                ("launch.slurm.gpus_per_node=0", "rehearses"),
-            ],
-        )
-    if gpus and tasks > min(gpus, platform.gpus_per_node or gpus):
-        raise LaunchError(
-            "A node has more ranks than GPUs",
-            where=[
-                *where[1:],
-                f"launch.slurm.gpus_per_node={gpus}",
-                f"platform.gpus_per_node={platform.gpus_per_node}",
-            ],
-            fixes=[
-                (
-                    f"launch.slurm.tasks_per_node={min(gpus, platform.gpus_per_node or gpus)}",
-                    "one rank for each GPU",
-                ),
-                ("launch.slurm.gpus_per_node=0", "rehearses on the nodes' CPUs"),
-            ],
-        )
-    if gpus:
-        _require_judged_versions(plan)
-    decided = {"nodes": nodes, "tasks_per_node": tasks, "gpus_per_node": gpus}
-    return plan.with_values({f"launch.slurm.{name}": value for name, value in decided.items()})
-
-
-def _fitting(ranks: int, tasks: int) -> list[tuple[str, str]]:
-    """Overrides with which nodes x tasks is the number of ranks; as few nodes as `tasks` on each allow."""
-    most = max(size for size in range(1, tasks + 1) if ranks % size == 0)
-    fixes = [(f"launch.slurm.nodes={ranks // most} launch.slurm.tasks_per_node={most}", "the same ranks")]
-    if ranks > tasks:
-        fixes.append((f"parallelism.world_size={ranks // tasks * tasks}", "full nodes"))
-    return fixes
-
-
-def _require_judged_versions(plan: Plan) -> None:
-    """The job runs in this very environment: what was judged for other versions would be refused on its nodes."""
-    others = preflight.other_versions(plan)
-    if others:
-        here = [f"software.{name}={version or 'null'}" for name, version in installed_software().items()]
-        raise LaunchError(
-            "The plan was judged for versions other than those the job will run with",
-            where=others,
-            why="Its tasks start in this Python environment. software=auto assumes a reference stack for another machine.",
-            fixes=[(" ".join(here), "judges for what is installed")],
-            source="hydra_overlap/launch/slurm.py",
-        )
 
 
 class Task:

@@ -7,11 +7,9 @@ that every overlap field has one origin. Fields keep megatron-core's names; the 
 import dataclasses
 from typing import Any
 
-from .. import dotted
-from ..errors import HydraOverlapError, LaunchError
+from ..errors import HydraOverlapError
 from ..findings import yaml_value
 from ..launch.plan import Plan, known
-from ..rules import lr
 from ..schema.fields import DEFAULTS
 
 _LAYOUT = (
@@ -33,15 +31,6 @@ _PRECISION = (
     "num_layers_at_start_in_bf16",
     "num_layers_at_end_in_bf16",
 )
-# What the rules judge and exports carry, and this version of train.py cannot build.
-_NOT_BUILT = {
-    "model.multi_latent_attention": "It builds attention with one QKV projection.",
-    "model.variable_seq_lengths": "All its samples have seq_length tokens.",
-    "model.cuda_graph_scope": "It captures no CUDA graphs.",
-    "ddp.use_megatron_fsdp": "It wraps the model in DistributedDataParallel.",
-    "ddp.reuse_grad_buf_for_mxfp8_param_ag": "Its steps do not copy main parameters into the gather's buffer.",
-    "launch.vboost": "Setting it takes root on every node: `nvidia-smi boost-slider --vboost 1`, before the run.",
-}
 # Fields of a node that train.py reads itself; every other one must be a field of megatron-core's object.
 _READ_HERE = {
     "model": (
@@ -55,38 +44,7 @@ _READ_HERE = {
     "ddp": (),
     "optimizer": ("lr_warmup_iters", "lr_decay_style"),
 }
-_REQUIRED = ("num_layers", "hidden_size", "num_attention_heads", "seq_length", "vocab_size")
 VOCAB_MULTIPLE = 128  # tokens per TP rank; Megatron-LM's make_vocab_size_divisible_by
-
-
-def require_model(plan: Plan) -> None:
-    """Raise LaunchError unless the model and the batch are described completely enough to be built."""
-    request = plan.request
-    missing = [f"model.{name}=null" for name in _REQUIRED if getattr(request.model, name) is None]
-    missing += ["training.global_batch_size=null"] if request.training.global_batch_size is None else []
-    if missing:
-        raise LaunchError(
-            "Part of the model or of the batch size is not set",
-            where=missing,
-            why="A plan that is only judged may leave them null; a run may not.",
-            fixes=[("model=tiny training=short", "takes the tiny GPT and its batch sizes")],
-        )
-    for problem in lr.problems(vars(request.optimizer), vars(request.training)):
-        raise problem
-
-
-def require_built(plan: Plan) -> None:
-    """Raise LaunchError for what the plan asks of a run and train.py does not do. Nothing is dropped."""
-    for key, why in _NOT_BUILT.items():
-        value = dotted.get(plan.resolution.request, key)
-        if value != DEFAULTS[key]:
-            raise LaunchError(
-                f"train.py does not support this value of {key}",
-                where=[f"{key}={yaml_value(value)}"],
-                why=f"{why} Such a plan can be judged, checked and exported.",
-                fixes=[(f"{key}={yaml_value(DEFAULTS[key])}", "trains without it")],
-                source="hydra_overlap/megatron/configs.py",
-            )
 
 
 def padded_vocab_size(plan: Plan) -> int:

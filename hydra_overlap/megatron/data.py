@@ -7,26 +7,24 @@ depends on the step alone, never on the layout: rank r of DP size D takes, in mi
 data.held_out keeps the end of the text from training, in a file of its own: no training sample can reach into it.
 """
 
-import glob
 import hashlib
 import os
 import shutil
-import sysconfig
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ..errors import LaunchError
+from ..launch import text_files
 from ..launch.plan import Plan, known
+from ..rules.trn import VOCABULARY
 from ..schema.nodes import Data
 from . import batches
 
 EOD = 256  # end of document, after the 256 byte values
-VOCABULARY = 257  # tokens of the byte tokenizer
 FORMAT = "bytes-1"  # changes when the same text would be written differently
 TRAIN, HELD_OUT = "text", "held_out"  # names of the .bin and .idx files
-_SKIPPED = frozenset({"site-packages", "dist-packages", "test", "tests", "idlelib", "__pycache__", "lib2to3"})
 
 
 class ByteTokenizer:
@@ -37,108 +35,13 @@ class ByteTokenizer:
     unique_identifiers: ClassVar = {"class": "ByteTokenizer", "format": FORMAT}  # part of the index cache's name
 
 
-def sources(plan: Plan) -> list[Path]:
-    """Files of the plan's text, sorted, repeats left out. Raises LaunchError if there are none or one cannot be read."""
-    data = plan.request.data
-    stdlib = Path(sysconfig.get_paths()["stdlib"])
-    files = _stdlib_files(stdlib) if data.kind == "stdlib" else _named_files(data.files)
-    if not files:
-        raise LaunchError(
-            "No text to train on",
-            where=[f"data.kind={data.kind}", f"data.files=[{','.join(data.files)}]"],
-            why="No file is named, or the pattern matches none.",
-            fixes=[("data=text 'data.files=[/path/*.txt]'", "your own files"), ("data=mock", "made-up tokens")],
-        )
-    return files
-
-
-def _stdlib_files(root: Path) -> list[Path]:
-    found: list[Path] = []
-    for folder, folders, files in os.walk(root):
-        folders[:] = [
-            name for name in folders if name not in _SKIPPED
-        ]  # site-packages may hold a hundred times as many
-        found += [Path(folder, name) for name in files if name.endswith(".py") and name not in _SKIPPED]
-    return sorted(found)
-
-
-def _named_files(patterns: list[str]) -> list[Path]:
-    files: list[Path] = []
-    for pattern in patterns:
-        found = sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
-        bad = [name for name in found or [pattern] if not os.path.isfile(name) or not os.access(name, os.R_OK)]
-        if bad:
-            raise LaunchError(
-                "A data file does not exist or cannot be read",
-                where=[f"data.files=[{','.join(patterns)}]"],
-                why=f"Not a readable file: {', '.join(bad)}.",
-                fixes=[
-                    ("data.files=[/path/*.txt]", "files that exist"),
-                    ("data=stdlib data.files=[]", "the standard library's source files"),
-                ],
-            )
-        files += [Path(name) for name in found]
-    return list(dict.fromkeys(files))
-
-
-def cache_dir(plan: Plan) -> Path:
-    """data.cache_dir, or the user's cache directory."""
-    said = plan.request.data.cache_dir
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.path.expanduser(said)) if said else base / "hydra-overlap" / "data"
-
-
-def require(plan: Plan) -> list[Path]:
-    """The files of the plan's text, none of mock data; nothing is read or written, or imported.
-
-    Raises LaunchError for what `prepare` would find as soon as it looks.
-    """
-    request = plan.request
-    data = request.data
-    if data.files and data.kind != "text":
-        named = f"data.files=[{','.join(data.files)}]"
-        raise LaunchError(
-            "data.files is set, but data.kind is not text",
-            where=[f"data.kind={data.kind}", named],
-            why="The run would train on something other than these files.",
-            fixes=[(f"data=text '{named}'", "trains on them"), ("data.files=[]", f"trains on {data.kind}")],
-        )
-    if data.kind == "mock":
-        return []
-    if known(request.model.vocab_size) < VOCABULARY:
-        raise LaunchError(
-            "model.vocab_size is too small for text read as bytes",
-            where=[f"model.vocab_size={request.model.vocab_size}"],
-            why=f"Bytes take {VOCABULARY} tokens: 256 values and one end-of-document token.",
-            fixes=[("model.vocab_size=384", "holds them"), ("data=mock", "made-up tokens")],
-        )
-    files, folder = sources(plan), cache_dir(plan)
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise _unwritable(
-            plan, f"{folder}: {'no permission to write there' if folder.is_dir() else 'not a directory'}."
-        )
-    return files
-
-
-def _unwritable(plan: Plan, why: str) -> LaunchError:
-    return LaunchError(
-        "The tokenised text cannot be stored",
-        where=[f"data.cache_dir={plan.request.data.cache_dir or 'null'}"],
-        why=why,
-        fixes=[("data.cache_dir=DIRECTORY", "a directory you may write to")],
-    )
-
-
 def prepare(plan: Plan) -> str | None:
     """Tokenise the plan's text unless that was done before; -> prefix of the .bin and .idx file, None for mock data.
 
     The folder is named for its content and appears whole or not at all: it is written beside its place and renamed.
-    Raises LaunchError for missing text, a text too short for one sample, or a vocabulary too small for bytes. With
-    data.held_out a second pair of files lies beside the first.
+    Raises LaunchError for missing text and a text too short for one sample. With data.held_out a second pair of files lies beside the first.
     """
-    files = require(plan)
+    files = text_files.require(plan)
     if not files:
         return None
     request = plan.request
@@ -158,12 +61,12 @@ def prepare(plan: Plan) -> str | None:
     if request.data.held_out:
         parts = _divided(plan, documents, size)
         digest.update(f"held out: {sum(map(len, parts[HELD_OUT]))}".encode())
-    folder = cache_dir(plan) / digest.hexdigest()[:16]
+    folder = text_files.cache_dir(plan) / digest.hexdigest()[:16]
     if not folder.exists():
         try:
             _write(folder, parts)
         except OSError as error:
-            raise _unwritable(plan, f"{folder.parent}: {error.strerror or error}.") from error
+            raise text_files.unwritable(plan, f"{folder.parent}: {error.strerror or error}.") from error
     return str(folder / TRAIN)
 
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import dotted
-from ..errors import LaunchError
 from ..launch.plan import Change, Plan, Rehearsal, known
 from ..rules.layout import bucketed_parameters
 from ..schema.fields import complete
@@ -49,17 +48,7 @@ def rehearse(plan: Plan, other_versions: Sequence[str] = ()) -> Plan:
     """The plan as this machine without a GPU can run it; `plan.rehearsal` says what differs.
 
     other_versions: software the plan was judged for and that is not what runs here.
-
-    Raises LaunchError where megatron-core has no CPU path at all, so that nothing would be left to rehearse.
     """
-    if plan.request.parallelism.context_parallel_size > 1:
-        raise LaunchError(
-            "Context parallelism cannot be rehearsed without a GPU",
-            where=[f"parallelism.context_parallel_size={plan.request.parallelism.context_parallel_size}"],
-            why="megatron-core's context parallelism runs inside Transformer Engine's attention, which is CUDA only.",
-            fixes=[("parallelism.context_parallel_size=1", "rehearses the rest of the layout")],
-            source="megatron-core core_v0.16.1 megatron/core/transformer/dot_product_attention.py:55-57",
-        )
     rehearsed, replaced, left_out = replace_cuda_only(plan)
     rehearsed, change = _with_experts_gathered_after_their_step(rehearsed)
     if change:

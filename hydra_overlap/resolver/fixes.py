@@ -5,6 +5,7 @@ longer divides); then the other rule's own fix is joined to it. What never comes
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -69,15 +70,15 @@ def _change(found: dict[str, Any], asked: Flat, key: str, value: Any) -> None:
 
 
 def _value(text: str) -> Any:
-    """`null`, `true`, `8`, `[a,b]` or text, as Hydra reads them."""
+    """`null`, `true`, `8`, `3e-05`, `[a,b]` or text, as Hydra reads them."""
     if text.startswith("["):
-        return [item for item in text[1:-1].split(",") if item]
+        return [_value(item) for item in text[1:-1].split(",") if item]
     if text in ("null", "true", "false"):
         return {"null": None, "true": True, "false": False}[text]
-    try:
-        return int(text)
-    except ValueError:
-        return text
+    for number in (int, float):
+        with suppress(ValueError):
+            return number(text)
+    return text
 
 
 def proven(errors: Iterable[Finding], asked: Flat, judge: Judge) -> tuple[Finding, ...]:

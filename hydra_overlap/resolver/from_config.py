@@ -16,13 +16,14 @@ from omegaconf.errors import OmegaConfBaseException
 from ..errors import GatingError
 from ..findings import Finding, Fix, yaml_value
 from ..rules.cfg import CFG002, CFG003
+from ..rules.trn import OURS as TRAIN_PY
 from ..schema.fields import DEFAULTS, FIELDS, IGNORED, NODES, OUTPUT
-from ..schema.keys import UB_NAME
+from ..schema.keys import TRAINER, UB_NAME
 from ..schema.nodes import AUTO, Request
 from . import mapped_fields
 
 ALWAYS_OURS = ("comm_overlap", "parallelism", "userbuffers", "platform", "software")
-UNJUDGED = "data"  # no rule reads it; its paths may be known only when the job runs
+FOR_TRAIN_PY = "data"  # rules read it of a plan for train.py alone; elsewhere what cannot be resolved yet is not read
 PRESET = "preset"  # in overlap.effective: the node that `userbuffers=auto` chose
 _UNKNOWN = object()
 
@@ -106,7 +107,7 @@ def plain_node(cfg: DictConfig, name: str) -> Any:
         node = cfg[name]
         return OmegaConf.to_container(node, resolve=True, throw_on_missing=True) if OmegaConf.is_config(node) else node
     except OmegaConfBaseException as error:
-        if name == UNJUDGED:
+        if name == FOR_TRAIN_PY and OmegaConf.select(cfg, TRAINER) != TRAIN_PY:
             return {}
         raise GatingError(list(_unreadable(cfg, name, name)) or [_without_value(name, str(error))]) from None
 

@@ -2,13 +2,13 @@
 
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .. import dotted
 from ..errors import GatingError
 from ..findings import Finding
-from ..rules import DERIVATIONS, RULES, Derivation, Rule
+from ..rules import DERIVATIONS, RULES, Derivation, Rule, trn
 from ..rules._base import Origin
 from ..rules.cfg import CfgRule
 from ..rules.dp import BASES
@@ -40,7 +40,7 @@ def resolve(cfg: Any, *, origins: Mapping[str, str] | None = None) -> Resolution
 
     flat = normalise(_plain(cfg), origin)
     if flat["gating"] == "bridge":
-        return bridge_mode.resolve(flat, origin)
+        return _with_trainers_rules(bridge_mode.resolve(flat, origin), flat, origin)
     return _resolve_strict(flat, known)
 
 
@@ -51,6 +51,28 @@ def _plain(cfg: Any) -> Any:
     from .from_config import request_of  # omegaconf only where one of its configs comes in
 
     return request_of(cfg)
+
+
+def _with_trainers_rules(answer: Resolution, flat: dict[str, Any], origin: Origin) -> Resolution:
+    """Bridge's answer, where the plan is one that train.py can run. Raises GatingError where it is not."""
+
+    def neighbour(changes: Mapping[str, Any]) -> Refused:
+        changed = {**flat, **changes}
+        return Refused(flat=changed, rules=[rule for rule in _of_train_py(changed) if rule.severity == "error"])
+
+    findings = [rule.finding(flat, origin) for rule in _of_train_py(flat)]
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        raise GatingError(proven(errors, flat, neighbour))
+    return replace(answer, findings=(*answer.findings, *findings))
+
+
+def _of_train_py(flat: Mapping[str, Any]) -> list[type[Rule]]:
+    """Rules TRN that refuse or warn, all others left aside."""
+    verdicts = {rule.__name__: "not applicable" for rule in RULES}
+    for rule in trn.RULES:
+        verdicts[rule.__name__] = _verdict(rule, flat, verdicts)
+    return [rule for rule in trn.RULES if verdicts[rule.__name__] == "refused"]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Every rule and every derivation, in order. The one place that lists them."""
 
-from . import cfg, cp, ddp, dp, env, ep, par, pp, prec, tp, ub, ver
+from . import cfg, cp, ddp, dp, env, ep, par, pp, prec, tp, trn, ub, ver
 from ._base import ARCHITECTURE, Config, Derivation, Rule
 from .advisories import ADVISORIES
 
@@ -17,6 +17,7 @@ RULES: tuple[type[Rule], ...] = (
     *ep.RULES,
     *env.RULES,
     *ver.RULES,
+    *trn.RULES,
     *ADVISORIES,
 )
 """In the order they are judged and printed; a rule stands after those it requires, or they are judged first."""

@@ -7,18 +7,12 @@ output directory.
 
 import os
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
 
-from ..errors import LaunchError
-from ..findings import yaml_value
 from ..launch.plan import Plan
-
-PACKAGES = {"tensorboard": ("tensorboard", "train"), "wandb": ("wandb", "wandb"), "mlflow": ("mlflow", "mlflow")}
-"""Logger -> (module, extra of ours that installs it)."""
 
 
 class Logger(Protocol):
@@ -29,23 +23,6 @@ class Logger(Protocol):
 
     def close(self) -> None:
         """Everything is written on return."""
-
-
-def require(plan: Plan) -> None:
-    """Raise LaunchError for a logger whose package is not installed."""
-    wanted = plan.request.launch.loggers
-    for name in wanted:
-        module, extra = PACKAGES[name]
-        if find_spec(module) is None:
-            rest = [other for other in wanted if other != name]
-            raise LaunchError(
-                f"launch.loggers asks for {name}, which is not installed",
-                where=[f"launch.loggers={yaml_value(wanted)}"],
-                fixes=[
-                    (f"pip install 'hydra-overlap[{extra}]'", "installs it"),
-                    (f"launch.loggers={yaml_value(rest)}", "logs without it"),
-                ],
-            )
 
 
 def make(plan: Plan, done: int) -> list[Logger]:

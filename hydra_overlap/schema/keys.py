@@ -3,6 +3,8 @@
 A rule indexes its flat request with these: `c[TP]`. A test holds each to a field of `nodes`, and rules to these names.
 """
 
+GATING = "gating"
+
 TP = "parallelism.tensor_model_parallel_size"
 PP = "parallelism.pipeline_model_parallel_size"
 VPP = "parallelism.virtual_pipeline_model_parallel_size"
@@ -120,14 +122,27 @@ OPTIMIZER_PARAM_GATHER = "optimizer.overlap_param_gather"
 OPTIMIZER_STEP_GATHER = "optimizer.overlap_param_gather_with_optimizer_step"
 OPTIMIZER_REUSE = "optimizer.reuse_grad_buf_for_mxfp8_param_ag"
 
+LR = "optimizer.lr"
+MIN_LR = "optimizer.min_lr"
+WARMUP = "optimizer.lr_warmup_iters"
+
 MBS = "training.micro_batch_size"
 GBS = "training.global_batch_size"
+ITERS = "training.train_iters"
+RAMP = "training.rampup_batch_size"
+EVAL_INTERVAL = "training.eval_interval"
+
+DATA_KIND = "data.kind"
+DATA_FILES = "data.files"
+HELD_OUT = "data.held_out"
 
 SAVE = "checkpoint.save"
 LOAD = "checkpoint.load"
+SAVE_INTERVAL = "checkpoint.save_interval"
 
 GPU = "platform.name"
 SM = "platform.sm"
+GPUS_PER_NODE = "platform.gpus_per_node"
 NVLINK_DOMAIN = "platform.nvlink_domain_size"
 
 TORCH = "software.torch"
@@ -136,3 +151,11 @@ TE = "software.transformer_engine"
 
 LAYERNORM_MARGIN = "launch.layernorm_sm_margin"
 P2P_CHUNKSIZE = "launch.nccl_pp_comm_chunksize"
+TRAINER = "launch.trainer"
+WHERE = "launch.where"
+VBOOST = "launch.vboost"
+DRY_RUN = "launch.dry_run"
+DRY_RUN_RANKS = "launch.dry_run_ranks"
+SLURM_NODES = "launch.slurm.nodes"
+SLURM_TASKS = "launch.slurm.tasks_per_node"
+SLURM_GPUS = "launch.slurm.gpus_per_node"

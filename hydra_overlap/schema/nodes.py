@@ -519,6 +519,8 @@ class Launch(_Node):
 
     where: str = choice("local", "slurm", default="local")
     """local: start ranks on this machine, or join those that torchrun or srun started. slurm: submit a job."""
+    trainer: str = choice("train.py", "other", default="other")
+    """The program that trains. train.py: its own needs and limits are judged too (rules TRN). other: they are not."""
     layernorm_sm_margin: Optional[int] = at_least(0)
     """SMs that Transformer Engine's LayerNorm kernels leave to communication; null = not set."""
     nccl_pp_comm_chunksize: Optional[int] = None

@@ -9,7 +9,7 @@ Left out is what changes no number of a run:
 - labels: model.name, software.origin; of `userbuffers` its name, source and what it was tuned for
 - `gating`: the mode says how a request is judged, and what came of it is hashed
 - where things are kept: checkpoint.save, .save_interval, .keep, .async_save; data.cache_dir; training.log_interval, launch.loggers
-- how the machine is filled: launch.max_ranks, .distributed_timeout_minutes, .slurm
+- how the machine is filled, and by whom: launch.max_ranks, .distributed_timeout_minutes, .slurm, .trainer
 - Hydra's own node, and with it the number and the folder of a job
 
 An interpolation counts by its value; one that leads to Hydra's node, to `${hydra:...}` or to the clock by its text, so that
@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..compose.enforce import Answer
 from ..compose.interpolations import of_the_job, stands_alone
-from ..resolver.from_config import UNJUDGED, ours
+from ..resolver.from_config import FOR_TRAIN_PY, ours
 from ..schema.fields import OUTPUT
 from ..schema.targets import DDP_FIELDS, OPTIMIZER_FIELDS
 
@@ -41,7 +41,7 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
     "checkpoint": ("save", "save_interval", "keep", "async_save"),
     "data": ("cache_dir",),
     "launch": (
-        *("max_ranks", "distributed_timeout_minutes", "loggers", "slurm"),
+        *("trainer", "max_ranks", "distributed_timeout_minutes", "loggers", "slurm"),
         *("layernorm_sm_margin", "nccl_pp_comm_chunksize"),  # these stand in the environment, where they have an effect
     ),
 }
@@ -73,9 +73,9 @@ def effective(config: DictConfig, answer: Answer | None) -> dict[str, Any]:
     for name in map(str, config):
         if name in ("hydra", OUTPUT, *REPLACED):
             continue
-        # The request has nothing of a node that may be open until the job runs.
         typed = name in resolution.request and ours(config, name)
-        said = typed and name != UNJUDGED
+        # The request has nothing of a node that is open until the job runs.
+        said = typed and name != FOR_TRAIN_PY
         node = resolution.request[name] if said else _value(config, name)
         left_out = LEFT_OUT.get(name, ()) if typed else ()
         found[name] = {key: value for key, value in node.items() if key not in left_out} if left_out else node

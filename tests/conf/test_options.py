@@ -39,6 +39,8 @@ NEEDS = {
     ),
     "parallelism/ep2": ("PAR011", "model=qwen3_30b_a3b"),
     "parallelism/ep8": ("PAR011", "model=qwen3_30b_a3b"),
+    "data/text": ("TRN007", "data.files=[a.txt]"),
+    "model/deepseek_v3": ("TRN017", "launch.trainer=other"),
     "ddp/replicated": ("DP011", "optimizer=adam_replicated"),
     "optimizer/adam_replicated": ("DP011", "ddp=replicated"),
 }

@@ -163,11 +163,6 @@ def test_what_megatron_core_refuses_is_a_launch_error_with_its_place():
     assert "test_build.py:" in text
 
 
-def test_ranks_without_a_dry_run_are_not_ignored():
-    with pytest.raises(LaunchError, match="dry_run_ranks is set without"):
-        build.asked(plan_of("launch.dry_run_ranks=[0]"))
-
-
 def test_builds_the_first_and_last_rank_of_every_stage():
     assert build.ranks_to_build(plan_of("parallelism=pp2_vpp2_dp2")) == (0, 1, 2, 3)
     assert build.ranks_to_build(plan_of("parallelism=tp1")) == (0,)

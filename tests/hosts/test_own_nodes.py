@@ -10,7 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_overlap import GatingError, judged, refusal_in, resolve
-from hydra_overlap.compose.extract import SCHEMAS
+from hydra_overlap.resolver.from_config import SCHEMAS
 from hydra_overlap.schema.fields import BELOW, CHOICES, DEFAULTS, FIELDS, LISTS, MINIMUM
 from tests.strategies import nest
 

@@ -47,11 +47,6 @@ def test_refuses_to_resume_from_nothing(tmp_path):
         look(f"checkpoint.load={tmp_path}/typo")
 
 
-def test_refuses_an_interval_that_nothing_is_saved_at():
-    with pytest.raises(LaunchError, match="save_interval is set without"):
-        look("checkpoint.save_interval=2")
-
-
 def test_refuses_a_directory_that_cannot_be_written_before_the_first_step(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(LaunchError, match=r"checkpoint\.save cannot be written"):

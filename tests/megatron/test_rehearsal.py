@@ -3,6 +3,7 @@
 import pytest
 
 from hydra_overlap import LaunchError, resolve
+from hydra_overlap.launch import preflight
 from hydra_overlap.megatron.rehearsal import HIDDEN, rehearse
 from hydra_overlap.resolver.ledger_table import make_console
 from hydra_overlap.run.rehearsal_notice import print_rehearsal
@@ -132,4 +133,6 @@ def test_experts_are_not_gathered_while_they_step():
 
 def test_refuses_context_parallelism_which_has_no_cpu_path():
     with pytest.raises(LaunchError, match="Context parallelism cannot be rehearsed"):
-        rehearse(plan_of("platform=h100", "parallelism.context_parallel_size=2", "parallelism.world_size=2"))
+        preflight.require_rehearsable(
+            plan_of("platform=h100", "parallelism.context_parallel_size=2", "parallelism.world_size=2")
+        )

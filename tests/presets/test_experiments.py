@@ -11,10 +11,11 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from hydra_overlap import option_files
+from hydra_overlap import judged, option_files
 from hydra_overlap.compose.enforce import refusal_in
 from hydra_overlap.machine import local
 from tests.each import each
+from tests.overrides import errors_of
 
 ROOT = Path(__file__).parents[2]
 NAMES = option_files.options("experiment")
@@ -81,14 +82,25 @@ def config(composed: dict[str, DictConfig], name: str) -> DictConfig:
 
 
 @each("name", NAMES)
-def test_an_experiment_opens_with_the_command_that_runs_it(name: str) -> None:
+def test_an_experiment_opens_with_the_command_that_runs_it(composed: dict[str, DictConfig], name: str) -> None:
     lines = (ROOT / "conf" / "experiment" / f"{name}.yaml").read_text().splitlines()
+    built = config(composed, name).launch.trainer == "train.py"
     assert lines[0] == "# @package _global_"
-    assert lines[1].startswith(f"# python train.py experiment={name}: ")
+    assert lines[1].startswith(f"# {'python train.py' if built else 'hydra-overlap check'} experiment={name}: ")
     assert re.fullmatch(r"# source: .+; measured by us: no", lines[2])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
+def test_an_experiment_names_another_program_just_where_train_py_does_not_build_it(
+    composed: dict[str, DictConfig], name: str
+) -> None:
+    request = judged(config(composed, name)).request
+    for_us = {**request, "launch": {**request["launch"], "trainer": "train.py"}}
+    refused = [finding.rule for finding in errors_of(for_us)]
+    assert bool(refused) == (request["launch"]["trainer"] == "other"), refused
+
+
+@each("name", NAMES)
 def test_an_experiment_composes_and_is_the_layout_its_first_line_says(
     composed: dict[str, DictConfig], name: str
 ) -> None:

@@ -131,6 +131,10 @@ RICH = (
         "comm_overlap.tp.tp_comm_overlap=true", "parallelism.tensor_model_parallel_size=2", "precision.bf16=true",
         "parallelism.sequence_parallel=true", "software.transformer_engine=2.11.0", "platform.sm=80",
     ),
+    (
+        "launch.trainer=train.py", "training.rampup_batch_size=[4,4,24]", "training.global_batch_size=16",
+        "parallelism.pipeline_model_parallel_size=2", "parallelism.virtual_pipeline_model_parallel_size=2",
+    ),
 )  # fmt: skip
 """Requests that reach what no example reaches: the later half of an `and`."""
 
@@ -157,7 +161,7 @@ def test_a_rule_reads_what_it_declares_and_nothing_else(rule: type[Rule]) -> Non
 
 @each("rule", RULES, ids=by_name)
 def test_a_rule_says_what_why_and_from_where(rule: type[Rule]) -> None:
-    assert re.fullmatch(r"(CFG|PAR|PREC|TP|UB|CP|PP|DP|EP|ENV|VER|ADV)\d{3}", rule.__name__)
+    assert re.fullmatch(r"(CFG|PAR|PREC|TP|UB|CP|PP|DP|EP|ENV|VER|TRN|ADV)\d{3}", rule.__name__)
     assert rule.source
     assert rule.severity in ("error", "warning", "note")
     assert rule.why or issubclass(rule, CfgRule) or "why_for" in vars(rule)

@@ -5,6 +5,7 @@ import importlib.util
 import pytest
 
 from hydra_overlap import LaunchError
+from hydra_overlap.launch import preflight
 from hydra_overlap.run import loggers
 from tests.plans import plan_of
 
@@ -54,10 +55,10 @@ def test_mlflow_keeps_a_finished_run_in_the_output_directory(tmp_path, monkeypat
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
 def test_a_logger_that_is_not_installed_is_refused_with_the_extra_that_installs_it(monkeypatch, name):
     monkeypatch.setattr(
-        loggers, "find_spec", lambda module: None if module == name else importlib.util.find_spec(module)
+        preflight, "find_spec", lambda module: None if module == name else importlib.util.find_spec(module)
     )
     with pytest.raises(LaunchError) as refusal:
-        loggers.require(plan_of(f"launch.loggers=[tensorboard,{name}]"))
+        preflight.require_loggers(plan_of(f"launch.loggers=[tensorboard,{name}]"))
     fixes = [fix.override for fix in refusal.value.finding.fixes]
     assert fixes == [f"pip install 'hydra-overlap[{name}]'", "launch.loggers=[tensorboard]"]
-    loggers.require(plan_of("launch.loggers=[tensorboard]"))
+    preflight.require_loggers(plan_of("launch.loggers=[tensorboard]"))

@@ -2,8 +2,9 @@
 
 import pytest
 
-from hydra_overlap import LaunchError
+from hydra_overlap import LaunchError, check
 from hydra_overlap.launch import preflight, requeue, slurm
+from hydra_overlap.launch.slurm_layout import laid_out as layout_of
 from tests.plans import plan_of
 
 H100 = ("launch=slurm", "platform=h100", "training.global_batch_size=64")
@@ -12,11 +13,11 @@ H100 = ("launch=slurm", "platform=h100", "training.global_batch_size=64")
 @pytest.fixture
 def installed(monkeypatch):
     """The versions a plan for a GPU was judged for are those of this environment."""
-    monkeypatch.setattr(slurm.preflight, "other_versions", lambda plan: [])
+    monkeypatch.setattr(preflight, "other_versions", lambda plan: [])
 
 
 def laid_out(*overrides):
-    return slurm.laid_out(plan_of(*overrides)).request.launch.slurm
+    return layout_of(plan_of(*overrides)).request.launch.slurm
 
 
 def counts(*overrides):
@@ -42,22 +43,19 @@ def test_nodes_tasks_and_gpus_follow_from_ranks_and_platform(installed, override
 
 
 @pytest.mark.parametrize(
-    ("overrides", "title", "fix"),
+    ("overrides", "rule", "fix"),
     [
-        (
-            ("parallelism.world_size=12",),
-            "1 x 8 tasks are 8 ranks",
-            "launch.slurm.nodes=2 launch.slurm.tasks_per_node=6",
-        ),
-        (("parallelism.world_size=16", "launch.slurm.tasks_per_node=16"), "more ranks than GPUs", "tasks_per_node=8"),
-        (("parallelism.world_size=8", "launch.slurm.gpus_per_node=4"), "more ranks than GPUs", "tasks_per_node=4"),
-        (("platform=cpu", "launch.slurm.gpus_per_node=2"), "the plan uses none", "launch.slurm.gpus_per_node=0"),
+        (("parallelism.world_size=12",), "TRN013", "launch.slurm.nodes=2 launch.slurm.tasks_per_node=6"),
+        (("parallelism.world_size=16", "launch.slurm.tasks_per_node=16"), "TRN015", "launch.slurm.tasks_per_node=8"),
+        (("parallelism.world_size=8", "launch.slurm.gpus_per_node=4"), "TRN015", "launch.slurm.tasks_per_node=4"),
+        (("platform=cpu", "launch.slurm.gpus_per_node=2"), "TRN014", "launch.slurm.gpus_per_node=0"),
     ],
 )
-def test_refuses_what_does_not_fit_with_overrides_that_do(installed, overrides, title, fix):
-    with pytest.raises(LaunchError) as refusal:
-        laid_out(*H100, "training.global_batch_size=192", *overrides)
-    assert title in str(refusal.value) and fix in str(refusal.value)
+def test_refuses_what_does_not_fit_with_overrides_that_do(overrides, rule, fix):
+    found = check([*H100, "training.global_batch_size=192", *overrides])
+    assert [finding.rule for finding in found.findings] == [rule]
+    assert fix in [one.override for one in found.findings[0].fixes]
+    assert check([*H100, "training.global_batch_size=192", *overrides, *fix.split()]).exit_code == 0
 
 
 def test_its_fix_for_ranks_that_fill_no_whole_node_is_taken(installed):
@@ -66,10 +64,10 @@ def test_its_fix_for_ranks_that_fill_no_whole_node_is_taken(installed):
 
 
 def test_refuses_a_plan_judged_for_versions_that_its_job_will_not_have(monkeypatch):
-    monkeypatch.setattr(slurm.preflight, "other_versions", lambda plan: ["software.torch=2.11.0, here 2.13.0"])
-    monkeypatch.setattr(slurm, "installed_software", lambda: {"torch": "2.13.0", "transformer_engine": None})
+    monkeypatch.setattr(preflight, "other_versions", lambda plan: ["software.torch=2.11.0, here 2.13.0"])
+    monkeypatch.setattr(preflight, "installed_software", lambda: {"torch": "2.13.0", "transformer_engine": None})
     with pytest.raises(LaunchError, match="judged for versions other") as refusal:
-        laid_out(*H100)
+        preflight.require_versions_of_job(layout_of(plan_of(*H100)))
     assert "software.torch=2.13.0 software.transformer_engine=null" in str(refusal.value)
 
 
@@ -78,14 +76,14 @@ def test_the_machine_it_is_submitted_from_does_not_decide_between_gpus_and_a_reh
     installed, monkeypatch, gpus_here
 ):
     monkeypatch.setattr(preflight, "gpu_names", lambda: gpus_here)
-    assert not preflight.rehearses(slurm.laid_out(plan_of(*H100)))
-    assert preflight.rehearses(slurm.laid_out(plan_of(*H100, "launch.slurm.gpus_per_node=0")))
+    assert not preflight.rehearses(layout_of(plan_of(*H100)))
+    assert preflight.rehearses(layout_of(plan_of(*H100, "launch.slurm.gpus_per_node=0")))
 
 
 def test_a_node_without_the_gpus_asked_for_is_refused(installed, monkeypatch):
     monkeypatch.setattr(preflight, "gpu_names", lambda: ())
     with pytest.raises(LaunchError, match="Slurm gave a node without a GPU"):
-        preflight.require_ready(slurm.laid_out(plan_of(*H100)), 1)
+        preflight.require_ready(layout_of(plan_of(*H100)), 1)
 
 
 def test_the_batch_script_says_what_was_asked_and_nothing_else(installed, tmp_path):
@@ -93,9 +91,7 @@ def test_the_batch_script_says_what_was_asked_and_nothing_else(installed, tmp_pa
     from submitit.slurm.slurm import _make_sbatch_string
 
     asked = ("account=team", "time_min=30", "cpus_per_task=4", "options=['--constraint=ib','--exclusive']", "stop_s=60")
-    plan = slurm.laid_out(
-        plan_of(*H100, *(f"launch.slurm.{one}" for one in asked), "launch.slurm.setup=['module load x']")
-    )
+    plan = layout_of(plan_of(*H100, *(f"launch.slurm.{one}" for one in asked), "launch.slurm.setup=['module load x']"))
     script = _make_sbatch_string("COMMAND", tmp_path, **slurm.parameters(plan))
     options = {line.removeprefix("#SBATCH --") for line in script.splitlines() if line.startswith("#SBATCH")}
     ours = {option for option in options if not option.startswith(("output", "error", "open-mode", "wckey"))}
@@ -111,38 +107,34 @@ def test_the_time_limit_is_the_partitions_unless_it_is_asked_for(installed, tmp_
     pytest.importorskip("submitit")
     from submitit.slurm.slurm import _make_sbatch_string
 
-    assert "--time" not in _make_sbatch_string("COMMAND", tmp_path, **slurm.parameters(slurm.laid_out(plan_of(*H100))))
+    assert "--time" not in _make_sbatch_string("COMMAND", tmp_path, **slurm.parameters(layout_of(plan_of(*H100))))
 
 
 def test_without_slurms_commands_nothing_is_submitted(monkeypatch, tmp_path):
     pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LaunchError, match="Slurm's commands are not on PATH") as refusal:
-        slurm.asked(plan_of("launch=slurm"), sweeping=False)
+        preflight.require_submittable(plan_of("launch=slurm"), None, sweeping=False)
     assert "launch=local" in str(refusal.value)
 
 
 def test_without_submitit_the_extra_that_brings_it_is_named(monkeypatch):
-    monkeypatch.setattr(slurm, "find_spec", lambda name: None)
+    monkeypatch.setattr(preflight, "find_spec", lambda name: None)
     with pytest.raises(LaunchError, match="not installed") as refusal:
-        slurm.asked(plan_of("launch=slurm"), sweeping=False)
+        preflight.require_submittable(plan_of("launch=slurm"), None, sweeping=False)
     assert "pip install 'hydra-overlap[slurm]'" in str(refusal.value)
 
 
 def test_a_sweep_of_jobs_nobody_waits_for_is_refused():
     with pytest.raises(LaunchError, match="would not wait for its runs") as refusal:
-        slurm.asked(plan_of("launch=slurm"), sweeping=True)
+        preflight.require_submittable(plan_of("launch=slurm"), None, sweeping=True)
     assert "launch=local hydra/launcher=submitit_slurm" in str(refusal.value)
 
 
 def test_a_job_is_not_submitted_from_inside_a_job(monkeypatch):
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     with pytest.raises(LaunchError, match="already runs inside a job"):
-        slurm.asked(plan_of("launch=slurm"), sweeping=False)
-
-
-def test_local_runs_are_nobody_elses_matter():
-    assert not slurm.asked(plan_of(), sweeping=True)
+        preflight.require_submittable(plan_of("launch=slurm"), None, sweeping=False)
 
 
 def test_only_a_job_started_again_goes_on_from_where_it_saved(monkeypatch, tmp_path):

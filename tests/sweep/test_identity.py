@@ -57,10 +57,10 @@ def test_points_of_the_same_run_are_the_same(ours: Composer, one: tuple[str, ...
 @pytest.mark.parametrize(
     "change",
     [
-        "comm_overlap.dp.bucket_size=51200", "comm_overlap=none", "parallelism=dp4", "training.seed=7", "training.train_iters=3",
+        "comm_overlap.dp.bucket_size=51200", "comm_overlap=none", "parallelism=dp4", "training.seed=7", "training.train_iters=7",
         "optimizer.lr=0.1", "data=mock", "data.max_bytes=1000", "checkpoint.load=/somewhere", "precision=fp16", "model.num_layers=8",
-        "launch.vboost=true", "launch.dry_run=true", "platform=h100", "software.torch=2.6.0",
-        "ddp.check_for_nan_in_grad=true", "training.micro_batch_size=2", "data.files=['${hydra:job.num}',x]",
+        "training.eval_iters=3", "launch.dry_run=true", "platform=h100", "software.torch=2.6.0",
+        "ddp.check_for_nan_in_grad=true", "training.micro_batch_size=2", "data={kind:text,files:['${hydra:job.num}',x]}",
     ],
 )  # fmt: skip
 def test_points_of_another_run_are_not_the_same(ours: Composer, change: str) -> None:
