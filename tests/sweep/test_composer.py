@@ -75,7 +75,7 @@ def test_points_of_other_peoples_apps_compose_as_hydra_composes_them(
 
 def test_a_search_path_of_one_point_is_searched_for_that_point(sweep: Sweeps, tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
-    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ntraining: {train_iters: 3}\n")
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ntraining: {train_iters: 13}\n")
     composer = sweep()
     found = [f"hydra.searchpath=[{tmp_path}]", "experiment=mine"]
     assert assert_the_same(composer, found) == "config"
