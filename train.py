@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 @hydra.main(version_base=None, config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> dict[str, Any] | None:
     """Stages 1 to 3: in the one process that composes. -> the record of the run (run/record.py), once it has ended."""
-    from hydra_overlap.dry_run import show
+    from hydra_overlap.dry_run import report
     from hydra_overlap.launch import plan as plans
     from hydra_overlap.launch import preflight, requeue, slurm
     from hydra_overlap.megatron import rehearsal
@@ -67,7 +67,7 @@ def main(cfg: DictConfig) -> dict[str, Any] | None:
     found = preflight.check(plan, sweeping=HydraConfig.get().mode == RunMode.MULTIRUN)
     plan = found.plan
     if plan.request.launch.dry_run:  # instead of all that follows: ranks of any world size, in this process
-        show.show(plan, resolution)
+        report.show(plan, resolution)
         return None
     if preflight.rehearses(plan):
         plan = rehearsal.rehearse(plan, preflight.other_versions(plan))
@@ -86,9 +86,9 @@ def run(plan: Plan, job: Joined | None) -> dict[str, Any] | None:
 
     -> the record of the run; None where another process keeps it.
     """
-    from hydra_overlap.launch import external, first_cause, local, preflight, requeue, tags
+    from hydra_overlap.launch import external, first_cause, local, preflight, rank_tags, requeue
     from hydra_overlap.launch import plan as plans
-    from hydra_overlap.megatron import data, load
+    from hydra_overlap.megatron import data, library_imports
     from hydra_overlap.resolver.ledger_table import make_console
     from hydra_overlap.run import record
 
@@ -101,19 +101,19 @@ def run(plan: Plan, job: Joined | None) -> dict[str, Any] | None:
     if job:
         os.environ.update(environment)
         external.export(job, os.environ)
-        load.load(imports)
+        library_imports.load(imports)
     elif preflight.rehearses(plan):
         with local.exported({**environment, "OMP_NUM_THREADS": "1"}):  # more would bring threads; ranks set theirs
-            fork = load.load(imports)
+            fork = library_imports.load(imports)
     if first:
-        with load.kept_from_terminal(imports):
+        with library_imports.kept_from_terminal(imports):
             plan = dataclasses.replace(plan, data_prefix=data.prepare(plan))
         plan = record.begin(plan)
     with record.kept(plan, job), first_cause.named(plan, job), requeue.on_stop(plan):
         if job is None:
             local.start(plan, __file__, environment, fork=fork)
         else:
-            tags.tag(job.rank)
+            rank_tags.tag(job.rank)
             train(plan)
     return record.read(plan) if first else None
 

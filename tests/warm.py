@@ -38,7 +38,7 @@ HYDRA = (
 )  # fmt: skip
 TRAINER = (
     *HYDRA, "psutil", "torch._dynamo", "torch.onnx", "numpy",
-    "hydra_overlap.dry_run.show", "hydra_overlap.launch.local", "hydra_overlap.megatron.build",
+    "hydra_overlap.dry_run.report", "hydra_overlap.launch.local", "hydra_overlap.megatron.build",
     "hydra_overlap.megatron.checkpoint", "hydra_overlap.megatron.configs", "hydra_overlap.megatron.data",
     "hydra_overlap.megatron.evaluate", "hydra_overlap.megatron.readback", "hydra_overlap.megatron.rehearsal",
     "hydra_overlap.megatron.step", "hydra_overlap.megatron.userbuffers", "hydra_overlap.run.report",

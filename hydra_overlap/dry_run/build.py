@@ -4,7 +4,7 @@ Process groups of our own (fake_world.py) answer for all other ranks, and every 
 shapes and holds no bytes. So parallel state, model chunks, DistributedDataParallel with its buckets, and the optimizer with
 its shards are those of a run (`build.build`), for one chosen rank after another. One rank of every stage also takes a step,
 and its calls to process groups are recorded (recorded_step.py). What ranks hold is counted in holdings.py, what all that sums up
-to printed by show.py.
+to printed by report.py.
 
 The fake world belongs to the whole process and stays: nothing else can run in it afterwards.
 """

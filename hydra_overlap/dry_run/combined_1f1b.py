@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from .recorder import REAL_FIRST, Recorder
-from .templates import Repeated, Template, single
+from .repeated_microbatches import Repeated, Template, single
 
 
 class Pairs:

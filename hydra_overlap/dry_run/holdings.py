@@ -65,7 +65,7 @@ class RankFigures:
 
     @property
     def total_bytes(self) -> int:
-        """What is counted here; a GPU holds more (show.py says what)."""
+        """What is counted here; a GPU holds more (report.py says what)."""
         states = self.weights_bytes + self.gradients_bytes + self.optimizer_bytes
         return states + self.userbuffers_bytes + self.activations_bytes
 

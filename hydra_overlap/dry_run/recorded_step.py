@@ -24,7 +24,7 @@ from . import fake_world
 from .collectives import Event
 from .combined_1f1b import Pairs
 from .recorder import Recorder
-from .templates import single
+from .repeated_microbatches import single
 
 
 def record(plan: Plan, built: Built, *, repeat: bool = True) -> tuple[Event, ...]:

@@ -16,7 +16,7 @@ from megatron.core.utils import get_attr_wrapped_model
 
 from ..megatron.build import Built
 from .collectives import POINT_TO_POINT, Call, Event, Work
-from .templates import Repeated, Template
+from .repeated_microbatches import Repeated, Template
 
 REAL_FIRST = 2  # microbatches that run for real before any is repeated; the last does as well
 

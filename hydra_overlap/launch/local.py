@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..errors import LaunchError
-from . import heartbeat, processes, tags
+from . import heartbeat, processes, rank_tags
 from .plan import Plan, load, save, world_size
 from .processes import AskedToStop, Failure
 from .stopping import REQUEUE, Stopped, message
@@ -33,7 +33,7 @@ def as_rank(train: Callable[[Plan], None], plan: Plan) -> None:
     """Run `train(plan)` as a rank that `start` started: what it fails with is left for the process that started it."""
     threading.Thread(target=_end_with, args=(os.getppid(),), name="parent", daemon=True).start()
     faulthandler.enable()
-    tags.tag(int(os.environ["RANK"]))
+    rank_tags.tag(int(os.environ["RANK"]))
     try:
         train(plan)
     except Stopped as stopped:

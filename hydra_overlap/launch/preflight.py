@@ -21,7 +21,7 @@ from ..schema.fields import complete
 from ..schema.keys import CP, DRY_RUN, TRAINER
 from ..schema.nodes import Request
 from ..schema.versions import at_least
-from . import external, folders, requeue, text_files
+from . import checkpoint_folders, external, requeue, text_files
 from .plan import Plan, world_size
 from .slurm_layout import laid_out
 
@@ -66,7 +66,7 @@ def check(plan: Plan, *, sweeping: bool) -> Readiness:
     else:
         require_ready(plan, job.local_ranks if job else world_size(plan))
         text_files.require(plan)
-    folders.require_checkpoint_folders(plan)
+    checkpoint_folders.require_checkpoint_folders(plan)
     require_loggers(plan)
     if rehearses(plan):
         require_rehearsable(plan)

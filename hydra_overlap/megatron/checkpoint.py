@@ -27,7 +27,7 @@ import torch.distributed as dist
 
 from .. import dotted
 from ..errors import HydraOverlapError
-from ..launch.folders import PARTIAL, STATE, complete
+from ..launch.checkpoint_folders import PARTIAL, STATE, complete
 from ..launch.plan import Plan, known
 from .build import Built, parameters_gathered
 
@@ -309,7 +309,7 @@ def _publish(plan: Plan, partial: Path, final: Path, step: int) -> None:
     (partial / STATE).write_text(
         json.dumps({"step": step, "layout": _layout(plan), "identity": _identity(plan)}, indent=1)
     )
-    partial.rename(final)  # fails if `final` is there: launch/folders.py has seen to it that it is not
+    partial.rename(final)  # fails if `final` is there: launch/checkpoint_folders.py has seen to it that it is not
     for old in complete(final.parent)[: -plan.request.checkpoint.keep]:
         shutil.rmtree(old)
     for leftover in final.parent.glob(f"iter_*{PARTIAL}"):

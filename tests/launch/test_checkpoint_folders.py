@@ -3,7 +3,7 @@
 import pytest
 
 from hydra_overlap import LaunchError
-from hydra_overlap.launch.folders import STATE, complete, require_checkpoint_folders
+from hydra_overlap.launch.checkpoint_folders import STATE, complete, require_checkpoint_folders
 from tests.plans import plan_of
 
 

@@ -6,7 +6,7 @@ import sys
 WORDY = """
 import logging, os, sys, warnings
 from pathlib import Path
-from hydra_overlap.megatron.load import kept_from_terminal
+from hydra_overlap.megatron.library_imports import kept_from_terminal
 
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
 print("before")
@@ -41,8 +41,8 @@ def test_every_way_of_writing_is_kept_from_the_terminal_while_it_lasts_and_error
 LOADED = """
 import gc, sys
 from hydra_overlap.launch import processes
-from hydra_overlap.megatron import load
-print(load.load(sys.argv[1]))
+from hydra_overlap.megatron import library_imports
+print(library_imports.load(sys.argv[1]))
 print(processes.single_threaded(), gc.isenabled())
 before = set(sys.modules)
 from hydra_overlap.megatron import data, initial_weights
@@ -52,7 +52,7 @@ print(sorted(name for name in set(sys.modules) - before if name.startswith(("tor
 
 from hydra_overlap.dry_run import build
 build._enter()
-print(load.load(sys.argv[1]))
+print(library_imports.load(sys.argv[1]))
 """
 
 
