@@ -102,9 +102,9 @@ def even(calls):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("world", "batch", "seconds"), [(1024, 1024, 60), (16384, 2048, 180)])
+@pytest.mark.parametrize(("world", "batch", "seconds"), [(1024, 1024, 300), (16384, 2048, 900)])
 def test_a_model_of_405_billion_parameters_takes_seconds_and_no_memory(world, batch, seconds, tmp_path):
-    """Seconds of CPU time: a machine that is busy with other tests takes longer."""
+    """Minutes of CPU time at most, of which a busy or slow machine needs more than an idle one."""
     done = started(tmp_path, BIG, f"parallelism.world_size={world}", f"training.global_batch_size={batch}")
     output = done.stdout + done.stderr
     assert done.returncode == 0, output

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hydra_overlap import GatingError, Resolution, option_files, resolve
+from hydra_overlap.launch import plan as plans
 from hydra_overlap.megatron import userbuffers
 from hydra_overlap.rules.ub import GEMMS, METHODS, REDUCE_SCATTER
 from tests import needs
@@ -54,7 +55,7 @@ def asked(tp: int, *overrides: str) -> dict[str, Any]:
 
 def arguments(resolution: Resolution, engine: SimpleNamespace) -> dict[str, Any]:
     """What train.py would hand to initialize_ub."""
-    plan: Any = {"request": resolution.request, "resolution": resolution.to_dict()}
+    plan = plans.make(resolution, overrides=[], config="", output_dir=Path("nowhere"))
     return userbuffers.arguments(plan, engine.UserBufferQuantizationMode)
 
 

@@ -126,7 +126,7 @@ def test_a_checkpoint_of_another_model_is_refused_and_named(train, stopped_at):
     _, folder = stopped_at("parallelism=dp2")
     run = train(f"checkpoint.load={folder}", "model.num_layers=2")
     assert run.code == 1
-    assert "model.num_layers=2, in the checkpoint 4" in run.output
+    assert "model.num_layers=2, but 4 in the checkpoint" in run.output
 
 
 def test_a_directory_without_checkpoints_starts_anew(train, tmp_path):
