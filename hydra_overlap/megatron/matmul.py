@@ -7,6 +7,7 @@ that all of them compute alike: docs/decisions/0005-16-bit-products-in-fp32.md.
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 # The operators of torch's ATen in which matmul, linear layers, einsum and all their gradients end.
@@ -33,25 +34,34 @@ def install() -> None:
         for name in OPERATORS:
             operator = getattr(torch.ops.aten, name)
             if get_kernel is None:
-                _library.impl(name, _returning(operator.out), "CPU")
+                _library.impl(name, _older(operator.out), "CPU")
                 continue
             forms = {name: _returning, f"{name}.out": _writing, f"{name}_": _in_place}
-            for form, kernel in forms.items():
-                if hasattr(torch.ops.aten, form.partition(".")[0]):  # there is no mm_
-                    original = get_kernel(f"aten::{form}", "CPU").call_boxed
-                    _library.impl(form, kernel(operator.out, original), "CPU", with_keyset=True)
+            forms = {form: kernel for form, kernel in forms.items() if hasattr(torch.ops.aten, form.partition(".")[0])}
+            originals = {form: get_kernel(f"aten::{form}", "CPU").call_boxed for form in forms}
+            for form, kernel in forms.items():  # there is no mm_
+                product = originals[f"{name}.out"]
+                _library.impl(form, kernel(product, originals[form]), "CPU", with_keyset=True)
 
 
-def _returning(product: Any, original: Any = None) -> Callable[..., Any]:
-    """The kernel of a call that returns a new tensor. product: the operator that writes into `out`."""
+def _returning(product: Any, original: Any) -> Callable[..., Any]:
+    """The kernel of a call that returns a new tensor. product: torch's kernel that writes into `out`."""
+
+    def kernel(keys: Any, *tensors: Any, **scalars: Any) -> Any:
+        if _same_half(tensors):
+            return _rounded(partial(product, keys), tensors, scalars)
+        return original(keys, *tensors, **scalars)
+
+    return kernel
+
+
+def _older(product: Any) -> Callable[..., Any]:
+    """The same where torch does not hand out its kernels. product: the operator that writes into `out`, not covered then."""
     import torch
 
-    def kernel(*args: Any, **scalars: Any) -> Any:
-        tensors = args if original is None else args[1:]
+    def kernel(*tensors: Any, **scalars: Any) -> Any:
         if _same_half(tensors):
             return _rounded(product, tensors, scalars)
-        if original is not None:
-            return original(*args, **scalars)
         return product(*tensors, **scalars, out=torch.empty(0, dtype=tensors[0].dtype))
 
     return kernel
@@ -63,7 +73,7 @@ def _writing(product: Any, original: Any) -> Callable[..., Any]:
     def kernel(keys: Any, *tensors: Any, out: Any, **scalars: Any) -> Any:
         if not _same_half((*tensors, out)):
             return original(keys, *tensors, out=out, **scalars)
-        result = _rounded(product, tensors, scalars)
+        result = _rounded(partial(product, keys), tensors, scalars)
         if out.shape != result.shape and out.numel():
             return original(keys, *tensors, out=out, **scalars)  # torch warns, and gives it another shape
         return out.resize_(result.shape).copy_(result)
@@ -76,7 +86,7 @@ def _in_place(product: Any, original: Any) -> Callable[..., Any]:
 
     def kernel(keys: Any, target: Any, *factors: Any, **scalars: Any) -> Any:
         if _same_half((target, *factors)):
-            result = _rounded(product, (target, *factors), scalars)
+            result = _rounded(partial(product, keys), (target, *factors), scalars)
             if result.shape == target.shape:
                 return target.copy_(result)
         return original(keys, target, *factors, **scalars)
