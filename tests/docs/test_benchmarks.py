@@ -28,7 +28,7 @@ def test_one_grid_of_the_sweep_benchmark_is_judged() -> None:
 
 @pytest.mark.slow
 def test_the_seconds_of_a_run_are_told_by_stage() -> None:
-    told = output("start.py", "--rounds", "1", "--iters", "2", "training=smoke", "data=mock")
+    told = output("start.py", "--rounds", "1", "--iters", "5", "training=smoke", "data=mock")
     stages = {line[:38].strip(): float(line[38:45]) for line in told.splitlines()[2:]}
     parts = list(stages.values())[:5]
     assert all(seconds > 0 for seconds in parts)
