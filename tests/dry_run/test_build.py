@@ -133,7 +133,7 @@ def test_prints_the_verdict_and_tags_numbers_as_computed(tmp_path):
 def test_refuses_a_rank_beyond_the_world_without_a_traceback(tmp_path):
     code, output, found = dry(tmp_path, *SMALL, "launch.dry_run_ranks=[0,7]")
     assert (code, found) == (1, None)
-    assert "There is no rank 7 among 2 ranks" in output
+    assert "TRN012  A dry run names a rank that the plan does not have" in output
     assert "Traceback" not in output
 
 
