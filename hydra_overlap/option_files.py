@@ -5,9 +5,8 @@ from typing import Any
 
 import yaml
 
-REFERENCE_STACK = (
-    "reference"  # conf/software/reference.yaml: versions that are assumed of a machine that is not this one
-)
+REFERENCE_STACK = "reference"
+"""conf/software/reference.yaml: the versions assumed of a machine that is not this one."""
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # seven times as fast as omegaconf's
 

@@ -27,7 +27,7 @@ from omegaconf.errors import InterpolationResolutionError
 
 from ..errors import GatingError, raised_from
 from ..findings import Finding, Fix
-from ..resolver.from_config import PRESET, ours
+from ..resolver.from_config import PRESET, ours, written
 from ..resolver.resolution import Resolution
 from ..resolver.resolve import resolve
 from ..rules import env_conflicts, trn
@@ -36,7 +36,7 @@ from ..rules.env import ENV002
 from ..schema.fields import NODES, OUTPUT
 from . import key_mapping, origins, pitfalls
 from .extract import IN_THE_JOBS, OPEN, Reading, read
-from .interpolations import hydra_keys, written
+from .interpolations import hydra_keys
 from .overrides import overrides_of, task_overrides
 
 PLAN_VARIABLE = "HYDRA_OVERLAP_PLAN"

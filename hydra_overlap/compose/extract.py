@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ..machine import local
 from ..resolver import mapped_fields
-from ..resolver.from_config import PRESET, chosen_preset, known_fields, ours, plain_node
+from ..resolver.from_config import PRESET, chosen_preset, known_fields, ours, plain_node, plain_value, written
 from ..schema.fields import FIELDS, NODES
 from ..schema.nodes import AUTO
-from .interpolations import of_the_job, written
+from .interpolations import of_the_job
 
 OPEN = {"checkpoint": ("save", "load"), "data": ("cache_dir", "files")}
 """Paths of which rules read only whether there are any."""
@@ -88,7 +88,7 @@ def _node(cfg: DictConfig, name: str, *, composing: bool) -> Any:
         return plain_node(cfg, name)
     node = cfg[name]
     try:
-        return {key: kept[key] if key in kept else _plain(node[key]) for key in map(str, node)}
+        return {key: kept[key] if key in kept else plain_value(node[key]) for key in map(str, node)}
     except OmegaConfBaseException:
         return plain_node(cfg, name)  # which names every value without one
 
@@ -102,10 +102,6 @@ def _left_to_the_job(cfg: DictConfig, name: str) -> dict[str, Any]:
     if not isinstance(node, DictConfig):
         return {}
     return {path: _as_written(node, name, path) for path in OPEN[name] if of_the_job(node._get_node(path))}
-
-
-def _plain(node: Any) -> Any:
-    return OmegaConf.to_container(node, resolve=True, throw_on_missing=True) if OmegaConf.is_config(node) else node
 
 
 def _as_written(node: DictConfig, name: str, path: str) -> Any:

@@ -29,11 +29,6 @@ def of_the_job(node: Any) -> bool:
     return _leads_there(node, set())
 
 
-def written(parent: Any, name: str) -> Any:
-    """The value of a field as it is written: the text of an interpolation."""
-    return parent._get_node(name)._value()
-
-
 def hydra_keys(text: str) -> list[str]:
     """The keys of Hydra's own node that `${hydra:KEY}` names in a text."""
     return _HYDRA.findall(text)

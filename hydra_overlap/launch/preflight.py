@@ -296,7 +296,7 @@ def require_fit(plan: Plan, ranks_here: int) -> None:
     if ranks_here <= most:
         return
     fixes = [("launch.dry_run=true", "builds ranks of every stage in one process without starting any")]
-    smallest = smallest_world({f"parallelism.{name}": value for name, value in vars(plan.request.parallelism).items()})
+    smallest = smallest_world(complete(plan.resolution.request))
     if smallest <= most:
         fixes.insert(
             0, (f"parallelism.world_size={most // smallest * smallest}", "keeps the layout with less data parallelism")
@@ -410,10 +410,6 @@ def rank_environment(plan: Plan, ranks_here: int) -> dict[str, str]:
     if rehearses(plan):
         values["CUDA_VISIBLE_DEVICES"] = ""
         values["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // ranks_here))
-        values["OMP_WAIT_POLICY"] = (
-            "PASSIVE"  # spinning threads slow ranks down that share their cores, or anything else
-        )
-        values["OPENBLAS_NUM_THREADS"] = (
-            "1"  # numpy's threads begin when it is imported, and stand in the way of a fork
-        )
+        # Spinning threads slow down what shares their cores; numpy's begin at its import and stand in the way of a fork.
+        values |= {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1"}
     return values

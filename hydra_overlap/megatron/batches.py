@@ -14,7 +14,6 @@ from ..launch.plan import known
 from ..schema.nodes import Training
 
 BAD_STEPS = "bad_steps.jsonl"  # in a run's output directory: batches whose loss or gradients were no numbers
-SOURCE = "megatron-core core_v0.16.1 megatron/core/num_microbatches_calculator.py:417-500"
 
 
 @dataclass(frozen=True)

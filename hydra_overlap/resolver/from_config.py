@@ -48,9 +48,7 @@ def request_of(cfg: Any) -> Any:
             return _as_composed(cfg)
         for key in cfg:
             if key not in IGNORED:  # their interpolations are not ours to resolve
-                value = cfg[key]
-                config = OmegaConf.is_config(value)
-                plain[key] = OmegaConf.to_container(value, resolve=True, throw_on_missing=True) if config else value
+                plain[key] = plain_value(cfg[key])
     except (OmegaConfBaseException, TypeError) as error:
         where = str(getattr(error, "full_key", None) or key)
         raise GatingError([CFG002.refuse(where, None, "", f"It cannot be read: {error}")]) from error
@@ -101,11 +99,20 @@ def ours(cfg: DictConfig, name: str) -> bool:
     return isinstance(kind, type) and issubclass(kind, SCHEMAS[name])
 
 
+def plain_value(value: Any) -> Any:
+    """A value of a config as plain data, interpolations resolved. Raises OmegaConfBaseException where one cannot be, or is ???."""
+    return OmegaConf.to_container(value, resolve=True, throw_on_missing=True) if OmegaConf.is_config(value) else value
+
+
+def written(parent: Any, name: str) -> Any:
+    """The value of a field as it is written: the text of an interpolation."""
+    return parent._get_node(name)._value()
+
+
 def plain_node(cfg: DictConfig, name: str) -> Any:
     """One node of ours as plain data. Raises GatingError that names each value without one."""
     try:
-        node = cfg[name]
-        return OmegaConf.to_container(node, resolve=True, throw_on_missing=True) if OmegaConf.is_config(node) else node
+        return plain_value(cfg[name])
     except OmegaConfBaseException as error:
         if name == FOR_TRAIN_PY and OmegaConf.select(cfg, TRAINER) != TRAIN_PY:
             return {}
@@ -120,8 +127,7 @@ def _unreadable(parent: DictConfig, name: str, key: str) -> Iterator[Finding]:
     try:
         node = parent[name]
     except OmegaConfBaseException as error:
-        found: Any = parent._get_node(name)
-        yield _without_value(key, str(error).splitlines()[0] + ".", found._value())
+        yield _without_value(key, str(error).splitlines()[0] + ".", written(parent, name))
         return
     if isinstance(node, DictConfig):
         for child in map(str, node):

@@ -68,7 +68,12 @@ class Rule:
     @classmethod
     def places(cls, c: Config, origin: Origin) -> tuple[Place, ...]:
         """The offending settings."""
-        return tuple(Place(key, yaml_value(c[key]), origin(key)) for key in cls.shows or cls.reads)
+        return tuple(Place(key, yaml_value(c[key]), origin(key)) for key in cls.shown(c))
+
+    @classmethod
+    def shown(cls, c: Config) -> tuple[str, ...]:
+        """Keys of the offending settings."""
+        return cls.shows or cls.reads
 
     @classmethod
     def finding(cls, c: Config, origin: Origin) -> Finding:

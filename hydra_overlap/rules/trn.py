@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, ClassVar
 
-from ..findings import Fix, Place, yaml_value
+from ..findings import Fix, yaml_value
 from ..schema.keys import (
     CP,
     CUDA_GRAPH_SCOPE,
@@ -52,7 +52,7 @@ from ..schema.keys import (
     WHERE,
     WORLD,
 )
-from ._base import Config, Origin, Rule
+from ._base import Config, Rule
 from .ep import RULES as EXPERT_RULES
 from .layout import data_parallel_size, interleaved
 from .par import RULES as LAYOUT_RULES
@@ -83,9 +83,8 @@ class TrainerRule(Rule):
         return True
 
     @classmethod
-    def places(cls, c: Config, origin: Origin) -> tuple[Place, ...]:
-        keys = cls.shows or tuple(key for key in cls.reads if key != TRAINER)
-        return tuple(Place(key, yaml_value(c[key]), origin(key)) for key in keys)
+    def shown(cls, c: Config) -> tuple[str, ...]:
+        return cls.shows or tuple(key for key in cls.reads if key != TRAINER)
 
 
 class TRN001(TrainerRule):
@@ -109,8 +108,8 @@ class TRN001(TrainerRule):
         return not any(c[key] is None for key in cls.REQUIRED)
 
     @classmethod
-    def places(cls, c: Config, origin: Origin) -> tuple[Place, ...]:
-        return tuple(Place(key, "null", origin(key)) for key in cls.REQUIRED if c[key] is None)
+    def shown(cls, c: Config) -> tuple[str, ...]:
+        return tuple(key for key in cls.REQUIRED if c[key] is None)
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
@@ -545,8 +544,8 @@ class NotBuiltRule(TrainerRule):
         return Fix(f"{cls.key}={cls.off}", "trains without it"), FOR_ANOTHER
 
     @classmethod
-    def places(cls, c: Config, origin: Origin) -> tuple[Place, ...]:
-        return tuple(Place(key, yaml_value(c[key]), origin(key)) for key in (cls.key, TRAINER))
+    def shown(cls, c: Config) -> tuple[str, ...]:
+        return cls.key, TRAINER
 
 
 class TRN017(NotBuiltRule):
@@ -605,8 +604,8 @@ class RehearsedAwayRule(TrainerRule):
         return not any(c[key] for key in REHEARSED_AWAY)
 
     @classmethod
-    def places(cls, c: Config, origin: Origin) -> tuple[Place, ...]:
-        return tuple(Place(key, yaml_value(c[key]), origin(key)) for key in REHEARSED_AWAY if c[key])
+    def shown(cls, c: Config) -> tuple[str, ...]:
+        return tuple(key for key in REHEARSED_AWAY if c[key])
 
     @classmethod
     def why_for(cls, c: Config) -> str:
@@ -626,9 +625,8 @@ class TRN021(RehearsedAwayRule):
     refused = (*ON_SLURM, f"{GPU}=h100", f"{CUDA_GRAPH_SCOPE}=[attn]")
 
     @classmethod
-    def places(cls, c: Config, origin: Origin) -> tuple[Place, ...]:
-        ruled_out_by = WHERE if c[WHERE] == "slurm" else CP
-        return *super().places(c, origin), Place(ruled_out_by, yaml_value(c[ruled_out_by]), origin(ruled_out_by))
+    def shown(cls, c: Config) -> tuple[str, ...]:
+        return *super().shown(c), WHERE if c[WHERE] == "slurm" else CP
 
     @classmethod
     def concerns(cls, c: Config) -> bool:

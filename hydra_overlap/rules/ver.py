@@ -5,7 +5,7 @@ Differences that belong to one overlap are in that overlap's family (EP007, EP00
 
 from typing import Any
 
-from ..findings import Fix, Place, yaml_value
+from ..findings import Fix
 from ..schema.fields import SINCE
 from ..schema.keys import (
     CORE,
@@ -14,7 +14,7 @@ from ..schema.keys import (
     TE,
 )
 from ..schema.versions import at_least
-from ._base import KEEPS, Config, Origin, Rule
+from ._base import KEEPS, Config, Rule
 
 
 class VER001(Rule):
@@ -50,9 +50,8 @@ class VER001(Rule):
         return f"The plan is for megatron-core {c[CORE]}; {news}. {cls.why}"
 
     @classmethod
-    def places(cls, c: Config, origin: Origin) -> tuple[Place, ...]:
-        settings = tuple(Place(key, yaml_value(c[key]), origin(key)) for key in cls.unknown(c))
-        return (*super().places(c, origin), *settings)
+    def shown(cls, c: Config) -> tuple[str, ...]:
+        return (*super().shown(c), *cls.unknown(c))
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
