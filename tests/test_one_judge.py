@@ -49,7 +49,7 @@ def _a_machine_that_has_everything(monkeypatch: pytest.MonkeyPatch) -> Iterator[
     ):
         monkeypatch.setattr(preflight, name, lambda *_, **__: None)
     monkeypatch.setattr(preflight.text_files, "require", lambda plan: [])
-    monkeypatch.setattr(preflight.folders, "require_checkpoint_folders", lambda plan: None)
+    monkeypatch.setattr(preflight.checkpoint_folders, "require_checkpoint_folders", lambda plan: None)
     monkeypatch.setattr(preflight.external, "joined", lambda: None)
     GlobalHydra.instance().clear()
     yield
