@@ -20,6 +20,7 @@ from .stopping import REQUEUE, Stopped, message
 
 STOP_TIME_S = 120  # for a last checkpoint, before ranks that were asked to stop are killed
 PARENT_S = 1.0  # between two looks at whether the parent lives
+RANKS = "ranks"  # folder of the logs of ranks, below the output directory
 PLAN_FILE = "HYDRA_OVERLAP_RANK_PLAN"  # set in ranks alone: where the plan lies
 
 
@@ -69,7 +70,7 @@ def start(plan: Plan, script: str, environment: Mapping[str, str], *, fork: bool
     under the plan's output directory. Raises RankError, naming the first rank that failed, after all were stopped.
     """
     number = world_size(plan)
-    logs = Path(plan.output_dir, "ranks")
+    logs = Path(plan.output_dir, RANKS)
     script, fork = os.path.abspath(script), fork and processes.single_threaded()
     ranks: list[processes.Rank] = []
     meeting = socket.create_server(("localhost", 0))

@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from .. import files
 from ..compose.overrides import quoted, task_overrides
-from ..launch.local import PLAN_FILE
+from ..launch.local import PLAN_FILE, RANKS
 from . import job
 from .errors import SweepError
 from .judge import Judged
@@ -178,15 +178,27 @@ def require_ended(folder: Path) -> None:
 
 
 def _ranks(folder: Path) -> dict[int, str]:
-    """Process -> its job's folder, of ranks on this machine whose plan lies in this sweep: they outlive who started them."""
+    """Process -> its job's folder, of ranks on this machine whose plan lies in this sweep: they outlive who started them.
+
+    A rank that began as a program of its own shows its plan in its environment. A forked one shows there what its parent
+    began with, but its errors go to a file of its own.
+    """
     found = {}
-    for environment in Path("/proc").glob("[0-9]*/environ"):
+    for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            for variable in environment.read_bytes().split(b"\0"):
-                name, _, value = variable.decode(errors="replace").partition("=")
-                if name == PLAN_FILE and Path(value).is_relative_to(folder):
-                    found[int(environment.parent.name)] = str(Path(value).parent.relative_to(folder))
+            errors = (process / "fd/2").readlink()
+            forked = [errors.parents[2]] if errors.match(f"{RANKS}/*/stderr.log") else []
+            for job_folder in (*_plan_of(process), *forked):
+                if job_folder.is_relative_to(folder):
+                    found[int(process.name)] = str(job_folder.relative_to(folder))
     return found
+
+
+def _plan_of(process: Path) -> list[Path]:
+    """The folders of the plans that a process was begun with."""
+    variables = (process / "environ").read_bytes().split(b"\0")
+    pairs = [variable.decode(errors="replace").partition("=") for variable in variables]
+    return [Path(value).parent for name, _, value in pairs if name == PLAN_FILE]
 
 
 def _in_slurm(folder: Path) -> list[str]:

@@ -75,7 +75,7 @@ def test_a_stopped_job_with_a_checkpoint_folder_of_its_own_goes_on_when_the_swee
 def test_ranks_that_outlived_their_sweep_are_named_and_not_started_a_second_time(tmp_path: Path) -> None:
     sweeps = Sweeps(tmp_path)
     where = f"hydra.sweep.dir={tmp_path}/s"
-    arguments = ("comm_overlap=none,dp", "training=smoke", "training.train_iters=100", where)
+    arguments = ("comm_overlap=none,dp", "training=smoke", "training.train_iters=300", where)
     killed = sweeps.start(*arguments, app=TRAIN)
     metrics = tmp_path / "s/0/metrics.jsonl"
     wait(metrics.exists, bool, "the first job trains", 60)
