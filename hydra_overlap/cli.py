@@ -82,6 +82,19 @@ def check(overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 @main.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": [], "allow_interspersed_args": False},
+    short_help="Train, rehearse or dry-run a plan; -m sweeps.",
+)
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED, shell_complete=completion.overrides)
+def train(overrides: tuple[str, ...]) -> None:
+    """Train a plan with megatron-core, or rehearse it on a machine without GPUs. Every option is Hydra's: see train --help."""
+    from .train import command
+
+    sys.argv[1:] = overrides
+    command()
+
+
+@main.command(
     context_settings={"ignore_unknown_options": True}, short_help="Show what this machine has and what is missing."
 )
 @click.argument("overrides", nargs=-1, shell_complete=completion.overrides)

@@ -10,7 +10,7 @@ WIDTH = 110  # columns of wrapped prose; overrides and sources are never broken,
 
 @dataclass(frozen=True)
 class Fix:
-    """Overrides to paste after `train.py`, and what they do to the overlap."""
+    """Overrides to paste after the command that was run, and what they do to the overlap."""
 
     override: str
     effect: str

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 
+from .. import commands
 from ..errors import LaunchError
 from .plan import Plan, world_size
 
@@ -44,7 +45,9 @@ def joined(environment: Mapping[str, str] = os.environ) -> Joined | None:
             "The variables of torchrun or srun are incomplete or not numbers",
             where=[f"{name}={environment[name]}" for name in names if name in environment],
             why=f"Some are set, but one is missing or not a number: {error}.",
-            fixes=[("env -u RANK -u WORLD_SIZE -u SLURM_STEP_ID python train.py ...", "starts ranks on this machine")],
+            fixes=[
+                (f"env -u RANK -u WORLD_SIZE -u SLURM_STEP_ID {commands.train()} ...", "starts ranks on this machine")
+            ],
         ) from None
 
 
@@ -87,7 +90,7 @@ def require_single_run(job: Joined, *, sweeping: bool) -> None:
             f"A sweep was started under {job.launcher}",
             where=["-m"],
             why=f"The ranks of {job.launcher} form one process group for one run; a sweep starts its own ranks.",
-            fixes=[("python train.py -m ...", "starts ranks for one run after the other")],
+            fixes=[(f"{commands.train()} -m ...", "starts ranks for one run after the other")],
         )
 
 

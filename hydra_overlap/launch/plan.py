@@ -22,7 +22,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .. import dotted, files
+from .. import commands, dotted, files
 from ..errors import LaunchError
 from ..findings import Finding
 from ..resolver.resolution import Resolution
@@ -152,7 +152,7 @@ def _read(path: str | Path, place: str, data: Any, kind: type[T]) -> T:
         f"{FILE_NAME} was not written by this version of hydra-overlap",
         where=[str(path)],
         why=f"It does not fit: {wrong}. Read it with the version that wrote it.",
-        fixes=[("python train.py OVERRIDES", "composes the plan again; `overrides` in the file lists them")],
+        fixes=[(f"{commands.train()} OVERRIDES", "composes the plan again; `overrides` in the file lists them")],
         source="hydra_overlap/launch/plan.py",
     )
 

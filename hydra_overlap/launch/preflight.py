@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+from .. import commands
 from ..errors import GatingError, LaunchError
 from ..findings import yaml_value
 from ..machine import transformer_engine
@@ -108,7 +109,7 @@ def _require_one_process(job: external.Joined | None) -> None:
             why="A dry run is one process: every rank that torchrun or srun started would do the same.",
             fixes=[
                 (
-                    f"python train.py {DRY_RUN}=true",
+                    f"{commands.train()} {DRY_RUN}=true",
                     "without the launcher; parallelism.world_size sets the number of ranks",
                 )
             ],
@@ -143,7 +144,7 @@ def _require_slurm() -> None:
         raise LaunchError(
             "launch=slurm is chosen, but submitit is not installed",
             where=["launch.where=slurm"],
-            fixes=[("pip install 'hydra-overlap[slurm]'", "installs it"), ("launch=local", "starts ranks here")],
+            fixes=[(commands.install("slurm"), "installs it"), ("launch=local", "starts ranks here")],
         )
     absent = [name for name in ("sbatch", "srun") if shutil.which(name) is None]
     if absent:
@@ -186,7 +187,7 @@ def require_loggers(plan: Plan) -> None:
                 f"launch.loggers asks for {name}, which is not installed",
                 where=[f"launch.loggers={yaml_value(wanted)}"],
                 fixes=[
-                    (f"pip install 'hydra-overlap[{extra}]'", "installs it"),
+                    (commands.install(extra), "installs it"),
                     (f"launch.loggers={yaml_value(rest)}", "logs without it"),
                 ],
             )
@@ -332,7 +333,7 @@ def require_trainer() -> None:
             f"torch is missing, or megatron-core is missing or older than {OLDEST_CORE}",
             where=[f"torch: {here['torch'] or 'none'}", f"megatron-core: {here['megatron_core'] or 'none'}"],
             why="Only training needs them; judging, checking and exporting plans work without.",
-            fixes=[("pip install 'hydra-overlap[train]'", "brings both")],
+            fixes=[(commands.install("train"), "brings both")],
             source="hydra_overlap/launch/preflight.py",
         )
 
@@ -356,7 +357,7 @@ def require_software(plan: Plan) -> None:
             where=["comm_overlap.tp.tp_comm_overlap=true"],
             why="The plan was judged for a machine that has it.",
             fixes=[
-                ("pip install 'hydra-overlap[te]'", "keeps the overlap"),
+                (commands.install("te"), "keeps the overlap"),
                 ("comm_overlap.tp.tp_comm_overlap=false", "gives the overlap up"),
             ],
             source="hydra_overlap/machine/transformer_engine.py",
@@ -399,7 +400,7 @@ def require_environment(plan: Plan, found: Mapping[str, str] = os.environ) -> No
             "The environment undoes what the plan asks for",
             where=[f"{one.name}={one.value}" for one in hurting],
             why=" ".join(f"{one.name} undoes {one.undoes}." for one in hurting),
-            fixes=[(f"env {unset} python train.py ...", "keeps what was asked for")],
+            fixes=[(f"env {unset} {commands.train()} ...", "keeps what was asked for")],
             source="; ".join(one.source for one in hurting),
         )
 

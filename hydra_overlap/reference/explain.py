@@ -1,6 +1,7 @@
 """One page of text about a rule, a derivation or a field."""
 
 import inspect
+import shlex
 import textwrap
 from collections.abc import Iterable, Iterator
 
@@ -51,7 +52,7 @@ def _rule(rule: type[Rule]) -> Iterator[str]:
     if rule.reads:
         yield from _block("reads", rule.reads)
     if finding is not None:
-        yield from _block("example", ("python train.py " + " ".join(rule.refused),))
+        yield from _block("example", (shlex.join(["hydra-overlap", "check", *rule.refused]),))
         fixes = [line for fix in finding.fixes for line in (fix.override, f"    {fix.effect}") if line.strip()]
         yield from _block("fix", fixes)
     yield from _block("source", (rule.source,))

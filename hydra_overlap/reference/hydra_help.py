@@ -1,8 +1,8 @@
-"""`python train.py --help`: every group and option with its one line, the chosen ones marked."""
+"""`hydra-overlap train --help`: how to call it, and every group and option with its one line, the chosen ones marked."""
 
 from collections.abc import Iterator, Mapping
 
-from .. import option_files
+from .. import commands, option_files
 
 GROUPS = (
     "comm_overlap", "comm_overlap/tp", "comm_overlap/pp", "comm_overlap/dp", "comm_overlap/ep", "experiment", "parallelism",
@@ -12,9 +12,19 @@ CATALOGUE = "userbuffers"  # too many to list: `hydra-overlap presets` does
 
 
 def text(chosen: Mapping[str, object]) -> str:
-    """The list, with every `$` doubled: Hydra puts it through string.Template. chosen: hydra.runtime.choices."""
+    """Usage and the list, with every `$` doubled: Hydra puts it through string.Template. chosen: hydra.runtime.choices."""
     marked = {str(choice).partition("@")[0]: str(option) for choice, option in chosen.items()}
-    lines = ["Groups and their options (* = chosen now):"]
+    program = commands.train()
+    lines = [
+        f"{program} trains with megatron-core. Every overlap asked for takes effect, or the run is refused.",
+        "",
+        f"  {program} GROUP=OPTION ... KEY=VALUE ...",
+        "      --cfg job --resolve     prints the plan; starts nothing",
+        "      launch.dry_run=true     reports what ranks would hold, for any world size",
+        "      -m KEY=A,B,C            one run after the other, compared",
+        "",
+        "Groups and their options (* = chosen now):",
+    ]
     for group in GROUPS:
         lines += ["", group, *_options(group, marked.get(group))]
     count = len(option_files.options(CATALOGUE))

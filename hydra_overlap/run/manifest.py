@@ -26,7 +26,7 @@ def write(plan: Plan, readback: Mapping[str, Any]) -> Path:
     manifest = {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": {"hydra-overlap": __version__, "python": platform.python_version(), **installed_versions()},
-        "command": [Path(sys.argv[0]).name, *plan.overrides],
+        "command": ["hydra-overlap", "train", *plan.overrides],
         "commit": commit(Path(sys.argv[0])),
         "overrides": list(plan.overrides),
         "config": plan.config,

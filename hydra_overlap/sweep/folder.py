@@ -13,7 +13,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
@@ -25,7 +24,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from .. import files
+from .. import commands, files
 from ..compose.overrides import quoted, task_overrides
 from ..launch.local import PLAN_FILE, RANKS
 from . import job
@@ -273,7 +272,7 @@ def write(folder: Path, judged: Sequence[Judged], folders: Mapping[int, str], co
         "definition": definition(config),
         "created": before.get("created") or now,
         "resumed": [*before.get("resumed", []), *([now] if before else [])],
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": commands.typed(),
         "overrides": task_overrides(config.hydra),
         "sweeper": sweeper,
         "launcher": str(OmegaConf.select(config, "hydra.launcher._target_")),

@@ -8,13 +8,12 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from .. import _version
+from .. import _version, commands
 from . import job
 from .results import MERGED, NOT_RUN, ORDER, REFUSED, Effect, Metric, Row, Table, effects
 from .words import REHEARSED, columns, figure, label, percent, ranks, says, short_key
 
 MOST_SHOWN = 40  # points in the first plot, the best ones
-PLOTS = "pip install 'hydra-overlap[sweep]'"
 
 # Colours that matplotlib writes and the page's style sheet replaces, for light and dark.
 INK, MUTED, POINT, BEST, GRID = "#010101", "#020202", "#030303", "#040404", "#050505"
@@ -50,7 +49,7 @@ def render(table: Table) -> str:
         unit=table.metric.unit or table.metric.name if table.metric else "",
         all_points=_plot_points(table),
         plots=_plots_there(),
-        how_to_plot=PLOTS,
+        how_to_plot=commands.install("sweep"),
         rehearsed=REHEARSED,
         ranks=ranks(table),
         refused=list(_grouped([row for row in table.rows if row.status == REFUSED])),

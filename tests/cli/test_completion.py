@@ -88,7 +88,9 @@ def test_bash_gets_the_rest_of_the_word_it_has_in_hand(words, found):
     assert on_tab(*words) == [f"plain,{word}" for word in found]
 
 
-@pytest.mark.parametrize("command", [("check",), ("doctor",), ("export", "te"), ("presets", "nearest"), ("audit", "x")])
+@pytest.mark.parametrize(
+    "command", [("check",), ("train",), ("doctor",), ("export", "te"), ("presets", "nearest"), ("audit", "x")]
+)
 def test_every_command_that_takes_overrides_completes_them(command):
     assert offered(*command, "comm_overlap.dp.buck") == ["comm_overlap.dp.bucket_size="]
     assert offered(*command, "model=llama3_8b", "platform=gb") == ["platform=gb200", "platform=gb300"]

@@ -38,7 +38,7 @@ def test_the_table_in_contributing_has_every_room_on_its_floor() -> None:
     for number, layer in enumerate(floors):
         for name in layer - {"_version", "app"}:
             assert written.pop(name) == ("top" if name == "cli" else str(number)), name
-    assert set(written) == {"train", "hydra_plugins"}
+    assert set(written) == {"hydra_plugins"}
 
 
 def test_every_room_stands_on_a_floor() -> None:

@@ -89,7 +89,7 @@ def test_ranks_are_not_started_on_gpus_in_an_environment_that_undoes_the_plan() 
     plan = plan_of("comm_overlap=tp4_h100")
     with pytest.raises(LaunchError, match="The environment undoes what the plan asks for") as refusal:
         preflight.require_environment(plan, BLOCKING)
-    assert "env -u CUDA_LAUNCH_BLOCKING python train.py" in str(refusal.value)
+    assert "env -u CUDA_LAUNCH_BLOCKING hydra-overlap train" in str(refusal.value)
     assert "UB_SKIPMC" not in str(refusal.value)  # a note: the overlap holds
     preflight.require_environment(plan, {"UB_SKIPMC": "1"})
 

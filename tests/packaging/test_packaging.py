@@ -99,6 +99,17 @@ def test_the_bare_install_brings_no_torch(environment: Path, tmp_path: Path) -> 
     assert "megatron" not in installed
 
 
+def test_the_bare_install_composes_for_training_and_names_what_training_needs(
+    environment: Path, tmp_path: Path
+) -> None:
+    command = environment.with_name("hydra-overlap")
+    assert "comm_overlap:" in ok(command, "train", "comm_overlap=tp4_h100", "--cfg", "job", cwd=tmp_path)
+    refused = sh(command, "train", cwd=tmp_path)
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    assert "pip install einops 'torch>=2.6' 'megatron-core<0.20,>=0.16'" in refused.stderr
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
 @pytest.mark.parametrize("kind", ["wheel", "sdist", "editable"])
 def test_an_unrelated_app_composes_and_is_refused(
     built: tuple[Path, Path], sources: Path, environment: Path, tmp_path: Path, kind: str

@@ -60,5 +60,6 @@ def test_a_logger_that_is_not_installed_is_refused_with_the_extra_that_installs_
     with pytest.raises(LaunchError) as refusal:
         preflight.require_loggers(plan_of(f"launch.loggers=[tensorboard,{name}]"))
     fixes = [fix.override for fix in refusal.value.finding.fixes]
-    assert fixes == [f"pip install 'hydra-overlap[{name}]'", "launch.loggers=[tensorboard]"]
+    package = {"wandb": "wandb>=0.17", "mlflow": "mlflow-skinny>=2.14"}[name]  # by its own name: see commands.install
+    assert fixes == [f"pip install '{package}'", "launch.loggers=[tensorboard]"]
     preflight.require_loggers(plan_of("launch.loggers=[tensorboard]"))

@@ -122,7 +122,7 @@ def test_without_submitit_the_extra_that_brings_it_is_named(monkeypatch):
     monkeypatch.setattr(preflight, "find_spec", lambda name: None)
     with pytest.raises(LaunchError, match="not installed") as refusal:
         preflight.require_submittable(plan_of("launch=slurm"), None, sweeping=False)
-    assert "pip install 'hydra-overlap[slurm]'" in str(refusal.value)
+    assert "pip install 'submitit>=1.5'" in str(refusal.value)
 
 
 def test_a_sweep_of_jobs_nobody_waits_for_is_refused():

@@ -156,7 +156,7 @@ def test_without_matplotlib_the_page_has_the_tables_and_says_how_to_get_plots(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     text = page.render(grid(tmp_path).table())
     assert "<svg" not in text
-    assert "pip install &#39;hydra-overlap[sweep]&#39;" in text
+    assert "pip install &#39;matplotlib&gt;=3.7&#39;" in text
     assert "16,667" in text
 
 
