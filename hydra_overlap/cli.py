@@ -3,9 +3,11 @@
 Exit codes: 0 fine, 1 refused (or, for doctor, something is wrong), 2 usage.
 """
 
+import functools
 import json
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +15,7 @@ from . import _version
 from .reference import completion
 
 if TYPE_CHECKING:
+    from .compose.check import Primary
     from .presets.catalogue import Preset
 
 
@@ -20,6 +23,42 @@ if TYPE_CHECKING:
 @click.version_option(_version.__version__, prog_name="hydra-overlap")
 def main() -> None:
     """Communication overlap for Megatron: judge and explain plans, export and audit them, examine this machine."""
+
+
+def of_an_app(command: Callable[..., None]) -> Callable[..., None]:
+    """Hydra's three options that say which primary config OVERRIDES are for; the command gets them as `primary`."""
+
+    @click.option(
+        "-C", "--config-dir", type=click.Path(exists=True, file_okay=False), help="Your app's configuration directory."
+    )
+    @click.option("--config-module", help="The package that holds your app's configuration, in place of a directory.")
+    @click.option("--config-name", help="Your app's primary config. Without it, the directory adds options to our own.")
+    @functools.wraps(command)
+    def with_primary(
+        *arguments: Any, config_dir: str | None, config_module: str | None, config_name: str | None, **options: Any
+    ) -> None:
+        return command(*arguments, primary=_primary(config_dir, config_module, config_name), **options)
+
+    return with_primary
+
+
+def _primary(folder: str | None, module: str | None, name: str | None) -> "Primary":
+    from pathlib import Path
+
+    from .compose.check import Primary
+
+    if folder is not None and module is not None:
+        raise click.UsageError(
+            "--config-dir and --config-module exclude each other: say where the primary config lies."
+        )
+    if module is not None and name is None:
+        raise click.UsageError("--config-module needs --config-name, the primary config in it.")
+    if name is not None and folder is None and module is None:
+        raise click.UsageError(
+            f"Where is {name}? Name its directory with --config-dir, or its package with --config-module."
+        )
+    plain = None if name is None else name.removesuffix(".yaml")
+    return Primary(folder=None if folder is None else Path(folder), module=module, name=plain)
 
 
 @main.command(short_help="Explain a rule, a derivation or a field.")
@@ -60,13 +99,14 @@ def rules(family: str | None, as_json: bool) -> None:
 @click.option(
     "--json", "as_json", is_flag=True, help="Print JSON: verdict, findings, ledger, settings and environment."
 )
-def check(overrides: tuple[str, ...], as_json: bool) -> None:
-    """Compose OVERRIDES as train.py does and judge the result without running anything."""
+@of_an_app
+def check(overrides: tuple[str, ...], as_json: bool, primary: "Primary") -> None:
+    """Compose OVERRIDES and judge the result without running anything: our own config, or with -C --config-name your app's."""
     from .compose.check import check as judge
     from .presets.tables import facts_of, summary
     from .resolver.ledger_table import make_console, print_ledger
 
-    verdict = judge(overrides)
+    verdict = judge(overrides, primary=primary)
     if as_json:
         answer = verdict.to_dict()
         if verdict.resolution is not None:
@@ -99,15 +139,16 @@ def train(overrides: tuple[str, ...]) -> None:
 )
 @click.argument("overrides", nargs=-1, shell_complete=completion.overrides)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: verdict and every check.")
-def doctor(overrides: tuple[str, ...], as_json: bool) -> None:
+@of_an_app
+def doctor(overrides: tuple[str, ...], as_json: bool, primary: "Primary") -> None:
     """Show what this machine has, what is missing and what that rules out; with OVERRIDES, also compare their environment."""
     from .compose.check import check as judge
     from .machine.doctor import WRONG, compare_environment, examine
     from .machine.doctor_table import print_diagnoses
 
     diagnoses = list(examine())
-    if overrides:
-        verdict = judge(overrides, trainer="other")
+    if overrides or not primary.ours:
+        verdict = judge(overrides, trainer="other", primary=primary)
         if verdict.resolution is None:
             click.echo(json.dumps(verdict.to_dict(), indent=1) if as_json else verdict.text)
             sys.exit(verdict.exit_code)
@@ -182,14 +223,15 @@ def diff(name: str, other: str) -> None:
 @click.option("--count", default=5, show_default=True, help="How many presets to list.")
 @click.option("--lora", is_flag=True, help="Only presets made for LoRA; without this, only the others.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def nearest(overrides: tuple[str, ...], count: int, lora: bool, as_json: bool) -> None:
+@of_an_app
+def nearest(overrides: tuple[str, ...], count: int, lora: bool, as_json: bool, primary: "Primary") -> None:
     """List the presets nearest to the plan of OVERRIDES at its TP size, and how they differ from it."""
     from .compose.check import check as judge
     from .presets import catalogue as atlas
     from .presets.tables import candidates
     from .resolver.ledger_table import make_console
 
-    verdict = judge(overrides, trainer="other")
+    verdict = judge(overrides, trainer="other", primary=primary)
     if verdict.resolution is None:
         click.echo(verdict.text)
         sys.exit(verdict.exit_code)
@@ -225,7 +267,8 @@ def _preset(name: str) -> "Preset":
     type=click.Path(file_okay=False),
     help="Write the files into this directory instead of printing them.",
 )
-def export(target: str, overrides: tuple[str, ...], output: str | None) -> None:
+@of_an_app
+def export(target: str, overrides: tuple[str, ...], output: str | None, primary: "Primary") -> None:
     """Export the plan of OVERRIDES for another launcher: flags, YAML, a userbuffers dictionary or a shell file."""
     import shlex
     from pathlib import Path
@@ -234,7 +277,7 @@ def export(target: str, overrides: tuple[str, ...], output: str | None) -> None:
     from .export import ExportError
     from .export import export as write
 
-    verdict = judge(overrides, trainer="other")
+    verdict = judge(overrides, trainer="other", primary=primary)
     if verdict.resolution is None:
         click.echo(verdict.text)
         sys.exit(verdict.exit_code)
@@ -344,24 +387,31 @@ def schema(node: str) -> None:
         raise click.UsageError(f"There is no node {node}.") from None
 
 
-@main.command(short_help="Write a starter option file.")
-@click.argument("kind", type=click.Choice(["bundle", "preset"]))
+@main.command(short_help="Write a starter app, or an option file of your own.")
+@click.argument("kind", type=click.Choice(["app", "experiment", "bundle", "preset"]))
 @click.argument("name")
 @click.option(
-    "-C", "--conf", default="conf", type=click.Path(), help="Your app's configuration directory.", show_default=True
+    "-C",
+    "--config-dir",
+    "--conf",
+    "conf",
+    type=click.Path(),
+    help="Your app's configuration directory (default: conf); for an app, where its directory NAME is made (default: here).",
 )
 @click.option("--from", "start", shell_complete=completion.starts, help="The shipped option to start from.")
-def new(kind: str, name: str, conf: str, start: str | None) -> None:
-    """Write a starter option file NAME into your configuration directory; an existing file is never changed."""
+def new(kind: str, name: str, conf: str | None, start: str | None) -> None:
+    """Write a starter NAME: an app of its own, or an option file in your configuration directory. No file is ever changed."""
     from pathlib import Path
 
     from .reference.scaffold import ScaffoldError, write
 
     try:
-        for path in write(kind, name, Path(conf), start):
-            click.echo(path)
+        written = write(kind, name, Path(conf or ("." if kind == "app" else "conf")), start)
     except ScaffoldError as error:
         raise click.UsageError(str(error)) from None
+    for path in written.files:
+        click.echo(path)
+    click.echo(f"\nTo check it:  {written.check}", err=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""`hydra-overlap new`: a starter file that composes as it stands, and never takes the place of another."""
+"""`hydra-overlap new`: starter files that compose and are judged as they stand, and never take the place of others."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,15 @@ from click.testing import CliRunner
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
+from hydra_overlap import option_files
 from hydra_overlap.cli import main
 from hydra_overlap.compose.enforce import judged
 from hydra_overlap.reference.json_schema import schema
+from hydra_overlap.reference.scaffold import FOLDERS
+from tests import warm
+from tests.each import each
 
+EFFECTIVE = ("transformer_config", "optimizer_config", "ddp_config", "userbuffers", "env")
 HOST = "precision: {bf16: true}\n"
 
 
@@ -35,7 +41,7 @@ def composed(conf: Path, *overrides: str):
 def test_a_new_bundle_composes_in_the_app_as_it_stands(conf: Path) -> None:
     done = new("bundle", "mine", "-C", str(conf), "--from", "tp4_h100")
     written = [str(conf / "comm_overlap" / name) for name in ("mine.yaml", "schema.json")]
-    assert done.exit_code == 0 and done.output.splitlines() == written
+    assert done.exit_code == 0 and done.stdout.splitlines() == written
     assert composed(conf, "+comm_overlap=mine").transformer_config["tp_comm_overlap"] is True
 
 
@@ -46,9 +52,9 @@ def test_a_new_preset_is_chosen_by_a_bundle(conf: Path) -> None:
     assert resolution.userbuffers == composed(conf, "+comm_overlap=tp4_h100").userbuffers
 
 
-@pytest.mark.parametrize("kind", ["bundle", "preset"])
+@pytest.mark.parametrize("kind", ["app", "experiment", "bundle", "preset"])
 def test_a_file_that_is_there_is_not_touched(conf: Path, kind: str) -> None:
-    path = Path(new(kind, "mine", "-C", str(conf)).output.splitlines()[0])
+    path = Path(new(kind, "mine", "-C", str(conf)).stdout.splitlines()[0])
     path.write_text("mine")
     done = new(kind, "mine", "-C", str(conf))
     assert done.exit_code == 2 and "it was not changed" in done.output
@@ -58,14 +64,51 @@ def test_a_file_that_is_there_is_not_touched(conf: Path, kind: str) -> None:
 @pytest.mark.parametrize(("kind", "node"), [("bundle", "comm_overlap"), ("preset", "userbuffers")])
 def test_the_header_names_a_schema_beside_the_file_that_takes_it(conf: Path, kind: str, node: str) -> None:
     jsonschema = pytest.importorskip("jsonschema")
-    file, beside = map(Path, new(kind, "mine", "-C", str(conf)).output.split())
+    file, beside = map(Path, new(kind, "mine", "-C", str(conf)).stdout.split())
     description, _, header, *_ = file.read_text().splitlines()
     assert description.startswith("# mine: ") and header == "# yaml-language-server: $schema=schema.json"
     assert beside == file.with_name("schema.json") and json.loads(beside.read_text()) == schema(node)
     assert jsonschema.Draft7Validator(schema(node)).is_valid(yaml.safe_load(file.read_text()))
     beside.write_text("{}")
-    assert new(kind, "other", "-C", str(conf)).output.strip() == str(file.with_name("other.yaml"))
+    assert new(kind, "other", "-C", str(conf)).stdout.strip() == str(file.with_name("other.yaml"))
     assert beside.read_text() == "{}"
+
+
+def said(command: str) -> dict:
+    """The answer of the command that `new` prints, as JSON."""
+    done = CliRunner().invoke(main, [*shlex.split(command)[1:], "--json"])
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+@each(
+    "kind, start",
+    [
+        *(("bundle", name) for name in option_files.options("comm_overlap")),
+        *(("app", name) for name in ("default", "dp", "tp8_h100", "none")),
+        *(("experiment", name) for name in ("llama3_8b_8gpu_h100_bf16", "llama3_70b_64gpu_h100_bf16", "qwen3_30b_a3b_16gpu_h100_bf16")),
+        *(("preset", name) for name in ("bf16_h100_h8192_tp4_mbs1_seq8192", "fp8_h100_h8192_tp4_mbs1_seq8192")),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_is_written_is_accepted_by_the_command_that_is_printed(conf: Path, kind: str, start: str) -> None:
+    done = new(kind, f"my_{start}", "--from", start, "-C", str(conf))
+    assert done.exit_code == 0, done.output
+    answer = said(done.stderr.partition("To check it:")[2].strip())
+    assert answer["verdict"] == "accepted"
+    if kind in ("bundle", "experiment"):
+        group = FOLDERS[kind]
+        shipped = said(f"hydra-overlap check {group}={start}")
+        assert {k: v for k, v in answer.items() if k in EFFECTIVE} == {k: shipped[k] for k in EFFECTIVE}
+
+
+def test_a_new_app_runs_and_is_refused(tmp_path: Path) -> None:
+    assert new("app", "mine", "-C", str(tmp_path)).exit_code == 0
+    app = tmp_path / "mine" / "app.py"
+    ran = warm.run([app], cwd=tmp_path)
+    assert ran.returncode == 0 and "overlap_grad_reduce=True" in ran.stdout, ran.stderr
+    refused = warm.run([app, "parallelism.tensor_model_parallel_size=3"], cwd=tmp_path)
+    assert refused.returncode == 1 and "\nPAR001  " in refused.stderr and "Traceback" not in refused.stderr
 
 
 def test_a_place_that_cannot_be_written_is_a_usage_error(conf: Path) -> None:
