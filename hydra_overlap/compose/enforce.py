@@ -50,14 +50,8 @@ MASTER_NOTE = (
 )
 
 
-class ComposeRefusal(GatingError, InterpolationResolutionError, ConfigCompositionException):  # type: ignore[misc]
-    """A GatingError that Hydra 1.3 and 1.4 print without a traceback.
-
-    omegaconf re-raises InterpolationResolutionError unwrapped; Hydra tidies ConfigCompositionException. job: the
-    overrides of the refused job, if it is one of a sweep.
-    """
-
-    _initialized = True  # omegaconf: the message is final, do not decorate it
+class Refused(GatingError, ConfigCompositionException):
+    """A GatingError that Hydra prints without a traceback. job: the overrides of the refused job, if it is one of a sweep."""
 
     def __init__(self, findings: tuple[Finding, ...], job: str = "") -> None:
         GatingError.__init__(self, findings)
@@ -68,7 +62,21 @@ class ComposeRefusal(GatingError, InterpolationResolutionError, ConfigCompositio
         return f"{text}\n\nrefused in the job: {self.job}" if self.job else text
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ComposeRefusal, (self.findings, self.job)
+        return type(self), (self.findings, self.job)
+
+
+class ComposeRefusal(Refused, InterpolationResolutionError):  # type: ignore[misc]
+    """The same on its way through omegaconf, which re-raises an InterpolationResolutionError unwrapped.
+
+    Out of it, it becomes a plain `Refused`: what Hydra knows as omegaconf's it replaces by an exception without a text, which
+    would be the last line that a notebook shows.
+    """
+
+    @property
+    def _initialized(self) -> bool:
+        """Whether the message is final; omegaconf asks once, as it lets an exception out."""
+        self.__class__ = Refused
+        return True
 
 
 def refusal_in(error: BaseException) -> GatingError | None:

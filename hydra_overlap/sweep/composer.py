@@ -84,9 +84,12 @@ def _bases(loader: ConfigLoader, master: DictConfig) -> "Bases | None":
 def _answer(point: "Prepared") -> composition.Answer:
     try:
         return composition.judge(point.config, with_origins=False, plain=point.plain)
-    except composition.ComposeRefusal:
+    except composition.Refused:
         with point.errors():
-            composition.judge(point.config)  # again, for the words: where each refused value came from
+            try:
+                composition.judge(point.config)  # again, for the words: where each refused value came from
+            except composition.ComposeRefusal as refusal:  # as it leaves omegaconf, through which it did not come here
+                raise composition.Refused(refusal.findings, refusal.job) from None
         raise
 
 

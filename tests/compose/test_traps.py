@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,18 @@ def host(tmp_path: Path) -> Callable[[str], Path]:
 
 
 # hydra.job.env_copy, the carrier of the check
+
+
+def test_what_a_notebook_shows_last_of_a_refusal_is_the_finding(composed: Compose) -> None:
+    """Hydra replaces what it knows as omegaconf's by an exception without a text, and that would be the last line."""
+    with pytest.raises(GatingError) as refused:
+        composed("comm_overlap=tp4_h100", "parallelism=tp8")
+    shown = "".join(traceback.format_exception(refused.value))
+    last = shown[shown.rindex("hydra_overlap.compose.enforce.Refused: 1 gating rule refuses this configuration") :]
+    assert "UB001  The userbuffers preset was tuned for another TP size" in last
+    assert last.splitlines()[-1].startswith("  source  ")
+    assert "direct cause" not in shown
+    assert isinstance(refused.value, ConfigCompositionException)
 
 
 def test_replacing_env_copy_on_the_command_line_stops_the_job(run: Run, tmp_path: Path) -> None:
