@@ -274,6 +274,7 @@ def export(target: str, overrides: tuple[str, ...], output: str | None, primary:
     from pathlib import Path
 
     from .compose.check import check as judge
+    from .compose.overrides import asked_keys
     from .export import ExportError
     from .export import export as write
 
@@ -282,7 +283,8 @@ def export(target: str, overrides: tuple[str, ...], output: str | None, primary:
         click.echo(verdict.text)
         sys.exit(verdict.exit_code)
     try:
-        files = write(target, verdict.resolution, shlex.join(["hydra-overlap", "export", target, *overrides]))
+        command = shlex.join(["hydra-overlap", "export", target, *overrides])
+        files = write(target, verdict.resolution, command, asked=asked_keys(overrides))
     except ExportError as error:
         click.echo(str(error))
         sys.exit(1)

@@ -1,10 +1,14 @@
 """The overrides of a job: as they were written, and parsed by Hydra's grammar."""
 
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
+
+from .. import dotted, option_files
+from ..schema.fields import FIELDS
 
 COMMAND_LINE = "command line"  # the origin of a value that an override says
 
@@ -30,3 +34,37 @@ def quoted(key: str, value: str) -> str:
     """The override `key='value'`, quoted so that Hydra reads the very text back, whatever is in it."""
     escaped = value.replace("\\'", "\\\\'").replace("'", "\\'")
     return f"{key}='{escaped}'"
+
+
+def asked_keys(lines: Iterable[str]) -> frozenset[str]:
+    """The fields that a command line sets: by their keys, and by every option of ours that it names."""
+    return frozenset(key for line in lines for key in _asked(parsed(line)))
+
+
+def _asked(override: Override) -> Iterator[str]:
+    key, value = override.key_or_group, override.value()
+    if override.is_delete():
+        return
+    if "." in key or key in FIELDS:
+        yield from (one for one in FIELDS if one == key or one.startswith(f"{key}."))
+        return
+    group = key.removeprefix("overlap/")
+    for name in value if isinstance(value, list) else [value]:
+        if isinstance(name, str) and name in option_files.options(group):
+            yield from _decided(group, name)
+    if isinstance(value, dict):
+        yield from (one for one in dotted.flatten(value, key) if one in FIELDS)
+
+
+def _decided(group: str, name: str) -> Iterator[str]:
+    """The fields that an option file of ours sets, and those that the options set which it chooses."""
+    text = option_files.text(group, name)
+    prefix = "" if "@package _global_" in text else group.replace("/", ".")
+    yield from (one for one in dotted.flatten(option_files.option(group, name), prefix) if one in FIELDS)
+    for line in option_files.parse(text).get("defaults") or ():
+        if isinstance(line, dict):
+            for choice, option in line.items():
+                below = str(choice).removeprefix("override ").partition("@")[0]
+                chosen = below.removeprefix("/") if below.startswith("/") else f"{group}/{below}"
+                if isinstance(option, str) and option in option_files.options(chosen):
+                    yield from _decided(chosen, option)

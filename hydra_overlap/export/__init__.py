@@ -4,7 +4,7 @@
 the field and the reason (ExportError); nothing is left out.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib import import_module
 
 from ..resolver.resolution import Resolution
@@ -18,10 +18,14 @@ TARGETS = {
 }
 
 
-def export(target: str, resolution: Resolution, command: str = "") -> Files:
-    """File name -> content. target: a key of TARGETS. command: what made it, for the header. Raises ExportError."""
-    make: Callable[[Resolution, str], Files] = import_module(f"{__name__}.{target.replace('-', '_')}").export
-    return make(resolution, command)
+def export(target: str, resolution: Resolution, command: str = "", *, asked: Collection[str] | None = None) -> Files:
+    """File name -> content. Raises ExportError.
+
+    target: a key of TARGETS. command: what made it, for the header. asked: the keys that the user set; what is of a run and not
+    of a plan, such as the learning rate, is written only then, else it is a comment. None: all that the plan says was asked for.
+    """
+    made: Callable[..., Files] = import_module(f"{__name__}.{target.replace('-', '_')}").export
+    return made(resolution, command, asked=asked)
 
 
 __all__ = ["TARGETS", "ExportError", "Files", "export"]

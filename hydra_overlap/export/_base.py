@@ -1,13 +1,16 @@
 """What all exports share: the effective values of a plan, the header, and the refusal."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from .. import dotted
 from .._version import __version__
 from ..errors import GatingError
 from ..findings import Finding, Fix, Place, render, yaml_value
 from ..resolver.resolution import Resolution
+from ..resolver.resolve import resolve
 from ..rules.trn import TRN002, TRN003
+from ..schema.keys import GAF, GBS, MBS, NAN_CHECK
 from ..schema.targets import in_effect
 
 Files = dict[str, str]  # file name -> content
@@ -25,6 +28,17 @@ UNSAID = (
 the dictionary says."""
 
 
+YOURS = (
+    "training.train_iters", "training.seed", "training.log_interval", "training.eval_interval", "training.eval_iters",
+    "optimizer.lr", "optimizer.min_lr", "optimizer.lr_warmup_iters", "optimizer.lr_decay_style", "optimizer.weight_decay",
+    "optimizer.adam_beta1", "optimizer.adam_beta2", "optimizer.adam_eps", "optimizer.clip_grad",
+)  # fmt: skip
+"""Of a run, not of a plan: no overlap depends on them, and our own defaults are those of a rehearsal of a tiny model."""
+
+UPSTREAM_ON = (GAF, NAN_CHECK)
+"""Switches that are off in our defaults because a rehearsal cannot use them, and on in the other launchers."""
+
+
 class ExportError(GatingError):
     """A target that cannot say what the plan says. findings: one for each field."""
 
@@ -35,6 +49,58 @@ class ExportError(GatingError):
     def __str__(self) -> str:
         blocks = [render(finding) for finding in self.findings]
         return "\n\n".join([f"{self.target} cannot express this plan; nothing was written.", *blocks])
+
+
+def unsaid(c: Mapping[str, Any], asked: Collection[str] | None) -> tuple[str, ...]:
+    """Fields that are left to whoever trains: nobody asked for them, and the plan holds without.
+
+    c: flat effective request. asked: keys that the user set; None if everything in the plan counts as asked for.
+    """
+    if asked is None:
+        return ()
+    left = [key for key in UPSTREAM_ON if key not in asked and not c[key] and _holds(c, key)]
+    return (*(key for key in YOURS if key not in asked), *left)
+
+
+def concerning(problems: Iterable[Finding], left: Collection[str]) -> list[Finding]:
+    """The problems that the export has, not those of a field that it does not write."""
+    return [finding for finding in problems if not any(place.key in left for place in finding.where)]
+
+
+def _holds(c: Mapping[str, Any], key: str) -> bool:
+    """Whether the plan is accepted with a switch on, as the other launcher has it; with fp16 the NaN check is not (DP019)."""
+    try:
+        resolve(dotted.nested({**c, key: True}))
+    except GatingError:
+        return False
+    return True
+
+
+def left_open(left: Collection[str], names: Mapping[str, str], *also: str) -> list[str]:
+    """Comment lines on what an export leaves to whoever trains. names: key -> how the target calls it. also: more of it."""
+    yours = [names[key] for key in left if key in YOURS and key in names]
+    switches = [names[key] for key in left if key in UPSTREAM_ON and key in names]
+    lines = (
+        ["# yours to choose; the plan does not say them:", *(f"#   {name}" for name in (*yours, *also))]
+        if yours
+        else []
+    )
+    if switches:
+        lines += [
+            "# left as the target has them, because the plan does not ask for them:",
+            *(f"#   {n}" for n in switches),
+        ]
+    return lines
+
+
+def rehearsed_sizes(c: Mapping[str, Any], asked: Collection[str] | None) -> list[str]:
+    """A note on sizes of our own default plan that nobody asked for, though rules and ranks depend on them."""
+    if asked is None:
+        return []
+    said = [
+        f"{key}={yaml_value(c[key])}" for key in ("model.name", MBS, GBS) if key not in asked and c[key] is not None
+    ]
+    return [f"Not asked for, so of hydra-overlap's default plan, a tiny model: {' '.join(said)}"] if said else []
 
 
 def unsayable(key: str, value: Any, why: str, source: str = "", *fixes: Fix) -> Finding:

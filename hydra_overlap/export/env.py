@@ -1,5 +1,7 @@
 """The launch environment of a plan as a shell file: `source env.sh` before the ranks start."""
 
+from collections.abc import Collection
+
 from ..resolver.resolution import Resolution
 from ._base import Files, effective, header
 
@@ -19,6 +21,6 @@ def text(resolution: Resolution, command: str) -> str:
     return header("a POSIX shell", command, effective(resolution), *notes) + "\n".join(lines) + "\n"
 
 
-def export(resolution: Resolution, command: str = "") -> Files:
+def export(resolution: Resolution, command: str = "", *, asked: Collection[str] | None = None) -> Files:
     """The launch environment of a plan as env.sh."""
     return {NAME: text(resolution, command)}

@@ -4,7 +4,7 @@ Every overlap field is said aloud, so that `CommOverlapConfig` derives nothing. 
 in Bridge (`TransformerLayerTPOverlapCfg`); the YAML makes it with `_target_`, which Bridge's override code instantiates.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -12,7 +12,19 @@ import yaml
 from ..findings import Finding, Fix
 from ..resolver.resolution import Resolution
 from ..schema.fields import DEFAULTS, FIELDS
-from ._base import UNSAID, ExportError, Files, common_refusals, effective, header, unsayable
+from ._base import (
+    UNSAID,
+    ExportError,
+    Files,
+    common_refusals,
+    concerning,
+    effective,
+    header,
+    left_open,
+    rehearsed_sizes,
+    unsaid,
+    unsayable,
+)
 from .env import NAME as ENV_NAME
 from .env import text as environment
 from .megatron_lm import BASES
@@ -111,7 +123,8 @@ def container(c: Mapping[str, Any], env: Mapping[str, str]) -> tuple[dict[str, A
         place, value = path(key), c[key]
         if place is None and key not in KNOWN_ELSEWHERE and not key.startswith(UNSAID) and value != DEFAULTS[key]:
             problems.append(unsayable(key, value, "ConfigContainer has no field for it.", SOURCE))
-        if place is None or (value is None and key != "comm_overlap.tp.tp_comm_bootstrap_backend"):
+        without_experts = key.startswith("model.moe_") and c["model.num_moe_experts"] is None
+        if place is None or without_experts or (value is None and key != "comm_overlap.tp.tp_comm_bootstrap_backend"):
             continue
         node, name = place.split(".")
         owners = [node]
@@ -140,20 +153,28 @@ def _unsayable(c: Mapping[str, Any]) -> Iterator[Finding]:
         yield unsayable("model.cuda_graph_scope", c["model.cuda_graph_scope"], why, "", fix)
 
 
-def export(resolution: Resolution, command: str = "") -> Files:
+def export(resolution: Resolution, command: str = "", *, asked: Collection[str] | None = None) -> Files:
     """The YAML, the Python snippet, the environment. Raises ExportError."""
     c = effective(resolution)
+    left = unsaid(c, asked)
     found, problems = container(c, resolution.env)
+    names = {key: place for key in left if (place := path(key)) is not None}
+    for place in names.values():
+        node, name = place.split(".")
+        found.get(node, {}).pop(name, None)
     layers, more = entries(c["userbuffers.layers"])
-    if problems or more:
-        raise ExportError("megatron-bridge", [*problems, *more])
-    notes = (
+    if problems := concerning([*problems, *more], left):
+        raise ExportError("megatron-bridge", problems)
+    notes: tuple[str, ...] = (
         "To merge into a recipe: Bridge's process_config_with_overrides(config, config_filepath=...). Data, tokenizer",
         "and checkpoints stay the recipe's. `_target_` nodes replace what the recipe has there.",
     )
+    found = {node: fields for node, fields in found.items() if fields}
+    theirs = "".join(f"{line}\n" for line in left_open(left, names))
+    notes = (*notes, *rehearsed_sizes(c, asked))
     return {
-        NAME: header(TARGET, command, c, *notes) + _yaml(found, layers),
-        SNIPPET: header(TARGET, command, c) + _snippet(found, layers),
+        NAME: header(TARGET, command, c, *notes) + _yaml(found, layers) + theirs,
+        SNIPPET: header(TARGET, command, c) + _snippet(found, layers) + theirs,
         ENV_NAME: environment(resolution, command),
     }
 

@@ -4,7 +4,7 @@
 what the plan says; `words` spells that as flags. Most fields bear the destination's name and need no line here.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from .. import dotted
@@ -14,7 +14,19 @@ from ..resolver.resolve import resolve
 from ..rules.layout import interleaved
 from ..schema.fields import DEFAULTS, FIELDS
 from ..schema.keys import CP, PP, TP, VPP
-from ._base import UNSAID, ExportError, Files, common_refusals, effective, header, unsayable
+from ._base import (
+    UNSAID,
+    ExportError,
+    Files,
+    common_refusals,
+    concerning,
+    effective,
+    header,
+    left_open,
+    rehearsed_sizes,
+    unsaid,
+    unsayable,
+)
 from .env import NAME as ENV_NAME
 from .env import text as environment
 from .megatron_lm_parser import VERSION, by_dest, default, rows
@@ -217,20 +229,27 @@ def spell(row: Mapping[str, Any], value: Any) -> str:
     return " ".join([row["flags"][0], *(str(part) for part in parts)])
 
 
-def flags(resolution: Resolution) -> tuple[tuple[str, str], ...]:
-    """(group, flag) of a plan. Raises ExportError."""
-    values, problems = arguments(effective(resolution))
-    if problems:
+def flags(resolution: Resolution, left: Collection[str] = ()) -> tuple[tuple[str, str], ...]:
+    """(group, flag) of a plan. left: fields that get no flag. Raises ExportError."""
+    values, found = arguments(effective(resolution))
+    if problems := concerning(found, left):
         raise ExportError("megatron-lm", problems)
-    return tuple(words(values))
+    names = {destination(key) for key in left}
+    return tuple(words({name: value for name, value in values.items() if name not in names}))
 
 
-def export(resolution: Resolution, command: str = "") -> Files:
+def _flag_names(left: Collection[str]) -> dict[str, str]:
+    """Key -> its flag, one that a comment names."""
+    return {key: by_dest()[name]["flags"][0] for key in left if (name := destination(key)) is not None}
+
+
+def export(resolution: Resolution, command: str = "", *, asked: Collection[str] | None = None) -> Files:
     """The flags, the file for --tp-comm-overlap-cfg where the plan has a dictionary, the environment."""
     c = effective(resolution)
+    left = unsaid(c, asked)
     lines: list[str] = []
     group = ""
-    for owner, flag in flags(resolution):
+    for owner, flag in flags(resolution, left):
         if owner != group:
             lines += [f"# {owner}"]
             group = owner
@@ -239,6 +258,8 @@ def export(resolution: Resolution, command: str = "") -> Files:
         f"Use: torchrun ... pretrain_gpt.py $(grep -v '^#' {NAME}), after `source {ENV_NAME}`.",
         f"Ranks: {c['parallelism.world_size']}. Data, tokenizer and checkpoints are yours to add.",
     ]
+    notes += rehearsed_sizes(c, asked)
+    lines += left_open(left, _flag_names(left))
     core = c["software.megatron_core"]
     if core is not None and not core.startswith("0.16."):
         notes.append(f"The plan is for megatron-core {core}; these are the flags of {VERSION}.")

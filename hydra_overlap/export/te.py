@@ -1,5 +1,6 @@
 """The userbuffers dictionary of a plan as YAML: `ub_cfgs` of Transformer Engine's initialize_ub."""
 
+from collections.abc import Collection
 from typing import Any
 
 import yaml
@@ -27,7 +28,7 @@ def dictionary(layers: dict[str, dict[str, Any]]) -> str:
     return yaml.dump(entries, Dumper=_Dumper, sort_keys=False, width=10_000)
 
 
-def export(resolution: Resolution, command: str = "") -> Files:
+def export(resolution: Resolution, command: str = "", *, asked: Collection[str] | None = None) -> Files:
     """tp_comm_overlap_cfg.yaml. Raises ExportError where the plan has no dictionary."""
     flat = effective(resolution)
     if not resolution.transformer_config.get("tp_comm_overlap"):
