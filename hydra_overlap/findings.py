@@ -10,10 +10,15 @@ WIDTH = 110  # columns of wrapped prose; overrides and sources are never broken,
 
 @dataclass(frozen=True)
 class Fix:
-    """Overrides to paste after the command that was run, and what they do to the overlap."""
+    """Overrides to paste after the command that was run, and what they do to the overlap.
+
+    replaces: the part of the command in whose place they stand, as it was typed or by its key; empty where they come after all
+    of it. The effect says so too.
+    """
 
     override: str
     effect: str
+    replaces: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,9 +59,14 @@ class Finding:
             "message": self.message,
             "why": self.why,
             "where": [{"key": p.key, "value": p.value, "origin": p.origin} for p in self.where],
-            "fixes": [{"override": f.override, "effect": f.effect} for f in self.fixes],
+            "fixes": [{"override": f.override, "effect": f.effect, "replaces": f.replaces} for f in self.fixes],
             "source": self.source,
         }
+
+
+def in_place(override: str, replaces: str) -> Fix:
+    """The fix of a word that means nothing: what was meant, in its place."""
+    return Fix(override, f"in place of {replaces}: did you mean this?", replaces)
 
 
 def yaml_value(value: Any) -> str:

@@ -23,6 +23,13 @@ def text(group: str, name: str) -> str:
     return (resources.files("hydra_overlap.conf") / group / f"{name}.yaml").read_text()
 
 
+def description(group: str, name: str) -> str:
+    """What one of our own options is: its first comment line, without the command that runs it. Raises FileNotFoundError."""
+    comments = [line.removeprefix("# ") for line in text(group, name).splitlines() if line.startswith("# ")]
+    said = next((line for line in comments if not line.startswith("@package")), "")
+    return said.partition(": ")[2] if said.startswith(("python train.py ", "hydra-overlap ")) else said
+
+
 def option(group: str, name: str) -> dict[str, Any]:
     """The values of one of our own option files, defaults list left out. Raises FileNotFoundError."""
     values = parse(text(group, name))

@@ -12,7 +12,7 @@ from typing import Any
 from hydra._internal import utils
 from omegaconf import DictConfig, OmegaConf
 
-from ..errors import REFUSED, HydraOverlapError, raised_from
+from ..errors import REFUSED, USAGE, HydraOverlapError, raised_from
 from . import enforce
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
@@ -32,11 +32,23 @@ def cli(main: Callable[[], Any], *, own_nodes_only: bool = False) -> None:
         with _errors_raised(), enforce.closed() if own_nodes_only else nullcontext():
             main()
         sys.stdout.flush()
+    except SystemExit as end:
+        if end.code == USAGE:  # argparse has said its word on a flag that is none of Hydra's
+            _tell_foreign_flags()
+        raise
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
         sys.exit(_report(error, getattr(main, "__wrapped__", main).__code__))
+
+
+def _tell_foreign_flags() -> None:
+    """What flags of another program on the command line mean here, if they mean anything."""
+    from . import hydra_errors
+
+    if found := hydra_errors.foreign_flags(sys.argv[1:]):
+        print(f"\n{found}", file=sys.stderr)
 
 
 def _report(error: Exception, task: CodeType) -> int:

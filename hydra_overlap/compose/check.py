@@ -69,7 +69,7 @@ def check(overrides: Sequence[str], *, trainer: str = OURS, primary: Primary = P
         refusal = refusal_in(error)
         if refusal is not None:
             return Verdict(exit_code=REFUSED, text=str(refusal), findings=refusal.findings)
-        mistake = None if isinstance(error, HydraOverlapError) else hydra_errors.explain(error, overrides)
+        mistake = None if isinstance(error, HydraOverlapError) else hydra_errors.explain(error, overrides, sweeps=False)
         if mistake is None:
             raise
         return Verdict(exit_code=mistake.exit_code, text=str(mistake), findings=mistake.findings)

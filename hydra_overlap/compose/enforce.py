@@ -73,9 +73,9 @@ class ComposeRefusal(Refused, InterpolationResolutionError):  # type: ignore[mis
     """
 
     @property
-    def _initialized(self) -> bool:
+    def _initialized(self) -> bool:  # type: ignore[override]
         """Whether the message is final; omegaconf asks once, as it lets an exception out."""
-        self.__class__ = Refused
+        self.__class__ = Refused  # type: ignore[assignment]
         return True
 
 
@@ -212,9 +212,22 @@ def _origins(cfg: DictConfig, hydra: DictConfig | None, reading: Reading) -> dic
 
 def _resolved(cfg: DictConfig, reading: Reading, known: Mapping[str, str] | None) -> Resolution:
     """The answer to what was read, all its fixes in the words of this config. Raises GatingError."""
-    with key_mapping.in_its_words(cfg):
+    with key_mapping.in_its_words(cfg), _tuned_presets(reading.request if known is not None else None):
         resolution = resolve(reading.request, origins=known)
     return replace(resolution, findings=key_mapping.reworded(cfg, resolution.findings))
+
+
+@contextmanager
+def _tuned_presets(request: Mapping[str, Any] | None) -> Iterator[None]:
+    """A refused preset's finding names those that fit; `resolve` itself knows none. request: None where nobody reads words."""
+    try:
+        yield
+    except GatingError as refusal:
+        if request is None:
+            raise
+        from ..presets.catalogue import with_tuned  # it reads every preset
+
+        raise GatingError(with_tuned(refusal.findings, request)) from None
 
 
 def _require_paths(cfg: DictConfig) -> None:

@@ -12,22 +12,27 @@ from typing import Any
 import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from .. import dotted, option_files
 from ..errors import REFUSED, USAGE, GatingError
-from ..findings import Finding, Fix, Place, render, yaml_value
+from ..findings import Finding, Fix, Place, in_place, render, yaml_value
+from ..reference import flags
+from ..resolver.from_config import ours
 from ..resolver.normalise import normalise
 from ..rules.cfg import CFG001, CFG002, CFG003, CFG007, CFG008
 from ..rules.ub import UB_ARGUMENTS, meant
-from ..schema.fields import DEFAULTS, OUTPUT, TREE
+from ..schema.fields import DEFAULTS, NODES, OUTPUT, TREE
 from ..schema.keys import UB_LAYERS
-from ..suggest import nearest
+from ..schema.nicknames import settings
+from ..suggest import likely, nearest
+from . import meanings
 from .key_mapping import BROUGHT, OWN_NODE
 from .overrides import COMMAND_LINE
-from .pitfalls import GROUPS, lists_of_options, nearest_key
+from .pitfalls import GROUPS, lists_of_options
 
 GRAMMAR = "https://hydra.cc/docs/advanced/override_grammar/basic"
 HOSTS = "docs/hosts.md"
@@ -40,10 +45,14 @@ _JUDGING = ("hydra_overlap.compose.enforce", "hydra_overlap.resolver.resolve")  
 
 @dataclass(frozen=True)
 class Mistake:
-    """Findings about a command line or an option file. usage: it could not even be read as a command (exit code 2)."""
+    """Findings about a command line or an option file. usage: it could not even be read as a command (exit code 2).
+
+    hydras: what Hydra itself would print, where nothing of ours is concerned; there are no findings then.
+    """
 
     findings: tuple[Finding, ...]
     usage: bool = False
+    hydras: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -51,22 +60,27 @@ class Mistake:
         return USAGE if self.usage else REFUSED
 
     def __str__(self) -> str:
+        if self.hydras:
+            return self.hydras
         what = "This command line cannot be read" if self.usage else "This configuration cannot be composed"
         return "\n\n".join([f"{what}; nothing was started.", *(render(finding) for finding in self.findings)])
 
 
-def explain(error: Exception, arguments: Sequence[str]) -> Mistake | None:
-    """The mistake behind `error`, raised outside of the job; None if it is none. arguments: the command line."""
+def explain(error: Exception, arguments: Sequence[str], *, sweeps: bool = True) -> Mistake | None:
+    """The mistake behind `error`, raised outside of the job; None if it is none.
+
+    arguments: the command line. sweeps: whether the command knows -m.
+    """
     if isinstance(error, OverrideParseException):
-        return _usage(error.override, FORM, _first_line(error), GRAMMAR)
+        return _not_key_value(error, arguments)
     if isinstance(error, (ValueError, ConfigCompositionException)):  # what Hydra makes of an override without a key
         for override in _overrides(arguments):
             if not override.key_or_group:
                 return _usage(str(override.input_line), FORM, "There is no key before the value.", GRAMMAR)
     if isinstance(error, MissingConfigException):
-        return Mistake((_missing(error, arguments),))
+        return _missing(error, arguments)
     if isinstance(error, ConfigCompositionException):
-        return _composition(error, arguments)
+        return _composition(error, arguments, sweeps)
     if isinstance(error, yaml.MarkedYAMLError):
         return Mistake((_not_yaml(error),))
     if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
@@ -85,16 +99,37 @@ def explain(error: Exception, arguments: Sequence[str]) -> Mistake | None:
     return None
 
 
-def _composition(error: ConfigCompositionException, arguments: Sequence[str]) -> Mistake | None:
+def _not_key_value(error: OverrideParseException, arguments: Sequence[str]) -> Mistake:
+    """`TP4_H100`, `sequence_parallel`, `--tp-comm-overlap`: a word that is no override."""
+    said = str(error.override)
+    if said.startswith("--"):
+        return foreign_flags(arguments) or _usage(said, "There is no such option of this command", "", GRAMMAR)
+    fixes = tuple(meanings.bare_fixes(said))
+    why = "It needs a value." if fixes else _first_line(error)
+    return _usage(said, FORM, why, GRAMMAR, fixes)
+
+
+def foreign_flags(arguments: Sequence[str]) -> Mistake | None:
+    """What flags of other programs, such as Megatron-LM's --tp-comm-overlap, mean here; None if none of them means anything."""
+    found = []
+    words = list(arguments)
+    for word, following in zip(words, [*words[1:], None], strict=True):
+        fixes = tuple(meanings.flag_fixes(word, following)) if word.startswith("--") else ()
+        if fixes:
+            theirs = "Megatron-LM's" if flags.row(word) else "another program's"
+            why = f"This is {theirs} way; here settings are written KEY=VALUE, without dashes."
+            found.append(_finding("USE", "There is no such option of this command", why, word, GRAMMAR, fixes))
+    return Mistake(tuple(found), usage=True) if found else None
+
+
+def _composition(error: ConfigCompositionException, arguments: Sequence[str], sweeps: bool) -> Mistake | None:
     """Hydra's own class for most of it: told apart by its texts."""
     cause, text = error.__cause__, str(error)
     if cause is not None and _from_bug(cause):
         return None
     sweep = re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(.*?)'(?:\n| requires)", text)
     if sweep:
-        why = "A comma asks for a sweep: one run per value."
-        fixes = (Fix(f"-m {sweep[1]}", "one run after the other"),)
-        return _usage(sweep[1], "Several values for one key, but no -m", why, GRAMMAR, fixes)
+        return _several_values(sweep[1], sweeps)
     of_hydra = re.match(r"Sweeping over Hydra's configuration is not supported : '(.*)'", text)
     if of_hydra:
         return _swept_hydra(of_hydra[1])
@@ -102,7 +137,7 @@ def _composition(error: ConfigCompositionException, arguments: Sequence[str]) ->
     if merging:
         return Mistake((_wrong_value(merging[1], cause),))
     if re.match(r"Could not override '(.*?)'\.\n(To append to your config|Did you mean)", text):
-        return Mistake((_no_such_key(text, cause),))
+        return _no_such_key(error, text, cause, arguments)
     twice = re.match(r"Multiple values for (\S+?)\. To override a value use 'override (\S+): (.*)'", text)
     if twice:
         lists = tuple(lists_of_options(_overrides(arguments)))
@@ -205,8 +240,47 @@ def _swept_hydra(line: str) -> Mistake:
     return _usage(line, "Hydra's own settings cannot be swept on the command line", why, "", (fix,))
 
 
-def _missing(error: MissingConfigException, arguments: Sequence[str]) -> Finding:
+def _several_values(line: str, sweeps: bool) -> Mistake:
+    """`comm_overlap=dp,none` without -m, or to a command that judges one plan."""
+    if sweeps:
+        fixes = [Fix(f"-m {line}", "one run after the other")]
+        return _usage(
+            line,
+            "Several values for one key, but no -m",
+            "A comma asks for a sweep: one run per value.",
+            GRAMMAR,
+            tuple(fixes),
+        )
+    parsed = _parse(line)
+    swept = parsed.value() if parsed is not None else None
+    values = swept.list if isinstance(swept, ChoiceSweep) else []
+    head = line.partition("=")[0]
+    fixes = [Fix(f"{head}={yaml_value(value)}", f"in place of {line}: one of them", line) for value in values]
+    why = "This command judges one plan. A run with -m sweeps over several, and judges each before it starts any."
+    return _usage(line, "Several values for one key", why, GRAMMAR, tuple(fixes))
+
+
+def _missing(error: MissingConfigException, arguments: Sequence[str]) -> Mistake:
     """An option, a primary config or a directory that is not there."""
+    group, _, _ = (error.missing_cfg_file or "").rpartition("/")
+    theirs = {str(name) for name in error.options or ()}
+    known = group.startswith("hydra/") or any(group == one or group.endswith(f"/{one}") for one in GROUPS)
+    if group and theirs and not known and not theirs & set(option_files.options(meanings.own_group(group))):
+        return _as_hydra_says(error)  # a group of the app's own
+    return Mistake((_missing_config(error, arguments),))
+
+
+def _as_hydra_says(error: Exception) -> Mistake:
+    """Hydra's own words, as its run_and_report prints them."""
+    cause = error.__cause__
+    lines = [str(error), *([str(cause)] if isinstance(cause, OmegaConfBaseException) else [])]
+    return Mistake(
+        (),
+        hydras="\n".join([*lines, "", "Set the environment variable HYDRA_FULL_ERROR=1 for a complete stack trace."]),
+    )
+
+
+def _missing_config(error: MissingConfigException, arguments: Sequence[str]) -> Finding:
     missing = error.missing_cfg_file or ""
     group, _, option = missing.rpartition("/")
     known = [str(name) for name in error.options or option_files.options(group)]
@@ -220,14 +294,13 @@ def _missing(error: MissingConfigException, arguments: Sequence[str]) -> Finding
     if not group or not known:
         what = " ".join(str(error).split("\n\n")[0].split())
         return _finding("FILE", "A config that is named does not exist", what, missing)
-    said = any(o.key_or_group == group and option in re.split(r"[,\[\] ]", _text(o)) for o in _overrides(arguments))
+    said = [o for o in _overrides(arguments) if o.key_or_group == group and option in re.split(r"[,\[\] ]", _text(o))]
     file = re.match(r"In '(.*?)'", str(error))
     origin = COMMAND_LINE if said or not file else f"{file[1]}.yaml"
-    why = f"{group} has no option {option!r}; it has: {', '.join(known)}."
-    near = nearest(option, known)
-    others = [Fix(f"{group}={name}", "") for name in known[:3]]
-    fixes = [Fix(f"{group}={near}", "did you mean this?")] if near else others
-    return CFG003.refuse(group, option, origin, why, *fixes)
+    typed = str(said[0].input_line) if said else ""
+    why = f"{group} has no option {option!r}; {meanings.listed(group, option, known)}."
+    shown = typed.partition("=")[0] or group
+    return CFG003.refuse(shown, option, origin, why, *meanings.option_fixes(group, option, known, typed))
 
 
 def _no_option(arguments: Sequence[str]) -> Iterator[Finding]:
@@ -237,7 +310,7 @@ def _no_option(arguments: Sequence[str]) -> Iterator[Finding]:
         if group in GROUPS and not isinstance(value, (str, list, dict)):
             known = option_files.options(group)
             why = f"{group} is a config group and takes one of its options: {', '.join(known)}."
-            fixes = [Fix(f"{group}=none", "switches it off")] if "none" in known else [Fix(f"{group}={known[0]}", "")]
+            fixes = [Fix(f"{group}=none", "switches it off")] if "none" in known else []
             shown = _text(override) if override.is_sweep_override() else value
             yield CFG003.refuse(group, shown, COMMAND_LINE, why, *fixes)
 
@@ -252,60 +325,148 @@ def _wrong_value(line: str, cause: BaseException | None) -> Finding:
     group = key.replace(".", "/")
     if group in GROUPS and not isinstance(value, dict):
         return _slash(key, group, value)
-    return _as_the_rules_say(key, value) or CFG002.refuse(
-        full_key or key, value, COMMAND_LINE, _first_line(cause) + "."
-    )
+    found = _as_the_rules_say(key, value)
+    if found is None:
+        return CFG002.refuse(full_key or key, value, COMMAND_LINE, _first_line(cause) + ".")
+    # Hydra merges one override after the other: what comes later on the line is never reached.
+    fixes = (replace(fix, effect=f"in place of {line}: {fix.effect}", replaces=line) for fix in found.fixes)
+    return replace(found, fixes=tuple(fixes))
 
 
 def _slash(key: str, group: str, value: Any) -> Finding:
     known = option_files.options(group)
-    option = value if value in known else nearest(str(value), known)
+    options = (value,) if value in known else likely(str(value), known)
     why = (
         f"{key} is a group of settings. Choose one of its options with a slash instead of the dot: {', '.join(known)}."
     )
-    return CFG002.refuse(key, value, COMMAND_LINE, why, Fix(f"{group}={option or known[0]}", "a slash, not a dot"))
+    typed = f"{key}={yaml_value(value)}"
+    fixes = [Fix(f"{group}={option}", f"a slash, not a dot; in place of {typed}", typed) for option in options]
+    return CFG002.refuse(key, value, COMMAND_LINE, why, *fixes)
 
 
-def _no_such_key(text: str, cause: BaseException | None) -> Finding:
+def _no_such_key(error: Exception, text: str, cause: BaseException | None, arguments: Sequence[str]) -> Mistake:
     """`comm_overlap.dp.bucket_sise=4`, `foo=bar`, `comm_overlap/xx=none`, `comm_overlap@x=none`."""
     key = text.partition("'")[2].partition("'")[0]
     line = re.search(r"use \+(.*)", text)
     parsed = _parse(line[1]) if line else None
     value = parsed.value() if parsed else None
+    typed = line[1] if line else _typed(key, arguments)
     meant = re.search(r"Did you mean to override (?:one of )?(.*?)\?", text)
     if meant:
-        fixes = [Fix(f"{name}={yaml_value(value)}", "did you mean this?") for name in meant[1].split(", ")]
-        return CFG001.refuse(key, value, COMMAND_LINE, "The defaults list has no such group at that place.", *fixes)
+        fixes = [in_place(f"{name}={yaml_value(value)}", typed) for name in meant[1].split(", ")]
+        return _one(
+            CFG001.refuse(key, value, COMMAND_LINE, "The defaults list has no such group at that place.", *fixes)
+        )
+    config = _composed(error)
+    if config is not None and _of_another_app(config) and not _below_ours(config, key):
+        found = _neighbour(config, key, value, typed)
+        return _one(found) if found else _as_hydra_says(error)
     if "/" in key.partition(".")[0]:
-        near = nearest(key, GROUPS)
-        fixes = [Fix(f"{near}={yaml_value(value)}", "did you mean this?")] if near else []
-        return CFG001.refuse(key, value, COMMAND_LINE, f"There is no group {key}; groups: {', '.join(GROUPS)}.", *fixes)
+        chosen = [
+            text for override in _overrides(arguments) if override.key_or_group == key and (text := _text(override))
+        ]
+        fixes = meanings.group_fixes(key, value if value is not None else next(iter(chosen), None), typed)
+        return _one(
+            CFG001.refuse(key, value, COMMAND_LINE, f"There is no group {key}; groups: {', '.join(GROUPS)}.", *fixes)
+        )
+    return _one(_unknown(key, value, typed, cause))
+
+
+def _one(finding: Finding) -> Mistake:
+    return Mistake((finding,))
+
+
+def _typed(key: str, arguments: Sequence[str]) -> str:
+    """The override that names `key`, as it was typed."""
+    return next((str(o.input_line) for o in _overrides(arguments) if o.get_key_element().lstrip("+~") == key), key)
+
+
+def _unknown(key: str, value: Any, typed: str, cause: BaseException | None) -> Finding:
+    """The finding on a key that the composed config, all of it ours, does not have."""
     found = _as_the_rules_say(key, value)
     if key in DEFAULTS:
         if found is not None:
             return replace(found, fixes=tuple(replace(fix, override=f"++{fix.override}") for fix in found.fixes))
         why = "The key is known, but this config does not have it yet."
-        return CFG001.refuse(key, value, COMMAND_LINE, why, Fix(f"++{key}={yaml_value(value)}", "adds it"))
+        fix = Fix(f"++{key}={yaml_value(value)}", f"in place of {typed}: adds it", typed)
+        return CFG001.refuse(key, value, COMMAND_LINE, why, fix)
     found = found or CFG001.refuse(key, value, COMMAND_LINE, _first_line(cause) + ".")
-    return replace(found, fixes=_userbuffers_fix(key, value)) if key.startswith(f"{UB_LAYERS}.") else found
+    fixes = (
+        _userbuffers_fix(key, value, typed)
+        if key.startswith(f"{UB_LAYERS}.")
+        else meanings.key_fixes(key, value, typed)
+    )
+    if meanings.is_variable(key):
+        return replace(found, why=f"{key} is an environment variable, no key of the config.", fixes=tuple(fixes))
+    return replace(found, fixes=tuple(fixes))
 
 
-def _userbuffers_fix(key: str, value: Any) -> tuple[Fix, ...]:
+def _composed(error: BaseException) -> DictConfig | None:
+    """The config on which Hydra applied the override that failed; only Hydra's own frame knows it."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_name == "_apply_overrides_to_config":
+            config = frame.f_locals.get("cfg")
+            return config if isinstance(config, DictConfig) else None
+    return None
+
+
+def _of_another_app(config: DictConfig) -> bool:
+    """Whether a composed config has nodes that are none of ours."""
+    return any(name not in (*NODES, OUTPUT, "hydra") for name in config)
+
+
+def _below_ours(config: DictConfig, key: str) -> bool:
+    """Whether a key stands below a node that is one of ours, whoever composes it."""
+    first = key.partition(".")[0]
+    return first == OUTPUT or (first in NODES and first in config and ours(config, first))
+
+
+def _neighbour(config: DictConfig, key: str, value: Any, typed: str) -> Finding | None:
+    """What a key of somebody else's config was meant to be: a key beside it there, or something of ours; None if neither.
+
+    Only the app knows what its values mean, so a number or a text is carried to a key that differs by a slip alone.
+    """
+    node: Any = config
+    path: list[str] = []
+    for part in key.split("."):
+        there = [str(name) for name in node] if isinstance(node, DictConfig) else []
+        name = part if part in there else nearest(part, there)
+        if name is None:
+            break
+        path.append(name)
+        node = node._get_node(name)
+    else:
+        fix = in_place(f"{'.'.join(path)}={yaml_value(value)}", typed)
+        return CFG001.refuse(key, value, COMMAND_LINE, f"This config has no {key}.", fix)
+    if path or "." in key:
+        return None
+    fixes = [
+        replace(fix, override=fix.override if _set_here(config, fix.override) else f"+{fix.override}")
+        for fix in meanings.group_fixes(key, value, typed)
+    ]
+    if not fixes and (said := settings(key, value)) and all(_below_ours(config, one) for one in said.split()):
+        fixes = [in_place(said, typed)]
+    return CFG001.refuse(key, value, COMMAND_LINE, f"This config has no {key}.", *fixes) if fixes else None
+
+
+def _set_here(config: DictConfig, override: str) -> bool:
+    """Whether the group of an override has an option in a composed config, so that a + before it would add a second one."""
+    group = override.partition("=")[0]
+    choices = config.hydra.runtime.choices if "hydra" in config else {}
+    return group in choices or any(str(choice).partition("@")[0] == group for choice in choices)
+
+
+def _userbuffers_fix(key: str, value: Any, typed: str) -> tuple[Fix, ...]:
     """`userbuffers.layers.qkv_fprop.num_smm=4`: a preset holds the entries it sets, so that the others are added."""
     gemm, _, name = key.removeprefix(f"{UB_LAYERS}.").partition(".")
     near = meant(gemm), nearest(name, UB_ARGUMENTS)
-    return (Fix(f"++{UB_LAYERS}.{near[0]}.{near[1]}={yaml_value(value)}", "did you mean this?"),) if all(near) else ()
+    return (in_place(f"++{UB_LAYERS}.{near[0]}.{near[1]}={yaml_value(value)}", typed),) if all(near) else ()
 
 
 def _as_the_rules_say(key: str, value: Any) -> Finding | None:
     """The finding of `resolver.normalise` on this one setting: the same words on whatever way a mistake comes in."""
     if key.partition(".")[0] == OUTPUT:
         return CFG001.refuse(key, value, COMMAND_LINE, "overlap.* holds the answer of the rules; it cannot be set.")
-    near = nearest_key(key)
-    if near is not None and near != key:
-        parent = key.rpartition(".")[0]
-        why = f"There is no {key.rpartition('.')[2]} in {parent}. Nothing would read an unknown key."
-        return CFG001.refuse(key, value, COMMAND_LINE, why, Fix(f"{near}={yaml_value(value)}", "did you mean this?"))
     try:
         normalise(dotted.nested({key: value}), lambda _: COMMAND_LINE)
     except GatingError as refusal:

@@ -69,7 +69,7 @@ def _pasteable(cfg: DictConfig, fix: Fix, places: dict[str, str]) -> Fix:
             token = plus + token
         tokens.append(token)
     effects = (fix.effect, *(f"takes the place of {text}" for text in lost))
-    return Fix(" ".join(tokens), "; ".join(filter(None, effects)))
+    return replace(fix, override=" ".join(tokens), effect="; ".join(filter(None, effects)))
 
 
 def _plus(cfg: DictConfig, key: str, value: str) -> str:

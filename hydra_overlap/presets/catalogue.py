@@ -4,13 +4,14 @@ A preset is an option file of conf/userbuffers. What Transformer Engine makes of
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from .. import dotted, option_files
 from ..errors import GatingError
+from ..findings import Finding, Fix
 from ..resolver.ledger import NO_PRESET
 from ..resolver.resolve import resolve
 from ..schema.fields import DEFAULTS
@@ -245,6 +246,35 @@ def choose(request: Mapping[str, Any]) -> Choice:
         text = "; ".join(map(str, candidate.differences))
         return Choice(candidate.preset, f"{said}the nearest, distance {candidate.distance:.1f}: {text}")
     return Choice(None, f"userbuffers=auto: no preset for TP{here['tp']}, so Transformer Engine's defaults")
+
+
+def with_tuned(findings: Iterable[Finding], request: Mapping[str, Any]) -> tuple[Finding, ...]:
+    """The same refusals; that of a preset for another TP size (UB001) has first the presets for the TP size of the plan.
+
+    request: nested, facts filled in. At most two, the nearest that no rule refuses here.
+    """
+    findings = tuple(findings)
+    if not any(finding.rule == "UB001" for finding in findings):
+        return findings
+    before = {finding.rule for finding in findings}
+    fitting: list[Fix] = []
+    for candidate in nearest(shape_of(request)):
+        after = _errors({**request, "userbuffers": candidate.preset.node()})
+        if not after - (before - {"UB001"}) and len(fitting) < 2:
+            said = "; ".join(map(str, candidate.differences)) or "tuned for this shape"
+            fitting.append(Fix(f"userbuffers={candidate.preset.name}", f"a preset for this TP size ({said})"))
+    return tuple(
+        replace(finding, fixes=(*fitting, *finding.fixes)) if finding.rule == "UB001" else finding
+        for finding in findings
+    )
+
+
+def _errors(request: Mapping[str, Any]) -> set[str]:
+    try:
+        resolve(request)
+    except GatingError as refusal:
+        return {finding.rule for finding in refusal.findings}
+    return set()
 
 
 def refusals(request: Mapping[str, Any]) -> tuple[str, ...]:

@@ -84,12 +84,21 @@ def _value(text: str) -> Any:
 def proven(errors: Iterable[Finding], asked: Flat, judge: Judge) -> tuple[Finding, ...]:
     """The same errors, each with those of its fixes that lift it and make no other rule refuse.
 
-    Where none does, those that at least lift it, each saying which rule refuses then.
+    Where none does, those that at least lift it, each saying which rule refuses then. A number of GPUs that was said stays,
+    unless nothing else is left to change.
     """
     errors = tuple(errors)
     refused = {finding.rule for finding in errors}
     found = cache(lambda override: judge(changes(asked, override)))  # several rules propose the same
-    return tuple(replace(finding, fixes=_proven(finding, refused, found)) for finding in errors)
+    proof = (replace(finding, fixes=_proven(finding, refused, found)) for finding in errors)
+    return tuple(replace(finding, fixes=_on_the_same_gpus(finding.fixes, asked)) for finding in proof)
+
+
+def _on_the_same_gpus(fixes: tuple[Fix, ...], asked: Flat) -> tuple[Fix, ...]:
+    """The fixes that leave the number of GPUs as it was asked for; all of them where none does, or none was asked for."""
+    ranks = asked.get(WORLD)
+    kept = tuple(fix for fix in fixes if changes(asked, fix.override).get(WORLD, ranks) == ranks)
+    return kept if ranks is not None and kept else fixes
 
 
 def _proven(finding: Finding, refused: set[str], judge: Overridden) -> tuple[Fix, ...]:

@@ -1,6 +1,7 @@
 """From what a user hands over to the flat, complete request that rules read: `{"parallelism.world_size": 8, ...}`."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..errors import GatingError
@@ -44,9 +45,7 @@ def _read(
             if spec.accepts(value):
                 flat[key] = spec.copy(value)
             else:
-                fixes = [Fix(f"{key}={yaml_value(spec.default)}", "the default")]
-                if spec.kind is list and type(value) is spec.item:
-                    fixes.insert(0, Fix(f"{key}=[{value}]", "a list with this one item"))
+                fixes = list(_as_typed(key, value, spec)) or [Fix(f"{key}={yaml_value(spec.default)}", "the default")]
                 why = f"{key} takes {spec.describe()}."
                 if key == "comm_overlap.dp.bucket_size":
                     why += " It counts parameters, not bytes and not megabytes."
@@ -58,3 +57,20 @@ def _read(
             option = Fix(f"{key.replace('.', '/')}={value}", "chooses this option, if the group has it")
             fixes = [option] if isinstance(value, str) and value.isidentifier() else []
             findings.append(CFG002.refuse(key, value, origin(key), why, *fixes))
+
+
+def _as_typed(key: str, value: Any, spec: Field) -> Iterator[Fix]:
+    """The same value in the type of the field, where only the way of writing it is wrong: `1e6`, `"8"`, one item of a list."""
+    if spec.kind is list and type(value) is spec.item:
+        yield Fix(f"{key}=[{value}]", "a list with this one item")
+    number = _whole(value) if spec.kind is int else None
+    if number is not None and spec.allows(number):
+        yield Fix(f"{key}={number}", "the same as a whole number")
+
+
+def _whole(value: Any) -> int | None:
+    """`1e6`, `"8"`, `"20_000_000"`, `"25M"` as a whole number; None for what is none."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    found = re.fullmatch(r"(\d[\d_]*)([kKmMgG]?)", value) if isinstance(value, str) else None
+    return int(found[1]) * {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}[found[2].lower()] if found else None

@@ -8,13 +8,16 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from ..findings import Finding, Fix, Place, yaml_value
-from ..schema.fields import BELOW, CHOICES, DEFAULTS, LISTS, MINIMUM, VERSIONS
+from ..findings import Finding, Fix, Place, in_place, yaml_value
+from ..schema.fields import BELOW, CHOICES, DEFAULTS, FIELDS, LISTS, MINIMUM, VERSIONS
 from ..schema.keys import BUCKET, GPU
+from ..schema.nicknames import derived, settings
 from ..schema.nodes import AUTO
 from ..schema.versions import is_version
 from ..suggest import nearest
 from ._base import Rule
+
+COMMAND_LINE = "command line"  # an origin
 
 
 class CfgRule(Rule):
@@ -38,15 +41,23 @@ class CFG001(CfgRule):
 
     @classmethod
     def unknown(cls, key: str, value: Any, origin: str, known: tuple[str, ...]) -> Finding:
-        """Refuse `key`, naming its near miss and its siblings."""
+        """Refuse `key`, naming what it was meant to be and its siblings."""
         parent, _, name = key.rpartition(".")
-        match = nearest(name, known)
         where = f" in {parent}" if parent else ""
         why = f"There is no {name}{where}. Known keys: {', '.join(known)}. Nothing would read an unknown key."
-        prefix = f"{parent}." if parent else ""
-        meant = Fix(f"{prefix}{match}={yaml_value(value)}", f"in place of {key}: did you mean this?")
-        fixes = (meant,) if match else ()
-        return cls.refuse(key, value, origin, why, *fixes)
+        match = nearest(name, known)
+        near = f"{parent}.{match}" if parent else match
+        in_file = origin not in (
+            "",
+            COMMAND_LINE,
+        )  # an app's own key, or a slip of the pen; nobody typed a short name there
+        if match and near not in DEFAULTS:  # a node, whatever is put into it
+            meant: str | None = f"{near}={yaml_value(value)}"
+        else:
+            meant = settings(str(near) if match else key, value) if match or not in_file else None
+        if match and meant is None and near in FIELDS:
+            why += f" Did you mean {near}? It takes {FIELDS[near].describe()}."
+        return cls.refuse(key, value, origin, f"{why}{derived(name)}", *([in_place(meant, key)] if meant else []))
 
 
 class CFG002(CfgRule):

@@ -1,5 +1,6 @@
 """PAR: the parallel layout itself: what megatron-core would refuse or train wrongly even without any overlap."""
 
+from collections.abc import Iterator
 from math import gcd, lcm
 
 from ..findings import Fix
@@ -71,12 +72,30 @@ class PAR001(Rule):
 
     @classmethod
     def why_for(cls, c: Config) -> str:
-        return f"{c[WORLD]} is not a multiple of {c[TP]} x {c[PP]} x {c[CP]} = {model_ranks(c)}. {cls.why}"
+        return f"{c[WORLD]} is not a multiple of {c[TP]} x {c[PP]} x {c[CP]} = {model_ranks(c)}; {_near(c)} would be. {cls.why}"
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        fixes = tuple(Fix(f"{WORLD}={n}", "nearest valid value") for n in neighbours(c[WORLD], smallest_world(c)))
-        return (*fixes, Fix(f"{WORLD}=null", f"smallest valid: {smallest_world(c)} ranks"))
+        return *_on_these_ranks(c), *_other_worlds(c)
+
+
+def _near(c: Config) -> str:
+    return " and ".join(str(number) for number in sorted(neighbours(c[WORLD], smallest_world(c))))
+
+
+def _on_these_ranks(c: Config) -> Iterator[Fix]:
+    """The largest part of the TP size asked for that leaves no rank over."""
+    ranks, others = c[WORLD], c[PP] * c[CP]
+    tp = gcd(ranks // others, c[TP]) if ranks % others == 0 else 1
+    if tp > 1:
+        yield Fix(f"{TP}={tp}", f"keeps the {ranks} GPUs")
+
+
+def _other_worlds(c: Config) -> Iterator[Fix]:
+    """The numbers of ranks nearest to the one asked for that leave none over."""
+    for number in neighbours(c[WORLD], smallest_world(c)):
+        yield Fix(f"{WORLD}={number}", "nearest valid value")
+    yield Fix(f"{WORLD}=null", f"smallest valid: {smallest_world(c)} ranks")
 
 
 class PAR002(Rule):
@@ -99,8 +118,7 @@ class PAR002(Rule):
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        fixes = tuple(Fix(f"{WORLD}={n}", "nearest valid value") for n in neighbours(c[WORLD], smallest_world(c)))
-        return (*fixes, Fix(f"{WORLD}=null", f"smallest valid: {smallest_world(c)} ranks"))
+        return tuple(_other_worlds(c))
 
 
 class PAR003(Rule):

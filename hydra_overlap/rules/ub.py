@@ -34,7 +34,7 @@ from ..schema.keys import (
 )
 from ..suggest import did_you_mean, nearest
 from ._base import Config, Origin, Rule
-from .layout import divisor_below
+from .layout import divisor_below, model_ranks
 from .tp import LEGAL, MXFP8_BLOCK, dgrad_layers, scaled_by_mxfp8
 
 TE_BASE = "Transformer Engine v2.11 transformer_engine/pytorch/module/base.py "
@@ -175,12 +175,15 @@ class UB001(Rule):
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        tuned = c[TUNED_TP]
-        ranks = c[WORLD] // c[TP] * tuned
-        return (
-            NONE_FIX,
-            Fix(f"{TP}={tuned} {WORLD}={ranks}", "keeps the overlap and the preset, with as many replicas"),
-        )
+        tuned, ranks = c[TUNED_TP], c[WORLD]
+        if ranks * c[TP] % (tuned * model_ranks(c)) == 0:
+            there = Fix(f"{TP}={tuned} {WORLD}={ranks}", f"keeps the overlap, the preset and the {ranks} GPUs")
+        else:
+            more = ranks // c[TP] * tuned
+            there = Fix(
+                f"{TP}={tuned} {WORLD}={more}", f"keeps the overlap and the preset, on {more} GPUs instead of {ranks}"
+            )
+        return NONE_FIX, there
 
 
 def meant(gemm: str) -> str | None:

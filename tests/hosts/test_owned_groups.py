@@ -82,7 +82,7 @@ def test_a_layout_under_another_name_decides_through_an_option_file(host: Host, 
     assert tp(host(*asked, "layout.tp=2")) == 2
     with pytest.raises(HydraException) as error:
         host(*asked, "layout.tp=1")
-    assert "PAR003" in str(error.value.__cause__)
+    assert "PAR003" in str(error.value)
 
 
 def test_an_option_file_in_our_words_is_chosen_behind_the_bundle(host: Host) -> None:
@@ -115,7 +115,7 @@ def test_a_node_of_the_same_name_needs_another(host: Host, listed: bool) -> None
         return
     with pytest.raises(HydraException) as error:
         host(BUNDLE, host=primary)
-    assert "needs another name beside a bundle" in re.sub(r"\s+", " ", str(error.value.__cause__))
+    assert "needs another name beside a bundle" in re.sub(r"\s+", " ", str(error.value))
 
 
 @pytest.mark.parametrize("group", ["userbuffers", "platform", "software"])
@@ -152,7 +152,7 @@ def test_a_bundle_listed_below_its_package_is_lifted_by_the_line_that_is_printed
     listed = "defaults: [{%s: tp4_h100}, _self_]\n"
     with pytest.raises(HydraException) as error:
         host(primary="train/main", train__main=listed % "/comm_overlap")
-    (finding,) = error.value.__cause__.findings
+    (finding,) = error.value.findings
     assert [fix.override for fix in finding.fixes] == ["/comm_overlap@_global_.comm_overlap: tp4_h100"]
 
 

@@ -23,16 +23,48 @@ def test_nothing_said_is_a_legal_request() -> None:
 
 @pytest.mark.parametrize(("key", "meant"), [
     ("comm_overlap.dp.bucket_sise", "comm_overlap.dp.bucket_size"),
-    ("comm_overlap.tp.tp_comm_overlp", "comm_overlap.tp.tp_comm_overlap"),
+    ("model.hiden_size", "model.hidden_size"),
+    ("model.bucket_size", "comm_overlap.dp.bucket_size"),
+    ("parallelism.micro_batch_size", "training.micro_batch_size"),
+    ("parallelism.tp", "parallelism.tensor_model_parallel_size"),
     ("paralelism", "parallelism"),
     ("comm_overlap.ddp", "comm_overlap.dp"),
-    ("userbuffers.layer", "userbuffers.layers"),
 ])  # fmt: skip
 def test_refuses_an_unknown_key_and_asks_whether_another_was_meant(key: str, meant: str) -> None:
     (finding,) = findings(nest({key: 4}))
     assert finding.rule == "CFG001"
     assert [fix.override for fix in finding.fixes] == [f"{meant}=4"]
     assert finding.fixes[0].effect.startswith(f"in place of {key}")
+
+
+@pytest.mark.parametrize(
+    "key", ["comm_overlap.tp.tp_comm_overlp", "userbuffers.layer", "model.moe_token_dispatcher_typ"]
+)
+def test_asks_whether_a_key_was_meant_but_gives_it_no_value_that_it_cannot_hold(key: str) -> None:
+    (finding,) = findings(nest({key: 4}))
+    assert f"Did you mean {key[:-3]}" in finding.why and finding.fixes == ()
+
+
+@pytest.mark.parametrize(
+    "said", ["ddp.num_buckets=4", "precision.fp4=e2m1", "ddp.overlap_size=4", "comm_overlap.dp.size=4"]
+)
+def test_carries_no_value_to_a_field_of_another_meaning(said: str) -> None:
+    key, _, value = said.partition("=")
+    (finding,) = findings(nest({key: int(value) if value.isdigit() else value}))
+    assert (finding.rule, finding.fixes) == ("CFG001", ())
+
+
+def test_says_what_a_number_that_nobody_sets_follows_from() -> None:
+    (finding,) = findings({"ddp": {"num_buckets": 4}})
+    assert finding.why.endswith(
+        "It follows: the parameters of a rank / comm_overlap.dp.bucket_size, which counts parameters."
+    )
+
+
+@pytest.mark.parametrize(("value", "whole"), [(1e6, 1000000), ("8", 8), ("25M", 25000000), ("20_000_000", 20000000)])
+def test_a_number_written_in_another_way_is_not_thrown_away(value: object, whole: int) -> None:
+    (finding,) = findings({"comm_overlap": {"dp": {"bucket_size": value}}})
+    assert [fix.override for fix in finding.fixes] == [f"comm_overlap.dp.bucket_size={whole}"]
 
 
 def test_names_the_known_keys_where_nothing_is_near() -> None:
