@@ -5,6 +5,7 @@ from math import gcd
 from ..findings import Fix
 from ..schema.keys import (
     ALIGN_GATHER,
+    BF16,
     BUCKET,
     DDP_ALIGN_GATHER,
     DDP_BUCKET,
@@ -23,6 +24,7 @@ from ..schema.keys import (
     FSDP_SHARDING,
     GATED,
     GRAD_REDUCE,
+    GRADS_IN_FP32,
     HEADS,
     HIDDEN,
     KV_CHANNELS,
@@ -464,12 +466,66 @@ class DP015(StepRule):
         return c[FP8] is None or c[FP8_RECIPE] != "mxfp8"
 
 
+class DP205(Rule):
+    """The bucket size is so small that it was probably meant in megabytes.
+
+    torch's DistributedDataParallel takes `bucket_cap_mb`, and its default is 25. Here 25 are 25 parameters.
+    """
+
+    severity = "warning"
+    requires = ("DP001", "DP009", "DP014")
+    reads = (BUCKET, GRAD_REDUCE, FSDP, *CHUNK)
+    shows = (BUCKET,)
+    why = (
+        "Every bucket is a collective call of its own, and below a few MiB the latency of the calls decides, not the "
+        "bandwidth."
+    )
+    source = MCORE + "distributed/param_and_grad_buffer.py:722-737; torch DistributedDataParallel, bucket_cap_mb"
+    refused = (f"{BUCKET}=25", "parallelism.world_size=2")
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[GRAD_REDUCE]) and c[BUCKET] is not None and not c[FSDP]
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        buffers = bucketed_parameters(c)
+        few = buffers is not None and sum(buffers) <= FEW_BUCKETS * c[BUCKET]
+        return c[BUCKET] >= SMALL_BUCKET or few
+
+    @classmethod
+    def why_for(cls, c: Config) -> str:
+        size = c[BUCKET] * _gradient_bytes(c)
+        said = f"{c[BUCKET]:,} parameters are {size:,} bytes of gradients, {size / 2**20:.2g} MiB"
+        buffers = bucketed_parameters(c)
+        if buffers:
+            number = -(-sum(buffers) // c[BUCKET])
+            said += f": the {sum(buffers):,} parameters of a model chunk make up to {number:,} buckets (no parameter is cut in two)"
+        return f"{said}. {cls.why}"
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        meant = c[BUCKET] * 2**20 // _gradient_bytes(c)
+        buffers = bucketed_parameters(c)
+        fits = c[BUCKET] <= LARGEST_MIB and (not buffers or meant <= buffers[-1])
+        as_mib = (Fix(f"{BUCKET}={meant}", f"{KEEPS}, in buckets of {c[BUCKET]} MiB"),) if fits else ()
+        return (*as_mib, Fix(f"{BUCKET}=null", f"{KEEPS}; the layout decides"))
+
+
+def _gradient_bytes(c: Config) -> int:
+    """Bytes of one gradient in its bucket."""
+    return 2 if c[BF16] and not c[GRADS_IN_FP32] else 4
+
+
 RULES: tuple[type[Rule], ...] = (
     DP001, DP002, DP003, DP004, DP005, DP006, DP007, DP008, DP009, DP010, DP011, DP012, DP013, DP014, DP015,
 )  # fmt: skip
 
 DEFAULT_BUCKET = 40_000_000  # parameters; megatron-core's floor
 BUCKET_PER_RANK = 1_000_000  # parameters per data-parallel rank
+SMALL_BUCKET = 1_000_000  # parameters; a few MiB. Below, a bucket was probably not meant in parameters
+FEW_BUCKETS = 32  # as many are few enough for a bucket of any size: a small model is cut into small buckets
+LARGEST_MIB = 4096  # a bucket size up to this may have been meant in MiB
 SMALL_CHUNK_BUCKETS = 4  # buckets for a model chunk that the default would hold in fewer than two
 
 

@@ -23,7 +23,9 @@ from ..schema.keys import (
     FSDP,
     GPU,
     LAYERNORM_MARGIN,
+    MEMORY,
     NCCL_UB,
+    NUM_SMS,
     NVLINK_DOMAIN,
     P2P_CHUNKSIZE,
     PP,
@@ -215,7 +217,92 @@ class ENV202(Rule):
         return not wants_queues(c)
 
 
-RULES: tuple[type[Rule], ...] = (ENV001, ENV002, ENV003, ENV004, ENV201, ENV202)
+class ENV203(Rule):
+    """The p2p chunk size is so small that it was probably not meant in bytes."""
+
+    severity = "warning"
+    requires = ("ENV001",)
+    reads = (P2P_CHUNKSIZE, PP)
+    shows = (P2P_CHUNKSIZE,)
+    why = "NCCL handles every chunk of a message by itself; its own default is 128 KiB, Megatron-Bridge's recipes use 2 MiB."
+    source = PLUGIN + "680-683; NCCL documentation, NCCL_P2P_NET_CHUNKSIZE"
+    refused = (f"{P2P_CHUNKSIZE}=2048", f"{PP}=2")
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c[P2P_CHUNKSIZE] is not None and c[PP] > 1
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return bool(c[P2P_CHUNKSIZE] >= SMALL_CHUNK)
+
+    @classmethod
+    def why_for(cls, c: Config) -> str:
+        size = c[P2P_CHUNKSIZE]
+        return (
+            f"{size:,} bytes are {size / 2**20:.2g} MiB: a message of 2 MiB takes {2**21 // size:,} chunks. {cls.why}"
+        )
+
+    fixes = (
+        Fix(f"{P2P_CHUNKSIZE}=2097152", "2 MiB, what Megatron-Bridge's recipes use"),
+        Fix(f"{P2P_CHUNKSIZE}=null", "NCCL's default"),
+    )
+
+
+class ENV204(Rule):
+    """The SM margin takes most of the GPU from the LayerNorm kernels."""
+
+    severity = "warning"
+    reads = (LAYERNORM_MARGIN, NUM_SMS)
+    why = "It counts SMs, not a share of them. Megatron-Bridge's recipes leave 16 to 20 to communication."
+    source = PLUGIN + "695-705"
+    refused = (f"{LAYERNORM_MARGIN}=100", f"{NUM_SMS}=132")
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c[LAYERNORM_MARGIN] is not None and c[NUM_SMS] is not None
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return bool(c[LAYERNORM_MARGIN] <= c[NUM_SMS] // 2)
+
+    @classmethod
+    def why_for(cls, c: Config) -> str:
+        left = max(0, c[NUM_SMS] - c[LAYERNORM_MARGIN])
+        return f"A margin of {c[LAYERNORM_MARGIN]} SMs leaves {left} of {c[NUM_SMS]} to LayerNorm. {cls.why}"
+
+    fixes = (
+        Fix(f"{LAYERNORM_MARGIN}=20", "what Megatron-Bridge's recipes use"),
+        Fix(f"{LAYERNORM_MARGIN}=null", "no margin"),
+    )
+
+
+class ENV205(Rule):
+    """The memory of the GPU is so large that it was probably not meant in GiB."""
+
+    severity = "warning"
+    reads = (MEMORY,)
+    why = "A dry run compares what a rank holds with this number, and would say that anything fits."
+    source = "nvidia-smi shows MiB; the largest GPU sold has 288 GB"
+    refused = (f"{MEMORY}=81920",)
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return c[MEMORY] is None or c[MEMORY] <= LARGEST_MEMORY
+
+    @classmethod
+    def why_for(cls, c: Config) -> str:
+        return f"{c[MEMORY]:,.0f} GiB are {c[MEMORY] / 1024:,.0f} TiB; {c[MEMORY]:,.0f} MiB are {c[MEMORY] / 1024:.4g} GiB. {cls.why}"
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        return (Fix(f"{MEMORY}={c[MEMORY] / 1024:.4g}", "the same number as MiB"),)
+
+
+SMALL_CHUNK = 65_536  # bytes; half of NCCL's default
+LARGEST_MEMORY = 1024  # GiB
+
+RULES: tuple[type[Rule], ...] = (ENV001, ENV002, ENV003, ENV004, ENV201, ENV202, ENV203, ENV204, ENV205)
 RECORDS: dict[str, tuple[str, ...]] = {
     "ENV101": (
         "launch-cdmc-tp-cp-hopper", "launch-cdmc-fsdp", "launch-cdmc-bridge-run-plugin", "launch-cdmc-bridge-scripts",

@@ -588,6 +588,34 @@ def _ignored(gemm: str, method: str) -> tuple[str, ...]:
     return (*chunks, *ring, *(("fp8_buf",) if gemm in ("qkv_wgrad", "fc1_wgrad") else ()))
 
 
+class UB206(UbRule):
+    """num_sm is far from every published value for its method."""
+
+    severity = "warning"
+    requires = ("UB003", "UB004")
+    why = (
+        "num_sm counts the SMs that move data while the others compute, not a share of the GPU. All published presets use 4 to 32 "
+        "for pipelined GEMMs and 1 to 4 for rings."
+    )
+    source = TE_BASE + "initialize_ub; docs/presets.md"
+    refused = ("userbuffers.layers.proj_fprop={method:pipeline,num_sm:1}",)
+
+    @classmethod
+    def problems(cls, c: Config) -> Iterator[Problem]:
+        for gemm, entry in c[UB_LAYERS].items():
+            method, number = method_of(gemm, entry), entry.get("num_sm")
+            least, most = PUBLISHED_SM.get(method, (1, MAX_SM))
+            if number is not None and not least <= number <= most:
+                step = entry.get("cga_size") or 1
+                near = least if number < least else most
+                legal = max(step, near // step * step)
+                yield Problem(
+                    f"{gemm}.num_sm", f"{gemm}.num_sm={number} with {method}", f"{UB_LAYERS}.{gemm}.num_sm={legal}"
+                )
+
+
+PUBLISHED_SM = {"pipeline": (4, MAX_SM), "ring_exchange": (1, 4)}  # SMs in all presets of conf/userbuffers, by method
+
 RULES: tuple[type[Rule], ...] = (
-    UB001, UB002, UB003, UB004, UB005, UB006, UB007, UB008, UB009, UB010, UB201, UB202, UB203, UB204, UB205,
+    UB001, UB002, UB003, UB004, UB005, UB006, UB007, UB008, UB009, UB010, UB201, UB202, UB203, UB204, UB205, UB206,
 )  # fmt: skip
