@@ -2,7 +2,6 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -17,15 +16,17 @@ from . import activations
 from .build import DryRun, run, without_cuda
 from .collectives import MODELLED_KINDS
 from .collectives_table import collectives_table
+from .fit import DOES_NOT_FIT, FITS, TIGHT, assumptions, fit
 from .holdings import RankFigures
 from .ranks_table import GIB, chunks_table, memory_table, rank_classes
 from .schedule_page import write_schedule
 from .schedule_text import LEGEND, schedule_text
 from .timeline import Timeline, summary, timeline
 
-__all__ = ["print_dry_run", "rank_classes", "show", "verdict", "write"]
+__all__ = ["print_dry_run", "rank_classes", "show", "write"]
 
 FILE_NAME = "dry_run.json"
+STYLES = {FITS: "bold green", TIGHT: "bold yellow", DOES_NOT_FIT: "bold red", None: "bold"}  # of the verdict
 
 
 def show(plan: Plan, resolution: Resolution) -> None:
@@ -50,8 +51,8 @@ def print_dry_run(plan: Plan, found: DryRun, console: Console, *, seconds: float
     )
     console.print()
     console.print(Text(title, "bold yellow"), soft_wrap=True)
-    text, fits = verdict(plan, figures)
-    console.print(Text(text, "bold green" if fits else "bold red" if fits is False else "bold"), soft_wrap=True)
+    found_fit = fit(plan.request, figures)
+    console.print(Text(str(found_fit), STYLES[found_fit.verdict]), soft_wrap=True)
     console.print(f"\n{layout(plan, figures[0])}", soft_wrap=True)
     console.print("\nmemory of a rank, GiB of 2^30 bytes (computed)")
     console.print(memory_table(classes))
@@ -64,22 +65,10 @@ def print_dry_run(plan: Plan, found: DryRun, console: Console, *, seconds: float
     console.print(Text(LEGEND, "dim"))
     picture = write_schedule(plan, line, layout(plan, figures[0]))
     console.print("\nhow this was computed, and what is left out:")
-    for remark in remarks(plan):
+    for remark in [assumptions(found_fit), *remarks(plan)]:
         console.print(Text(f"  - {remark}"), soft_wrap=True)
     path = write(plan, found, line)
     console.print(f"\n{seconds:.1f} s to build, {peak_gib():.2f} GiB of this process at its peak (measured); every number in {path}; the schedule as a picture in {picture}", soft_wrap=True)  # fmt: skip
-
-
-def verdict(plan: Plan, figures: Sequence[RankFigures]) -> tuple[str, bool | None]:
-    """(one line, whether the fullest rank fits the platform's memory; None if that is not said)."""
-    fullest = max(figures, key=lambda one: one.total_bytes)
-    memory = plan.request.platform.memory_gib
-    need = f"rank {fullest.rank} (stage {fullest.stage}) holds the most, {fullest.total_bytes / GIB:.1f} GiB"
-    if memory is None:
-        return f"{need} (computed); platform.memory_gib is not set", None
-    fits = fullest.total_bytes <= memory * GIB
-    share = fullest.total_bytes / (memory * GIB)
-    return f"{'fits' if fits else 'does not fit'}: {need} of {memory:g} GiB, {share:.0%} (computed)", fits
 
 
 def layout(plan: Plan, one: RankFigures) -> str:
@@ -111,7 +100,6 @@ def remarks(plan: Plan) -> list[str]:
         "collectives: what megatron-core hands to process groups during a step, without values; bytes of the whole tensor, "
         "as in nccl-tests; groups of one rank are left out",
         "schedule: megatron-core's order of forwards and backwards; a forward takes 1 unit, a backward 2, communication none",
-        "left out: CUDA context, NCCL's buffers, workspaces, temporaries of a step, fragmentation of the allocator",
     ]
     if plan.resolution.transformer_config.get("tp_comm_overlap"):
         lines.append(
@@ -170,6 +158,7 @@ def write(plan: Plan, found: DryRun, line: Timeline) -> Path:
         "overrides": list(plan.overrides),
         "world_size": world_size(plan),
         "memory_gib": plan.request.platform.memory_gib,
+        "fit": fit(plan.request, found.ranks).to_dict(),
         "padded_vocab_size": configs.padded_vocab_size(plan),
         "remarks": remarks(plan),
         "schedule": {"units": line.length, "ideal_units": line.ideal, "bubble": line.bubble, "chunks": line.chunks},

@@ -124,7 +124,12 @@ def test_prints_the_verdict_and_tags_numbers_as_computed(tmp_path):
     code, output, found = dry(tmp_path, *SMALL, "platform=h100", "parallelism=pp2", "training.global_batch_size=16")
     assert code == 0, output
     assert "DRY RUN of 2 ranks" in output
-    assert re.search(r"fits: rank 0 \(stage 0\) holds the most, 0\.\d GiB of 80 GiB, \d+% \(computed\)", output)
+    assert re.search(
+        r"fits: rank 0 \(stage 0\) needs the most, 1\.\d of 79\.2 GiB usable, \d%: 0\.\d GiB counted and 1\.\d GiB assumed",
+        output,
+    )
+    assert "assumed, not measured: 1% of the GPU's memory kept by the driver, 1.2 GiB for the CUDA context" in output
+    assert found["fit"]["verdict"] == "fits"
     assert found["origin"] == "computed"
     assert [one["in_flight"] for one in found["ranks"]] == [[2], [1]]  # 1F1B: as many as stages from here to the last
     assert all(one["num_microbatches"] == 16 for one in found["ranks"])
