@@ -236,7 +236,7 @@ def nearest(overrides: tuple[str, ...], count: int, lora: bool, as_json: bool, p
         click.echo(verdict.text)
         sys.exit(verdict.exit_code)
     here = atlas.shape_of(verdict.resolution.request)
-    found = atlas.nearest(here, lora=lora)[:count]
+    found = atlas.ranked(verdict.resolution.request, lora=lora)[:count]
     if as_json:
         rows = [
             {"preset": c.preset.name, "distance": c.distance, "differences": list(map(str, c.differences))}

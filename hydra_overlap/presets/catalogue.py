@@ -227,6 +227,13 @@ def nearest(here: Shape, *, lora: bool = False) -> list[Candidate]:
     return sorted(found, key=lambda candidate: (candidate.distance, candidate.preset.name))
 
 
+def ranked(request: Mapping[str, Any], *, lora: bool = False) -> list[Candidate]:
+    """Presets for the TP size of a nested request: those that no rule refuses there first, each part the nearest first."""
+    found = nearest(shape_of(request), lora=lora)
+    refused = {one.preset.name: refusals({**request, "userbuffers": one.preset.node()}) for one in found}
+    return sorted(found, key=lambda one: bool(refused[one.preset.name]))  # stable
+
+
 def choose(request: Mapping[str, Any]) -> Choice:
     """What `userbuffers=auto` means for a nested request, facts filled in.
 

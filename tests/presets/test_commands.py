@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from hydra_overlap.cli import main, presets
+from hydra_overlap.presets.catalogue import preset
 
 Run = Callable[..., tuple[int, str]]
 
@@ -121,3 +122,11 @@ def test_listing_imports_neither_torch_nor_hydra() -> None:
     code = "import sys; from hydra_overlap.cli import main; main(['presets', '--json'], standalone_mode=False); print(sorted(set(sys.modules) & {'torch', 'hydra'}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_preset_that_a_rule_refuses_is_never_nearer_than_one_that_works(run: Run) -> None:
+    plan = ("comm_overlap=tp4_h100", "userbuffers=none", "model=gpt3_175b", "platform=h100")
+    code, text = run("presets", "nearest", *plan, "--count", "40", "--json")
+    assert code == 0
+    refused = [bool(preset(row["preset"]).refusals()) for row in json.loads(text)]
+    assert refused == sorted(refused) and True in refused and False in refused

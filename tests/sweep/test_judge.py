@@ -55,7 +55,7 @@ def test_a_mistake_in_one_arm_refuses_that_arm_alone(judged: list[Judged]) -> No
     assert len(wrong) == 8
     for verdict in wrong:
         assert verdict.rules == () and "parallelism has no option 'tp99'" in verdict.refusal
-        assert "did you mean this?" in verdict.refusal or "parallelism=dp2" in verdict.refusal
+        assert "fix     parallelism.tensor_model_parallel_size=99 parallelism.sequence_parallel=true" in verdict.refusal
 
 
 def test_a_point_that_is_the_same_run_names_the_first_of_them(judged: list[Judged]) -> None:
