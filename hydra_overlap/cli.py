@@ -4,10 +4,9 @@ Exit codes: 0 fine, 1 refused (or, for doctor, something is wrong), 2 usage.
 """
 
 import functools
-import json
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -15,11 +14,65 @@ from . import _version
 from .reference import completion
 
 if TYPE_CHECKING:
-    from .compose.check import Primary
+    from .compose.check import Primary, Verdict
+    from .errors import HydraOverlapError
+    from .findings import Finding
     from .presets.catalogue import Preset
+    from .resolver.resolution import Resolution
+
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, usage errors included (docs/json.md).")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """Commands that answer a wrong command line in JSON as well, where JSON is asked for."""
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, standalone_mode: bool = True, **extra: Any) -> Any:  # type: ignore[override]
+        """As click's. A usage error is told on standard output if the command is to print JSON."""
+        words = list(sys.argv[1:] if args is None else args)
+        if not (standalone_mode and "--json" in words and self._answers(words)):
+            return super().main(args, *rest, standalone_mode=standalone_mode, **extra)  # type: ignore[call-overload]
+        try:
+            code = super().main(args, *rest, standalone_mode=False, **extra)  # type: ignore[call-overload]
+        except click.ClickException as error:
+            from .answers import usage_error
+
+            click.echo(usage_error(words[0], error.format_message(), error.exit_code))
+            sys.exit(error.exit_code)
+        except click.Abort:
+            sys.exit(1)
+        sys.exit(code if isinstance(code, int) else 0)
+
+    def _answers(self, words: Sequence[str]) -> bool:
+        """Whether the command that is called has a --json of its own; train hands all its words to Hydra."""
+        command = self.commands.get(words[0])
+        return command is not None and any(option.name == "as_json" for option in command.params)
+
+
+def _say(
+    as_json: bool, verdict: str, exit_code: int, *, findings: "Sequence[Finding]" = (), result: Any = None
+) -> bool:
+    """Print the answer of the running command if JSON is asked for; -> whether it was."""
+    if as_json:
+        from .answers import answer
+
+        command = click.get_current_context().command_path.partition(" ")[2]
+        click.echo(answer(command, verdict, exit_code, findings=findings, result=result))
+    return as_json
+
+
+def _refuse(told: "Verdict | HydraOverlapError", as_json: bool) -> NoReturn:
+    """Print a refusal and end with its exit code."""
+    from .errors import USAGE
+
+    verdict = "usage error" if told.exit_code == USAGE else "refused"
+    if not _say(as_json, verdict, told.exit_code, findings=told.findings):
+        from .screen import make_console, print_told
+
+        print_told(told, make_console())
+    sys.exit(told.exit_code)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(_version.__version__, prog_name="hydra-overlap")
 def main() -> None:
     """Communication overlap for Megatron: judge and explain plans, export and audit them, examine this machine."""
@@ -63,22 +116,28 @@ def _primary(folder: str | None, module: str | None, name: str | None) -> "Prima
 
 @main.command(short_help="Explain a rule, a derivation or a field.")
 @click.argument("name", shell_complete=completion.pages)
-def explain(name: str) -> None:
+@JSON
+def explain(name: str, as_json: bool) -> None:
     """Print the page of a rule (TP002), a derivation (TP101) or a field (comm_overlap.dp.bucket_size)."""
     from .reference.explain import UnknownError
     from .reference.explain import explain as page
 
     try:
-        click.echo(page(name))
+        found = page(name)
     except UnknownError as error:
         raise click.UsageError(str(error)) from None
+    if not _say(as_json, "ok", 0, result=found.to_dict()):
+        from .screen import make_console, print_lines
+
+        console = make_console()
+        print_lines(found.lines(console.width), console)
 
 
 @main.command(short_help="List the rules.")
 @click.option(
     "--family", shell_complete=completion.families, help="Only rules whose id starts with this, for example TP."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON
 def rules(family: str | None, as_json: bool) -> None:
     """List the rules: id, severity, and the problem that each one reports."""
     from .rules import RULES
@@ -86,39 +145,40 @@ def rules(family: str | None, as_json: bool) -> None:
     chosen = [rule for rule in RULES if rule.__name__.startswith((family or "").upper())]
     if not chosen:
         raise click.UsageError(f"There is no rule whose id starts with {family}.")
-    if as_json:
-        rows = [{"id": r.__name__, "severity": r.severity, "title": r.title(), "source": r.source} for r in chosen]
-        click.echo(json.dumps(rows, indent=1))
-        return
-    for rule in chosen:
-        click.echo(f"{rule.__name__:<8}{rule.severity:<9}{rule.title()}")
+    found = [{"id": r.__name__, "severity": r.severity, "title": r.title(), "source": r.source} for r in chosen]
+    if not _say(as_json, "ok", 0, result=found):
+        from .reference.rules_list import print_rules
+        from .screen import make_console
+
+        print_rules(chosen, make_console())
 
 
 @main.command(context_settings={"ignore_unknown_options": True}, short_help="Judge a plan without running anything.")
 @click.argument("overrides", nargs=-1, shell_complete=completion.overrides)
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON: verdict, findings, ledger, settings and environment."
-)
+@click.option("-v", "--verbose", is_flag=True, help="Print every overlap field, with the reason for its value.")
+@JSON
 @of_an_app
-def check(overrides: tuple[str, ...], as_json: bool, primary: "Primary") -> None:
+def check(overrides: tuple[str, ...], verbose: bool, as_json: bool, primary: "Primary") -> None:
     """Compose OVERRIDES and judge the result without running anything: our own config, or with -C --config-name your app's."""
     from .compose.check import check as judge
-    from .presets.tables import facts_of, summary
-    from .resolver.ledger_table import make_console, print_ledger
+    from .reference.accepted import print_accepted
+    from .screen import make_console
 
     verdict = judge(overrides, primary=primary)
-    if as_json:
-        answer = verdict.to_dict()
-        if verdict.resolution is not None:
-            answer["userbuffers_plan"] = facts_of(verdict.resolution)
-        click.echo(json.dumps(answer, indent=1))
-    elif verdict.resolution is None:
-        click.echo(verdict.text)
-    else:
-        print_ledger(verdict.resolution, make_console())
-        if text := summary(verdict.resolution):
-            click.echo(f"\n{text}")
-    sys.exit(verdict.exit_code)
+    resolution = verdict.resolution
+    if resolution is None:
+        _refuse(verdict, as_json)
+    elif not _say(as_json, "accepted", 0, findings=resolution.findings, result=_plan(resolution)):
+        print_accepted(resolution, make_console(), verbose=verbose)
+
+
+def _plan(resolution: "Resolution") -> dict[str, Any]:
+    """An accepted plan for programs. Its findings stand beside it in every answer."""
+    from .presets.one_line import in_one_line
+    from .presets.tables import facts_of
+
+    plan = {name: value for name, value in resolution.to_dict().items() if name != "findings"}
+    return {"summary": in_one_line(resolution), **plan, "userbuffers_plan": facts_of(resolution)}
 
 
 @main.command(
@@ -138,28 +198,26 @@ def train(overrides: tuple[str, ...]) -> None:
     context_settings={"ignore_unknown_options": True}, short_help="Show what this machine has and what is missing."
 )
 @click.argument("overrides", nargs=-1, shell_complete=completion.overrides)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: verdict and every check.")
+@JSON
 @of_an_app
 def doctor(overrides: tuple[str, ...], as_json: bool, primary: "Primary") -> None:
     """Show what this machine has, what is missing and what that rules out; with OVERRIDES, also compare their environment."""
     from .compose.check import check as judge
     from .machine.doctor import WRONG, compare_environment, examine
     from .machine.doctor_table import print_diagnoses
+    from .screen import make_console
 
     diagnoses = list(examine())
     if overrides or not primary.ours:
         verdict = judge(overrides, trainer="other", primary=primary)
         if verdict.resolution is None:
-            click.echo(json.dumps(verdict.to_dict(), indent=1) if as_json else verdict.text)
-            sys.exit(verdict.exit_code)
+            _refuse(verdict, as_json)
         diagnoses += compare_environment(verdict.resolution)
     wrong = any(diagnosis.state == WRONG for diagnosis in diagnoses)
-    if as_json:
-        rows = [diagnosis.to_dict() for diagnosis in diagnoses]
-        click.echo(json.dumps({"verdict": WRONG if wrong else "ok", "diagnoses": rows}, indent=1))
-    else:
-        print_diagnoses(diagnoses)
-    sys.exit(1 if wrong else 0)
+    rows = [diagnosis.to_dict() for diagnosis in diagnoses]
+    if not _say(as_json, WRONG if wrong else "ok", int(wrong), result=rows):
+        print_diagnoses(diagnoses, make_console())
+    sys.exit(int(wrong))
 
 
 @main.group(invoke_without_command=True, short_help="List, show and compare userbuffers presets.")
@@ -168,83 +226,75 @@ def doctor(overrides: tuple[str, ...], as_json: bool, primary: "Primary") -> Non
 @click.option("--cp", type=int, help="Only presets for this CP size.")
 @click.option("--hidden", "hidden_size", type=int, help="Only presets for this hidden size.")
 @click.option("--precision", type=click.Choice(["bf16", "fp8"]), help="Only presets tuned in this precision.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON
 @click.pass_context
 def presets(context: click.Context, /, as_json: bool, **wanted: int | str | None) -> None:
     """List the userbuffers presets: what each was tuned for, and which rules refuse it."""
     if context.invoked_subcommand:
         return
     from .presets import catalogue as atlas
-    from .presets.tables import listing
-    from .resolver.ledger_table import make_console
+    from .presets.tables import print_listing
+    from .screen import make_console
 
     said = {name: value for name, value in wanted.items() if value is not None}
     found = [one for one in atlas.catalogue() if all(one.tuned_for[name] == value for name, value in said.items())]
-    if as_json:
-        click.echo(json.dumps([one.to_dict() for one in found], indent=1))
-        return
-    make_console().print(listing(found))
-    click.echo(f"{len(found)} of {len(atlas.catalogue())} presets")
+    if not _say(as_json, "ok", 0, result=[one.to_dict() for one in found]):
+        print_listing(found, len(atlas.catalogue()), make_console())
 
 
 @presets.command(short_help="Print a preset.")
 @click.argument("name", shell_complete=completion.presets)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON
 def show(name: str, as_json: bool) -> None:
     """Print a preset: source, memory per rank, and what each of the twelve GEMMs overlaps."""
-    from .presets.tables import gemm_table, heading, plan_map, shown
-    from .resolver.ledger_table import make_console
+    from .presets.tables import print_preset, shown
+    from .screen import make_console
 
     one = _preset(name)
-    if as_json:
-        click.echo(json.dumps(shown(one), indent=1))
-        return
-    click.echo("\n".join(heading(one)) + "\n")
-    make_console().print(gemm_table(plan_map(one), one.layers))
+    if not _say(as_json, "ok", 0, result=shown(one)):
+        print_preset(one, make_console())
 
 
 @presets.command()
 @click.argument("name", shell_complete=completion.presets)
 @click.argument("other", shell_complete=completion.presets)
-def diff(name: str, other: str) -> None:
+@JSON
+def diff(name: str, other: str, as_json: bool) -> None:
     """Print every value in which two presets differ."""
-    from .presets.tables import differing
-    from .resolver.ledger_table import make_console
+    from .presets.tables import differing, print_differing
+    from .screen import make_console
 
-    table = differing(_preset(name), _preset(other))
-    if table.row_count:
-        make_console().print(table)
-    else:
-        click.echo("The two presets have the same values.")
+    one, two = _preset(name), _preset(other)
+    rows = [{"key": key, name: left, other: right} for key, left, right in differing(one, two)]
+    if not _say(as_json, "ok", 0, result=rows):
+        print_differing(one, two, make_console())
 
 
 @presets.command(context_settings={"ignore_unknown_options": True}, short_help="List the presets nearest to a plan.")
 @click.argument("overrides", nargs=-1, shell_complete=completion.overrides)
 @click.option("--count", default=5, show_default=True, help="How many presets to list.")
 @click.option("--lora", is_flag=True, help="Only presets made for LoRA; without this, only the others.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON
 @of_an_app
 def nearest(overrides: tuple[str, ...], count: int, lora: bool, as_json: bool, primary: "Primary") -> None:
     """List the presets nearest to the plan of OVERRIDES at its TP size, and how they differ from it."""
     from .compose.check import check as judge
     from .presets import catalogue as atlas
-    from .presets.tables import candidates
-    from .resolver.ledger_table import make_console
+    from .presets.tables import print_candidates
+    from .screen import make_console
 
     verdict = judge(overrides, trainer="other", primary=primary)
     if verdict.resolution is None:
-        click.echo(verdict.text)
-        sys.exit(verdict.exit_code)
+        _refuse(verdict, as_json)
     here = atlas.shape_of(verdict.resolution.request)
     found = atlas.ranked(verdict.resolution.request, lora=lora)[:count]
-    if as_json:
-        rows = [
-            {"preset": c.preset.name, "distance": c.distance, "differences": list(map(str, c.differences))}
-            for c in found
-        ]
-        click.echo(json.dumps(rows, indent=1))
-    elif found:
-        make_console().print(candidates(found))
+    rows = [
+        {"preset": c.preset.name, "distance": c.distance, "differences": list(map(str, c.differences))} for c in found
+    ]
+    if _say(as_json, "ok", 0, result=rows):
+        return
+    if found:
+        print_candidates(found, make_console())
     else:
         click.echo(f"There is no preset for TP{here['tp']}; userbuffers=none runs with Transformer Engine's defaults.")
 
@@ -267,8 +317,9 @@ def _preset(name: str) -> "Preset":
     type=click.Path(file_okay=False),
     help="Write the files into this directory instead of printing them.",
 )
+@JSON
 @of_an_app
-def export(target: str, overrides: tuple[str, ...], output: str | None, primary: "Primary") -> None:
+def export(target: str, overrides: tuple[str, ...], output: str | None, as_json: bool, primary: "Primary") -> None:
     """Export the plan of OVERRIDES for another launcher: flags, YAML, a userbuffers dictionary or a shell file."""
     import shlex
     from pathlib import Path
@@ -280,15 +331,15 @@ def export(target: str, overrides: tuple[str, ...], output: str | None, primary:
 
     verdict = judge(overrides, trainer="other", primary=primary)
     if verdict.resolution is None:
-        click.echo(verdict.text)
-        sys.exit(verdict.exit_code)
+        _refuse(verdict, as_json)
     try:
         command = shlex.join(["hydra-overlap", "export", target, *overrides])
         files = write(target, verdict.resolution, command, asked=asked_keys(overrides))
     except ExportError as error:
-        click.echo(str(error))
-        sys.exit(1)
+        _refuse(error, as_json)
     if output is None:
+        if _say(as_json, "ok", 0, findings=verdict.findings, result={"files": files}):
+            return
         several = len(files) > 1
         click.echo("\n".join((f"# ---- {name}\n" if several else "") + text for name, text in files.items()), nl=False)
         return
@@ -296,9 +347,11 @@ def export(target: str, overrides: tuple[str, ...], output: str | None, primary:
         Path(output).mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             Path(output, name).write_text(text)
-            click.echo(Path(output, name))
     except OSError as error:
         raise click.UsageError(f"{output} cannot be written: {error.strerror or error}.") from None
+    paths = [str(Path(output, name)) for name in files]
+    if not _say(as_json, "ok", 0, findings=verdict.findings, result={"paths": paths}):
+        click.echo("\n".join(paths))
 
 
 @main.command(context_settings={"ignore_unknown_options": True}, short_help="Judge another launcher's configuration.")
@@ -307,7 +360,7 @@ def export(target: str, overrides: tuple[str, ...], output: str | None, primary:
 @click.option(
     "--bridge-recipes", type=click.Path(exists=True, dir_okay=False), help="Judge the recorded recipes in this file."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON
 def audit(source: str | None, overrides: tuple[str, ...], bridge_recipes: str | None, as_json: bool) -> None:
     """Judge another launcher's configuration in the file SOURCE (- is standard input), without executing anything.
 
@@ -323,13 +376,17 @@ def audit(source: str | None, overrides: tuple[str, ...], bridge_recipes: str | 
             rows = recipes.audit(recipes.load(Path(bridge_recipes)))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise click.UsageError(f"{bridge_recipes} is not a file of recipes: {error}.") from None
-        click.echo(json.dumps([row.to_dict() for row in rows], indent=1) if as_json else recipes.report(rows))
+        if not _say(as_json, "ok", 0, result=[row.to_dict() for row in rows]):
+            click.echo(recipes.report(rows))
         return
     if source is None:
         raise click.UsageError("Missing argument 'SOURCE'.")
     from .audit import UnreadableError
     from .audit import audit as read
+    from .audit.overrides import OverrideError
+    from .audit.screen import print_audit
     from .errors import GatingError
+    from .screen import make_console
 
     file = None if source == "-" else Path(source)
     if file is not None and not file.is_file():
@@ -342,10 +399,11 @@ def audit(source: str | None, overrides: tuple[str, ...], bridge_recipes: str | 
         found = read(text, overrides, folder=Path.cwd() if file is None else file.parent)
     except UnreadableError as error:
         raise click.UsageError(str(error)) from None
-    except GatingError as error:
-        click.echo(str(error))
-        sys.exit(1)
-    click.echo(json.dumps(found.to_dict(), indent=1) if as_json else str(found))
+    except (GatingError, OverrideError) as error:
+        _refuse(error, as_json)
+    result = {name: value for name, value in found.to_dict().items() if name not in ("verdict", "findings")}
+    if not _say(as_json, found.verdict, found.exit_code, findings=found.findings, result=result):
+        print_audit(found, make_console())
     sys.exit(found.exit_code)
 
 
@@ -354,12 +412,12 @@ def audit(source: str | None, overrides: tuple[str, ...], bridge_recipes: str | 
 @click.option(
     "--metric", help="Compare jobs by tokens_per_s, step_ms, loss, peak_memory_gib, or a value that the jobs return."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON and write no files.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON and write no files (docs/json.md).")
 def report(folder: str, metric: str | None, as_json: bool) -> None:
     """Rewrite the results and report.html of the sweep in FOLDER from the records of its jobs; works while it runs."""
     from pathlib import Path
 
-    from .resolver.ledger_table import make_console
+    from .screen import make_console
     from .sweep import outputs, results
     from .sweep.results_table import print_results
 
@@ -367,8 +425,7 @@ def report(folder: str, metric: str | None, as_json: bool) -> None:
         table = results.collect(Path(folder).absolute(), metric)
     except FileNotFoundError as missing:
         raise click.UsageError(f"{folder} is not the folder of a sweep: it has no {missing}.") from None
-    if as_json:
-        click.echo(json.dumps(outputs.as_data(table), indent=1))
+    if _say(as_json, "ok", 0, result=outputs.as_data(table) if as_json else None):
         return
     try:
         outputs.write(table, table.folder)
@@ -401,7 +458,8 @@ def schema(node: str) -> None:
     help="Your app's configuration directory (default: conf); for an app, where its directory NAME is made (default: here).",
 )
 @click.option("--from", "start", shell_complete=completion.starts, help="The shipped option to start from.")
-def new(kind: str, name: str, conf: str | None, start: str | None) -> None:
+@JSON
+def new(kind: str, name: str, conf: str | None, start: str | None, as_json: bool) -> None:
     """Write a starter NAME: an app of its own, or an option file in your configuration directory. No file is ever changed."""
     from pathlib import Path
 
@@ -411,9 +469,10 @@ def new(kind: str, name: str, conf: str | None, start: str | None) -> None:
         written = write(kind, name, Path(conf or ("." if kind == "app" else "conf")), start)
     except ScaffoldError as error:
         raise click.UsageError(str(error)) from None
-    for path in written.files:
-        click.echo(path)
-    click.echo(f"\nTo check it:  {written.check}", err=True)
+    paths = [str(path) for path in written.files]
+    if not _say(as_json, "ok", 0, result={"paths": paths, "check": written.check}):
+        click.echo("\n".join(paths))
+        click.echo(f"\nTo check it:  {written.check}", err=True)
 
 
 if __name__ == "__main__":

@@ -18,26 +18,52 @@ REFUSED, USAGE = 1, 2  # exit codes; 0 is fine
 
 
 class HydraOverlapError(Exception):
-    """Base of all errors a user can cause; `str()` is what is printed, `exit_code` what a command then ends with."""
+    """Base of all errors a user can cause; `str()` is what is printed, `exit_code` what a command then ends with.
+
+    headline, findings, footer: the parts of that text, for a terminal that shows them in colours and at its own width.
+    An error without findings is its text alone.
+    """
 
     exit_code: ClassVar[int] = REFUSED
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def headline(self) -> str:
+        """The verdict, above the findings."""
+        return str(self)
+
+    @property
+    def footer(self) -> str:
+        """What stands below the findings; mostly nothing."""
+        return ""
 
 
 class GatingError(HydraOverlapError):
     """Gating rules refuse this configuration.
 
-    findings: every finding of severity `error`, in rule order. Programs read them; the text is a view on them.
+    findings: every finding of severity `error`, in rule order. Programs read them; the text is a view on them. job: the
+    overrides of the refused job, if it is one of a sweep.
     """
+
+    job: str = ""
 
     def __init__(self, findings: Sequence[Finding]) -> None:
         self.findings = tuple(findings)
         super().__init__(self.findings)
 
-    def __str__(self) -> str:
+    @property
+    def headline(self) -> str:
+        """How many rules refuse."""
         count = len({finding.rule for finding in self.findings})
-        what = "1 gating rule refuses" if count == 1 else f"{count} gating rules refuse"
-        blocks = [render(finding) for finding in self.findings]
-        return "\n\n".join([f"{what} this configuration; nothing was started.", *blocks])
+        return f"refused by {count} rule{'' if count == 1 else 's'}; nothing was started."
+
+    @property
+    def footer(self) -> str:
+        """Which job of a sweep is refused."""
+        return f"refused in the job: {self.job}" if self.job else ""
+
+    def __str__(self) -> str:
+        return "\n\n".join([self.headline, *(render(finding) for finding in self.findings)])
 
 
 class LaunchError(HydraOverlapError):
@@ -65,10 +91,16 @@ class LaunchError(HydraOverlapError):
             fixes=tuple(Fix(override, effect) for override, effect in fixes),
             source=source,
         )
+        self.findings = (self.finding,)
         super().__init__(title)
 
+    @property
+    def headline(self) -> str:
+        """That nothing runs."""
+        return "This configuration cannot run here; nothing was started."
+
     def __str__(self) -> str:
-        return "This configuration cannot run here; nothing was started.\n\n" + render(self.finding)
+        return f"{self.headline}\n\n{render(self.finding)}"
 
 
 def raised_from(error: BaseException, kind: type[Kind]) -> Kind | None:

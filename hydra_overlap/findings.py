@@ -1,11 +1,25 @@
 """What a rule says about a configuration: the data, and the text people read."""
 
+import re
 import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-COLUMN = 64  # columns of an override beside which its effect still finds room; below a longer one
-WIDTH = 110  # columns of wrapped prose; overrides and sources are never broken, so that they can be pasted
+import yaml
+
+WIDTH = (
+    80  # columns where nobody says how many there are; overrides and paths are never broken, so that they can be pasted
+)
+PROSE = 100  # columns of wrapped prose at most, however wide the terminal is
+INDENT = 10  # columns of a label, such as `fix`, and the space around it
+SEVERITIES = ("error", "warning", "note")
+
+_CONSTANTS: dict[str, Any] = {"true": True, "false": False, "null": None}
+_INTEGER, _FLOAT = re.compile(r"[-+]?\d+"), re.compile(r"[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?")
+
+Span = tuple[str, str]  # a text and what it is: a severity, "rule", "label", "override", "aside", or "" for plain prose
 
 
 @dataclass(frozen=True)
@@ -58,7 +72,7 @@ class Finding:
             "title": self.title,
             "message": self.message,
             "why": self.why,
-            "where": [{"key": p.key, "value": p.value, "origin": p.origin} for p in self.where],
+            "where": [{"key": p.key, "value": typed(p.value), "origin": p.origin} for p in self.where],
             "fixes": [{"override": f.override, "effect": f.effect, "replaces": f.replaces} for f in self.fixes],
             "source": self.source,
         }
@@ -82,32 +96,60 @@ def yaml_value(value: Any) -> str:
     return str(value)
 
 
-def render(finding: Finding) -> str:
-    """The text block of a finding: what, where, why, fix, source."""
-    lines = [f"{finding.rule}  {finding.title}"]
-    if finding.where:
-        width = max(len(str(place)) for place in finding.where)
-        for index, place in enumerate(finding.where):
-            label = "where" if index == 0 else ""
-            lines.append(f"  {label:<8}{place!s:<{width}}   {place.origin}".rstrip())
-    if finding.why:
-        wrapped = textwrap.wrap(finding.why, WIDTH - 10, break_long_words=False, break_on_hyphens=False)
-        lines += [f"  {'why' if index == 0 else '':<8}{line}" for index, line in enumerate(wrapped)]
-    if finding.fixes:
-        lines += _fix_lines(finding.fixes)
-    if finding.source:
-        lines.append(f"  source  {finding.source}")
-    return "\n".join(lines)
+def typed(text: str) -> Any:
+    """What `yaml_value` wrote, as the value it was: `true` -> True, `[a,1]` -> ["a", 1]; any other text as it is."""
+    if text in _CONSTANTS:
+        return _CONSTANTS[text]
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    if text[:1] in ("[", "{"):
+        with suppress(yaml.YAMLError):
+            return yaml.safe_load(text.replace(":", ": ") if text[0] == "{" else text)
+    return text
 
 
-def _fix_lines(fixes: tuple[Fix, ...]) -> list[str]:
-    """Overrides, and beside or below each what it does."""
-    width = max((len(fix.override) for fix in fixes if len(fix.override) <= COLUMN), default=0)
-    lines = []
-    for index, fix in enumerate(fixes):
-        label = "fix     " if index == 0 else "   or   "
-        if len(fix.override) <= COLUMN:
-            lines.append(f"  {label}{fix.override:<{width}}   {fix.effect}".rstrip())
-        else:
-            lines += [f"  {label}{fix.override}", *([f"{'':<12}{fix.effect}"] if fix.effect else [])]
-    return lines
+def render(finding: Finding, width: int = WIDTH) -> str:
+    """The text block of a finding: severity, rule and title; what was found, why it matters, how to fix it, the source."""
+    return "\n".join("".join(text for text, _ in line).rstrip() for line in lines(finding, width))
+
+
+def lines(finding: Finding, width: int = WIDTH) -> Iterator[list[Span]]:
+    """The block line by line, for `width` columns. No word is broken: what is longer than a line stands on one of its own."""
+    head = f"{finding.severity} {finding.rule}  "
+    for index, line in enumerate(_wrapped(finding.title, width - len(head))):
+        lead: list[Span] = [(f"{finding.severity} ", finding.severity), (f"{finding.rule}  ", "rule")]
+        yield [*(lead if index == 0 else [(" " * len(head), "")]), (line, "rule")]
+    places = [(str(place), place.origin) for place in finding.where]
+    yield from _pairs(["found", *[""] * (len(places) - 1)], places, width, "")
+    for index, line in enumerate(_wrapped(finding.why, width - INDENT)):
+        yield [_label("why" if index == 0 else ""), (line, "")]
+    fixes = [(fix.override, fix.effect) for fix in finding.fixes]
+    yield from _pairs(["fix", *["   or"] * (len(fixes) - 1)], fixes, width, "override")
+    for index, line in enumerate(_wrapped(finding.source, width - INDENT)):
+        yield [_label("source" if index == 0 else ""), (line, "aside")]
+
+
+def _pairs(labels: Sequence[str], pairs: Sequence[tuple[str, str]], width: int, kind: str) -> Iterator[list[Span]]:
+    """What is to be read beside what is said of it, in two columns; below it where one of them does not fit beside."""
+    longest = max((len(left) for left, _ in pairs), default=0)
+    beside = all(INDENT + longest + 3 + len(right) <= width for _, right in pairs if right)
+    for label, (left, right) in zip(labels, pairs, strict=False):
+        yield [
+            _label(label),
+            (f"{left:<{longest}}   " if beside and right else left, kind),
+            *([(right, "aside")] if beside else []),
+        ]
+        if not beside:
+            for line in _wrapped(right, width - INDENT - 2):
+                yield [(" " * (INDENT + 2), ""), (line, "aside")]
+
+
+def _label(text: str) -> Span:
+    return f"  {text:<{INDENT - 2}}", "label"
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    width = max(20, min(width, PROSE - INDENT))
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)

@@ -7,6 +7,8 @@ from hypothesis import settings
 
 from tests import warm
 
+os.environ["COLUMNS"] = "140"  # whatever terminal the tests run in; processes that they start inherit it
+
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 

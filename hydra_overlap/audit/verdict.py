@@ -8,17 +8,16 @@ from typing import Any
 from .. import dotted, option_files
 from ..errors import GatingError
 from ..findings import Finding, Fix, Place, render
+from ..presets.one_line import in_one_line
 from ..resolver.resolution import Resolution
 from ..resolver.resolve import resolve
-from ..rules.cfg import CFG001, CFG003
 from ..rules.env import CONNECTIONS, ENV002
 from ..rules.layout import data_parallel_size, smallest_world
-from ..schema.fields import FIELDS, NODES
-from ..suggest import nearest
+from ..schema.fields import FIELDS
 from .intake import Intake, UnreadableError, facts_of
+from .overrides import COMMAND_LINE, values
 
 WORLD = "parallelism.world_size"
-COMMAND_LINE = "command line"
 ASKED_BY_ENVIRONMENT = {
     "launch.layernorm_sm_margin": "NVTE_FWD_LAYERNORM_SM_MARGIN",
     "launch.nccl_pp_comm_chunksize": "NCCL_P2P_NET_CHUNKSIZE",
@@ -73,20 +72,36 @@ class Audit:
             "request": self.request,
         }
 
+    @property
+    def headline(self) -> str:
+        """The verdict, and on what."""
+        count = len(self.errors)
+        verdict = f"refused by {count} rule{'' if count == 1 else 's'}" if count else self.verdict
+        plan = f": {in_one_line(self.resolution)}" if self.resolution is not None else ""
+        return (
+            f"{verdict}{', the rest undecided' if count and self.undecided else ''}: {self.kind}{self._where()}{plan}"
+        )
+
+    @property
+    def wanted(self) -> str:
+        """What the text does not tell and a verdict needs; empty if there is nothing."""
+        say = " ".join(f"{key}=..." for key in self.undecided)
+        return f"Not in the file; pass them after its name: {say}" if say else ""
+
+    @property
+    def asides(self) -> list[str]:
+        """What was assumed, what no rule judged, and how much has nothing to do with overlap."""
+        ignored = "1 other setting does" if self.ignored == 1 else f"{self.ignored} other settings do"
+        return [
+            *(f"note: {note}" for note in self.notes),
+            *(f"no rule reads: {said}" for said in self.overlooked),
+            *([f"{ignored} not affect overlap"] if self.ignored else []),
+        ]
+
     def __str__(self) -> str:
         """The verdict first, then every finding, then what was not judged."""
-        count = len(self.errors)
-        verdict = self.verdict if not count else "1 rule refuses" if count == 1 else f"{count} rules refuse"
-        verdict += ", and the rest is undecided" if count and self.undecided else ""
-        blocks = [f"{self.kind}{self._where()}: {verdict}"]
-        blocks += [render(finding) for finding in self.findings]
-        if self.undecided:
-            say = " ".join(f"{key}=..." for key in self.undecided)
-            blocks.append(f"Not in the file; pass them after its name: {say}")
-        asides = [f"note: {note}" for note in self.notes]
-        asides += [f"no rule reads: {said}" for said in self.overlooked]
-        asides += [f"{self.ignored} other settings do not affect overlap"] if self.ignored else []
-        return "\n\n".join([*blocks, *(["\n".join(asides)] if asides else [])])
+        parts = [self.headline, *(render(finding) for finding in self.findings), self.wanted, "\n".join(self.asides)]
+        return "\n\n".join(part for part in parts if part)
 
     def _where(self) -> str:
         lines = ", ".join(map(str, self.lines))
@@ -127,9 +142,14 @@ class Audits:
             "commands": [one.to_dict() for one in self.commands],
         }
 
+    @property
+    def headline(self) -> str:
+        """The worst verdict, and how many there are."""
+        return f"{self.verdict}: {len(self.commands)} training commands"
+
     def __str__(self) -> str:
         """How many there are, then each."""
-        return "\n\n".join([f"{len(self.commands)} training commands: {self.verdict}", *map(str, self.commands)])
+        return "\n\n".join([self.headline, *map(str, self.commands)])
 
 
 def audit(text: str, overrides: Sequence[str] = (), *, folder: Path | None = None) -> Audit | Audits:
@@ -138,11 +158,11 @@ def audit(text: str, overrides: Sequence[str] = (), *, folder: Path | None = Non
     text: a Megatron-LM command line or shell script, a Megatron-Bridge YAML or list of overrides, a NeMo-Launcher or
     MLPerf YAML. overrides: what the text does not say (`platform=h100`, `parallelism.world_size=64`); they win. folder:
     where files it names are looked for. Several answers for a script with several training commands.
-    Raises UnreadableError, and GatingError on a wrong override.
+    Raises UnreadableError, GatingError for a key or an option that does not exist, OverrideError for a word that is no override.
     """
     found: list[Audit] = []
     for intake, say in _read(text, folder):
-        assumed = _complete(intake, [*_apply([], facts_of(text)), *_apply([], overrides)])
+        assumed = _complete(intake, [*values(facts_of(text)), *values(overrides)])
         _add(found, judged(intake, say, assumed))
     return found[0] if len(found) == 1 else Audits(tuple(found))
 
@@ -175,30 +195,6 @@ def _read(text: str, folder: Path | None) -> list[tuple[Intake, Callable[[str], 
         "of overrides for Megatron-Bridge, nor a NeMo-Launcher YAML."
         + (f" It is not valid YAML: {broken}." if broken else "")
     )
-
-
-def _apply(found: list[tuple[str, Any]], overrides: Iterable[str]) -> list[tuple[str, Any]]:
-    """(key, value) of `key=value` and of `group=option`, parsed by Hydra's grammar. Raises GatingError."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
-        key, value = override.key_or_group, override.value()
-        group = key.replace(".", "/")
-        known = option_files.options(group) if key in NODES or group.startswith("comm_overlap/") else ()
-        if known and isinstance(value, str):
-            if value not in known:
-                match = nearest(value, known)
-                fixes = (Fix(f"{key}={match}", "did you mean this?"),) if match else ()
-                why = f"{group} has no option {value!r}; it has: {', '.join(known)}."
-                raise GatingError([CFG003.refuse(key, value, COMMAND_LINE, why, *fixes)])
-            found += dotted.flatten(option_files.option(group, value), group.replace("/", "."), whole=FIELDS).items()
-        elif key in FIELDS:
-            found.append((key, value))
-        else:
-            parent = key.rpartition(".")[0]
-            siblings = tuple(leaf.rpartition(".")[2] for leaf in FIELDS if leaf.rpartition(".")[0] == parent)
-            raise GatingError([CFG001.unknown(key, value, COMMAND_LINE, siblings or NODES)])
-    return found
 
 
 def _complete(intake: Intake, said: list[tuple[str, Any]]) -> list[str]:

@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal import utils
 from omegaconf import DictConfig, OmegaConf
 
 from ..errors import REFUSED, USAGE, HydraOverlapError, raised_from
 from . import enforce
+
+if TYPE_CHECKING:
+    from .hydra_errors import Mistake
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 
@@ -71,8 +74,21 @@ def _report(error: Exception, task: CodeType) -> int:
         traceback.print_exception(error)
     with suppress(OSError):  # tidying up is a courtesy; the refusal is what counts
         _remove_what_hydra_wrote(frames)
-    print(told, file=sys.stderr)
+    _show(told)
     return told.exit_code
+
+
+def _show(told: "HydraOverlapError | Mistake") -> None:
+    """On standard error, in colours where it is a terminal; of a job's ranks, once."""
+    from ..launch.told_once import shortened
+    from ..screen import make_console, print_told
+
+    rules = ", ".join(dict.fromkeys(finding.rule for finding in told.findings)) or told.headline
+    instead = shortened(str(told), rules)
+    if instead is None:
+        print_told(told, make_console(stderr=True))
+    elif instead:
+        print(instead, file=sys.stderr)
 
 
 def _runs_job(frame: FrameType) -> bool:

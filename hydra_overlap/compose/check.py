@@ -18,18 +18,16 @@ from .overrides import quoted
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What `hydra-overlap check` says. exit_code: 0 accepted, 1 refused, 2 unreadable. resolution: None unless accepted."""
+    """What `hydra-overlap check` says. exit_code: 0 accepted, 1 refused, 2 unreadable. resolution: None unless accepted.
+
+    headline, footer: of a refusal, above and below its findings.
+    """
 
     exit_code: int
-    text: str = ""
+    headline: str = ""
+    footer: str = ""
     findings: tuple[Finding, ...] = ()
     resolution: Resolution | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON."""
-        answer = self.resolution.to_dict() if self.resolution else {}
-        findings = [finding.to_dict() for finding in self.findings]
-        return {"verdict": "refused" if self.exit_code else "accepted", **answer, "findings": findings}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +66,13 @@ def check(overrides: Sequence[str], *, trainer: str = OURS, primary: Primary = P
     except Exception as error:
         refusal = refusal_in(error)
         if refusal is not None:
-            return Verdict(exit_code=REFUSED, text=str(refusal), findings=refusal.findings)
+            return Verdict(
+                exit_code=REFUSED, headline=refusal.headline, footer=refusal.footer, findings=refusal.findings
+            )
         mistake = None if isinstance(error, HydraOverlapError) else hydra_errors.explain(error, overrides, sweeps=False)
         if mistake is None:
             raise
-        return Verdict(exit_code=mistake.exit_code, text=str(mistake), findings=mistake.findings)
+        return Verdict(exit_code=mistake.exit_code, headline=mistake.headline, findings=mistake.findings)
     return Verdict(exit_code=0, findings=resolution.findings, resolution=resolution)
 
 

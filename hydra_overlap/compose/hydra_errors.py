@@ -59,11 +59,18 @@ class Mistake:
         """What a command ends with."""
         return USAGE if self.usage else REFUSED
 
-    def __str__(self) -> str:
+    footer = ""
+
+    @property
+    def headline(self) -> str:
+        """The verdict, above the findings; Hydra's own text where that is all there is to say."""
         if self.hydras:
             return self.hydras
         what = "This command line cannot be read" if self.usage else "This configuration cannot be composed"
-        return "\n\n".join([f"{what}; nothing was started.", *(render(finding) for finding in self.findings)])
+        return f"{what}; nothing was started."
+
+    def __str__(self) -> str:
+        return "\n\n".join([self.headline, *(render(finding) for finding in self.findings)])
 
 
 def explain(error: Exception, arguments: Sequence[str], *, sweeps: bool = True) -> Mistake | None:

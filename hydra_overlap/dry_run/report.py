@@ -10,8 +10,9 @@ from rich.text import Text
 from .. import files
 from ..launch.plan import Plan, world_size
 from ..megatron import configs
-from ..resolver.ledger_table import make_console, print_ledger
+from ..reference.accepted import RUN_ALL, print_accepted
 from ..resolver.resolution import Resolution
+from ..screen import make_console
 from . import activations
 from .build import DryRun, run, without_cuda
 from .collectives import MODELLED_KINDS
@@ -30,9 +31,9 @@ STYLES = {FITS: "bold green", TIGHT: "bold yellow", DOES_NOT_FIT: "bold red", No
 
 
 def show(plan: Plan, resolution: Resolution) -> None:
-    """The whole dry run of train.py: the ledger, the ranks built, the tables. Raises LaunchError for what megatron-core refuses."""
+    """The whole dry run of train.py: the plan, the ranks built, the tables. Raises LaunchError for what megatron-core refuses."""
     console = make_console()
-    print_ledger(resolution, console)
+    print_accepted(resolution, console, rest=RUN_ALL)
     started = time.perf_counter()
     found = run(plan)
     print_dry_run(plan, found, console, seconds=time.perf_counter() - started)

@@ -6,7 +6,7 @@ from typing import Any
 from .. import dotted
 from .._version import __version__
 from ..errors import GatingError
-from ..findings import Finding, Fix, Place, render, yaml_value
+from ..findings import Finding, Fix, Place, yaml_value
 from ..resolver.resolution import Resolution
 from ..resolver.resolve import resolve
 from ..rules.trn import TRN002, TRN003
@@ -46,9 +46,10 @@ class ExportError(GatingError):
         super().__init__(tuple(findings))
         self.target = target
 
-    def __str__(self) -> str:
-        blocks = [render(finding) for finding in self.findings]
-        return "\n\n".join([f"{self.target} cannot express this plan; nothing was written.", *blocks])
+    @property
+    def headline(self) -> str:
+        """That nothing is written."""
+        return f"{self.target} cannot express this plan; nothing was written."
 
 
 def unsaid(c: Mapping[str, Any], asked: Collection[str] | None) -> tuple[str, ...]:

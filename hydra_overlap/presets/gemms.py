@@ -17,6 +17,7 @@ BF16_BYTES, FP8_BYTES = 2, 1
 MODES = {"bf16": ("bf16",), "fp8": ("fp8",), "fp8 beside bf16": ("fp8", "bf16")}
 RINGS = ("qkv_fprop", "fc1_fprop", "proj_dgrad", "fc2_dgrad")
 ORDER = tuple(f"{layer}_{part}" for layer in ("qkv", "proj", "fc1", "fc2") for part in ("fprop", "dgrad", "wgrad"))
+NAMED = "named"  # in the dictionary
 DEFAULT = "Transformer Engine's default"
 # megatron-core's own defaults of the flags that switch each kind of overlap.
 FLAGS: dict[str, bool] = {
@@ -129,7 +130,7 @@ def _judge(one: Communicator, on: Mapping[str, Any], mxfp8: bool, experts: bool)
     dgrad_reduces = bool(on["tp_comm_overlap_rs_dgrad"]) and not disabled
     collective = "reduce-scatter" if one.gemm in REDUCE_SCATTER else "all-gather"
     flag, active = "", True
-    why = "named" if one.named else DEFAULT
+    why = NAMED if one.named else DEFAULT
     if experts and layer in ("fc1", "fc2"):
         return Gemm(gemm=one.gemm, method="", collective="", overlaps=False, why="experts use no userbuffers")
     if part == "wgrad" and one.gemm in EXTERNAL:

@@ -1,55 +1,80 @@
 """Userbuffers presets as text: the list, one preset with what its GEMMs do, two compared, the nearest to a plan."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
+from rich.console import Console
 from rich.text import Text
 
 from ..errors import GatingError
-from ..findings import yaml_value
+from ..findings import PROSE, yaml_value
 from ..resolver.resolution import Resolution
 from ..resolver.resolve import resolve
+from ..screen import Column, print_pairs, print_rows, wrapped
 from .catalogue import DIMENSIONS, REASONS, Candidate, Preset, map_of, memory_of
-from .gemms import Gemm, Layers
+from .gemms import NAMED, Gemm, Layers
 
 HEADINGS = {
     "gpu": "gpu", "hidden_size": "hidden", "tp": "tp", "cp": "cp", "mbs": "mbs", "seq_length": "seq", "precision": "precision",
 }  # fmt: skip
+RIGHT = ("hidden_size", "tp", "cp", "mbs", "seq_length")
 NUMBERS = ("num_sm", "cga_size", "num_splits")
 SWITCHES = ("set_sm_margin", "aggregate", "fp8_buf", "atomic_gemm", "use_ce", "pipeline_rs_overlap_first_gemm")
 
 
-def listing(presets: Iterable[Preset]) -> Table:
-    """One row per preset: what it was tuned for, and the rules that refuse it on that very shape."""
-    table = _table("preset", *HEADINGS.values(), "refused by")
-    for one in presets:
-        table.add_row(one.name, *(_value(one.tuned_for[name]) for name in DIMENSIONS), ", ".join(one.refusals()))
-    return table
+def print_listing(presets: Sequence[Preset], whole: int, console: Console) -> None:
+    """One row per preset: what it was tuned for, and the rules that refuse it on that very shape. whole: how many there are.
+
+    Most names say what a preset was tuned for, so that is left out where the terminal is narrow.
+    """
+    tuned = [Column(title=title, right=name in RIGHT, spare=name != "cp") for name, title in HEADINGS.items()]
+    columns = [Column(title="preset"), *tuned, Column(title="refused by", prose=True)]
+    rows: list[tuple[str | Text, ...]] = [
+        (one.name, *(_value(one.tuned_for[name]) for name in DIMENSIONS), Text(", ".join(one.refusals()), "red"))
+        for one in presets
+    ]
+    print_rows(columns, rows, console)
+    console.print(f"{len(presets)} of {whole} presets")
 
 
-def candidates(found: Iterable[Candidate]) -> Table:
+def print_candidates(found: Iterable[Candidate], console: Console) -> None:
     """One row per preset: how far it is from the plan, in what, and the rules that refuse it."""
-    table = _table("distance", "preset", "differs in", "refused by")
+    columns = (
+        Column(title="preset"),
+        Column(title="distance", right=True),
+        Column(title="differs in", prose=True),
+        Column(title="refused by", prose=True),
+    )
+    rows = []
     for one in found:
         why = "; ".join(f"{difference} ({REASONS[difference.dimension]})" for difference in one.differences)
-        table.add_row(f"{one.distance:.1f}", one.preset.name, why or "nothing", ", ".join(one.preset.refusals()))
-    return table
+        refused = Text(", ".join(one.preset.refusals()), "red")
+        rows.append((one.preset.name, f"{one.distance:.1f}", why or "nothing", refused))
+    print_rows(columns, rows, console)
+
+
+def print_preset(one: Preset, console: Console) -> None:
+    """What a preset is, then what it makes of each of the twelve GEMMs."""
+    console.print(Text(one.name, "bold"), soft_wrap=True)
+    for line in heading(one):
+        for number, part in enumerate(wrapped(line, min(console.width, PROSE) - 4)):
+            console.print(f"{'    ' if number else '  '}{part}", soft_wrap=True)
+    console.print()
+    _print_gemms(plan_map(one), one.layers, console)
 
 
 def heading(one: Preset) -> Iterator[str]:
     """What a userbuffers preset is, line by line: its description, source, memory, the rules that refuse it."""
-    yield one.name
-    yield f"  {one.description}"
-    yield f"  source: {one.source}"
-    yield from (f"  {remark}" for remark in one.remarks)
+    yield one.description
+    yield f"source: {one.source}"
+    yield from one.remarks
     refused = one.refusals()
     if refused:
-        yield f"  refused by: {', '.join(refused)}, even for the shape it was tuned for"
+        yield f"refused by: {', '.join(refused)}, even for the shape it was tuned for"
     plan = one.plan()
     memory = memory_of(plan, one.layers)
     if memory is not None:
-        yield f"  memory: {memory:.0f} MiB per rank on that shape (computed)"
+        yield f"memory: {memory:.0f} MiB per rank on that shape (computed)"
 
 
 def plan_map(one: Preset) -> tuple[Gemm, ...]:
@@ -68,33 +93,37 @@ def shown(one: Preset) -> dict[str, Any]:
     return {**one.to_dict(), "memory_mib": memory_of(one.plan(), one.layers), "gemms": gemms}
 
 
-def gemm_table(gemms: Iterable[Gemm], layers: Layers) -> Table:
-    """One row per GEMM: the collective it hides, by which method, with which arguments of the dictionary, and why."""
-    table = _table("gemm", "hides", "method", *NUMBERS, "switched on", "because")
-    for one in gemms:
-        entry = layers.get(one.gemm, {})
-        table.add_row(
-            one.gemm,
-            one.collective if one.overlaps else "-",
-            one.method if one.overlaps else "",
-            *(_value(entry.get(name)) for name in NUMBERS),
-            ", ".join(name for name in SWITCHES if entry.get(name)),
-            one.why,
-        )
-    return table
+def _print_gemms(gemms: Iterable[Gemm], layers: Layers, console: Console) -> None:
+    """One line per GEMM: the collective it hides, by which method, with which arguments of the dictionary."""
+    print_pairs(((Text(one.gemm), _said(one, layers.get(one.gemm, {}))) for one in gemms), console)
 
 
-def differing(one: Preset, other: Preset) -> Table:
-    """Every argument in which two presets differ; empty cells are left to Transformer Engine."""
-    table = _table("", one.name, other.name)
+def _said(one: Gemm, entry: Mapping[str, Any]) -> str:
+    if not one.overlaps:
+        return f"hides nothing: {one.why}"
+    numbers = [f"{name} {_value(entry[name])}" for name in NUMBERS if entry.get(name) is not None]
+    arguments = ", ".join([*numbers, *(name for name in SWITCHES if entry.get(name))])
+    parts = [f"{one.collective} by {one.method}", arguments, "" if one.why == NAMED else one.why]
+    return "; ".join(part for part in parts if part)
+
+
+def differing(one: Preset, other: Preset) -> Iterator[tuple[str, Any, Any]]:
+    """(argument, value, other value) where two presets differ; None is left to Transformer Engine."""
     rows = [(f"tuned_for.{name}", one.tuned_for[name], other.tuned_for[name]) for name in DIMENSIONS]
     for gemm in dict.fromkeys([*one.layers, *other.layers]):
         mine, theirs = one.layers.get(gemm, {}), other.layers.get(gemm, {})
         rows += [(f"{gemm}.{name}", mine.get(name), theirs.get(name)) for name in dict.fromkeys([*mine, *theirs])]
-    for key, left, right in rows:
-        if left != right:
-            table.add_row(key, _value(left), _value(right))
-    return table
+    yield from ((key, left, right) for key, left, right in rows if left != right)
+
+
+def print_differing(one: Preset, other: Preset, console: Console) -> None:
+    """Every argument in which two presets differ; empty cells are left to Transformer Engine."""
+    rows = [(key, _value(left), _value(right)) for key, left, right in differing(one, other)]
+    if rows:
+        console.print(Text(f"{one.name} -> {other.name}", "bold"), soft_wrap=True)
+        print_rows((Column(title="argument"), Column(title="first"), Column(title="second")), rows, console)
+    else:
+        console.print("The two presets have the same values.")
 
 
 def facts_of(resolution: Resolution) -> dict[str, Any] | None:
@@ -106,27 +135,16 @@ def facts_of(resolution: Resolution) -> dict[str, Any] | None:
     return {"memory_mib": memory_of(resolution.request, layers), "gemms": [gemm.to_dict() for gemm in gemms]}
 
 
-def summary(resolution: Resolution) -> str:
-    """Two lines about a plan's userbuffers: memory, and which GEMMs hide what; empty without TP overlap."""
-    found = facts_of(resolution)
-    if found is None:
-        return ""
-    memory = "unknown: model.hidden_size or seq_length is not set"
-    if found["memory_mib"] is not None:
-        memory = f"{found['memory_mib']:.0f} MiB per rank (computed)"
-    hiding = [gemm for gemm in found["gemms"] if gemm["overlaps"]]
-    by_method: dict[str, list[str]] = {}
-    for gemm in hiding:
-        by_method.setdefault(gemm["method"], []).append(gemm["gemm"])
-    methods = "; ".join(f"{method}: {', '.join(names)}" for method, names in by_method.items())
-    return f"userbuffers: {memory}; {len(hiding)} of {len(found['gemms'])} GEMMs hide communication\n  {methods}"
+def hidden(facts: Mapping[str, Any]) -> str:
+    """`10 of 12`: GEMMs that hide communication. facts: of `facts_of`."""
+    return f"{sum(gemm['overlaps'] for gemm in facts['gemms'])} of {len(facts['gemms'])}"
 
 
-def _table(*columns: str) -> Table:
-    table = Table(header_style="bold", box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(Text(column), overflow="fold", no_wrap=column in ("preset", "gemm"))
-    return table
+def memory(facts: Mapping[str, Any]) -> str:
+    """What the buffers of a plan take. facts: of `facts_of`."""
+    if facts["memory_mib"] is None:
+        return "of unknown size, for model.hidden_size or seq_length is not set"
+    return f"{facts['memory_mib']:.0f} MiB per rank (computed)"
 
 
 def _value(value: Any) -> str:

@@ -25,6 +25,19 @@ DDP_FIELDS: dict[str, str] = {
 LEDGER_KEYS = (*TRANSFORMER_FIELDS.values(), GRAD_REDUCE, PARAM_GATHER, ALIGN_GATHER, BUCKET, STEP_GATHER)
 """Every field that a request asks for under comm_overlap, in the order of the ledger."""
 
+UPSTREAM: dict[str, Any] = {
+    "comm_overlap.tp.tp_comm_overlap": False, "comm_overlap.tp.tp_comm_bootstrap_backend": "nccl",
+    "comm_overlap.tp.tp_comm_overlap_ag": True, "comm_overlap.tp.tp_comm_overlap_rs": True,
+    "comm_overlap.tp.tp_comm_overlap_rs_dgrad": False, "comm_overlap.tp.tp_comm_bulk_dgrad": True,
+    "comm_overlap.tp.tp_comm_bulk_wgrad": True, "comm_overlap.tp.tp_comm_overlap_disable_qkv": False,
+    "comm_overlap.tp.tp_comm_overlap_disable_fc1": False, "comm_overlap.pp.overlap_p2p_comm": False,
+    "comm_overlap.pp.batch_p2p_comm": True, "comm_overlap.pp.overlap_p2p_comm_warmup_flush": False,
+    "comm_overlap.pp.defer_embedding_wgrad_compute": False, "comm_overlap.pp.wgrad_deferral_limit": 0,
+    "comm_overlap.ep.overlap_moe_expert_parallel_comm": False, DELAY_WGRAD: False, GRAD_REDUCE: False, PARAM_GATHER: False,
+    ALIGN_GATHER: False, BUCKET: None, STEP_GATHER: False,
+}  # fmt: skip
+"""What megatron-core 0.16.1 does where nobody sets a field of the ledger: the defaults of its own classes."""
+
 
 def in_effect(request: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
     """The flat request with every overlap field as it will be set.

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from ..compose.extract import IN_THE_JOBS
-from ..resolver.ledger_table import make_console
+from ..screen import make_console
 from ..suggest import nearest
 from .composer import Composer
 from .errors import SweepError

@@ -18,6 +18,15 @@ class SweepError(LaunchError, ConfigCompositionException):  # type: ignore[misc]
         super().__init__(title, **details)
         self.example = example
 
+    @property
+    def headline(self) -> str:
+        """That nothing runs."""
+        return "This sweep cannot start; nothing was started."
+
+    @property
+    def footer(self) -> str:
+        """The refused point that is the example."""
+        return f"refused in the job: {self.example}" if self.example else ""
+
     def __str__(self) -> str:
-        text = "This sweep cannot start; nothing was started.\n\n" + render(self.finding)
-        return f"{text}\n\nrefused in the job: {self.example}" if self.example else text
+        return "\n\n".join(part for part in (self.headline, render(self.finding), self.footer) if part)

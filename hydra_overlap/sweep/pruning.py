@@ -11,7 +11,7 @@ from typing import Any
 from hydra.core.utils import JobStatus
 from rich.text import Text
 
-from ..resolver.ledger_table import make_console
+from ..screen import make_console
 from .composer import Composer
 from .errors import SweepError
 from .judge import Judged, judge_all

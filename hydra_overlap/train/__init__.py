@@ -43,8 +43,9 @@ def main(cfg: DictConfig) -> dict[str, Any] | None:
     from ..launch import plan as plans
     from ..launch import preflight, requeue, slurm
     from ..megatron import rehearsal
-    from ..resolver.ledger_table import make_console, print_ledger
+    from ..reference.accepted import RUN_ALL, print_accepted
     from ..run.rehearsal_notice import print_rehearsal
+    from ..screen import make_console
 
     # 1. The plan. Composition judged it already; a config that came another way is judged here, or refused.
     resolution = enforce.judged(cfg)
@@ -70,7 +71,7 @@ def main(cfg: DictConfig) -> dict[str, Any] | None:
     # 3. What will happen, before it happens.
     if found.job is None or found.job.rank == 0:
         console = make_console()
-        print_ledger(resolution, console)
+        print_accepted(resolution, console, rest=RUN_ALL)
         if plan.rehearsal:
             print_rehearsal(plan, console)
     return slurm.submit(plan, run) if found.queued else run(plan, found.job)
@@ -84,8 +85,8 @@ def run(plan: Plan, job: Joined | None) -> dict[str, Any] | None:
     from ..launch import external, first_cause, local, preflight, rank_tags, requeue
     from ..launch import plan as plans
     from ..megatron import data, library_imports
-    from ..resolver.ledger_table import make_console
     from ..run import record
+    from ..screen import make_console
 
     environment = preflight.rank_environment(plan, job.local_ranks if job else plans.world_size(plan))
     first = job is None or job.rank == 0
@@ -138,14 +139,14 @@ def train(plan: Plan) -> None:
 
 
 def _train(plan: Plan, rank: int, requests: Requests) -> None:
-    from ..launch import heartbeat
+    from ..launch import heartbeat, rank_files
     from ..megatron import build, checkpoint, cpu, readback, userbuffers
-    from ..resolver.ledger_table import make_console
     from ..run import manifest
+    from ..screen import make_console
 
     cpu.finish()
     plan = build.plan_of_rank_0(plan)
-    with heartbeat.Heart(plan, rank) as heart:
+    with rank_files.in_files(plan, rank), heartbeat.Heart(plan, rank) as heart:
         # 6. megatron-core's objects: parallel state, userbuffers, model chunks, DDP, optimizer, schedules.
         build.initialize_parallel_state(plan)
         userbuffers.initialize(plan)
@@ -169,9 +170,9 @@ def _steps(plan: Plan, rank: int, built: Any, done: int, heart: Heart, requests:
     """Stage 9: steps, checkpoints, validation losses; and the record of a run that ends as planned or as it was asked to."""
     from ..launch import stopping
     from ..megatron import batches, build, checkpoint, data, evaluate, nonfinite, step
-    from ..resolver.ledger_table import make_console
     from ..run import record
     from ..run.report import RunReport, SilentReport
+    from ..screen import make_console
 
     training = plan.request.training
     samples = data.dataset(plan, batches.consumed(training, training.train_iters))

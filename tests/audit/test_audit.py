@@ -200,7 +200,9 @@ def test_the_command_exits_with_1_on_findings_and_tells_programs_the_same(run, t
     file = tmp_path / "train.sh"
     file.write_text(SCRIPT.replace("--sequence-parallel", ""))
     done = run(str(file), "platform=h100")
-    assert done.exit_code == 1 and done.output.startswith("Megatron-LM command line, line 13: 1 rule refuses\n\nTP002")
+    assert done.exit_code == 1 and done.output.startswith(
+        "refused by 1 rule: Megatron-LM command line, line 13\n\nerror TP002"
+    )
     answer = json.loads(run(str(file), "platform=h100", "--json").output)
     assert answer["verdict"] == "refused" and [f["rule"] for f in answer["findings"] if f["severity"] == "error"] == [
         "TP002"

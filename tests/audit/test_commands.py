@@ -27,8 +27,8 @@ def test_each_training_command_is_judged_by_itself(first: bool) -> None:
     assert [ids(one) for one in found.commands] == ([["TP001"], []] if first else [[], ["TP001"]])
     assert (found.verdict, found.exit_code, ids(found)) == ("refused", 1, ["TP001"])
     text = str(found)
-    assert text.startswith("2 training commands: refused\n\nMegatron-LM command line, line 2: ")
-    assert "\n\nMegatron-LM command line, line 3: " in text
+    assert text.startswith("refused: 2 training commands\n\n") and ": Megatron-LM command line, line 2" in text
+    assert ": Megatron-LM command line, line 3" in text
 
 
 def test_programs_get_every_command_and_the_worst_verdict(monkeypatch) -> None:
@@ -36,7 +36,10 @@ def test_programs_get_every_command_and_the_worst_verdict(monkeypatch) -> None:
     done = CliRunner().invoke(main, ["audit", "-", "platform=h100", "--json"], input=f"{TP4}\n{TP1}\n")
     answer = json.loads(done.output)
     assert done.exit_code == 1 and answer["verdict"] == "refused"
-    assert [(one["lines"], one["verdict"]) for one in answer["commands"]] == [([1], "accepted"), ([2], "refused")]
+    assert [(one["lines"], one["verdict"]) for one in answer["result"]["commands"]] == [
+        ([1], "accepted"),
+        ([2], "refused"),
+    ]
 
 
 def test_commands_with_the_same_settings_share_one_verdict() -> None:

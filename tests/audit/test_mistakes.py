@@ -97,7 +97,7 @@ def test_text_in_the_place_of_a_value_is_shown_as_text() -> None:
 def test_a_misspelt_name_is_refused_beside_an_undecided_value() -> None:
     found = audit("model: {tensor_model_parallel_size: four}\ncomm_overlap: {tp_comm_overlpa: true}")
     assert (found.verdict, rules(found)) == ("refused", ["CFG001"])
-    assert str(found).startswith("Megatron-Bridge configuration: 1 rule refuses, and the rest is undecided")
+    assert str(found).startswith("refused by 1 rule, the rest undecided: Megatron-Bridge configuration")
 
 
 def test_unusable_values_on_which_no_verdict_hangs_are_counted() -> None:

@@ -63,5 +63,5 @@ def test_the_page_shows_the_report_of_the_command(monkeypatch) -> None:
 
 def test_programs_get_one_row_for_each_recipe(monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["hydra-overlap"])
-    rows = json.loads(CliRunner().invoke(main, ["audit", "--bridge-recipes", str(FILE), "--json"]).output)
+    rows = json.loads(CliRunner().invoke(main, ["audit", "--bridge-recipes", str(FILE), "--json"]).output)["result"]
     assert len(rows) == 357 and sum(row["asks_tp_overlap"] and not row["tp_overlap_in_bridge"] for row in rows) == 105

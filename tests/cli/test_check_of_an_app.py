@@ -44,7 +44,7 @@ WAYS = [IN_A_FOLDER, ("--config-dir", "settings", "--config-name", "train.yaml")
 @pytest.mark.parametrize("way", WAYS, ids=" ".join)
 def test_an_apps_config_is_judged_in_its_own_words(app: Path, way: tuple[str, ...]) -> None:
     code, text = run("check", *way, "--json")
-    assert code == 0 and json.loads(text)["transformer_config"]["tp_comm_overlap"] is True
+    assert code == 0 and json.loads(text)["result"]["transformer_config"]["tp_comm_overlap"] is True
     code, text = run("check", *way, "net.heads=6")
     assert code == 1 and "PAR006" in text and "net.heads (overlap.reads)" in text
 

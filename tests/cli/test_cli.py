@@ -43,7 +43,7 @@ def test_explains_every_rule_with_its_fixes_and_source(run, rule):
     code, text = run("explain", rule.__name__)
     assert code == 0
     assert text.startswith(f"{rule.__name__}  {rule.title()}")
-    assert rule.source in text
+    assert " ".join(rule.source.split()) in " ".join(text.split())
     for fix in getattr(example(rule), "fixes", ()):
         assert fix.override in text
 
@@ -51,7 +51,7 @@ def test_explains_every_rule_with_its_fixes_and_source(run, rule):
 @each("derivation", DERIVATIONS, ids=lambda derivation: derivation.id)
 def test_explains_every_derivation(run, derivation):
     code, text = run("explain", derivation.id)
-    assert code == 0 and derivation.key in text and derivation.source in text
+    assert code == 0 and derivation.key in text and derivation.source in " ".join(text.split())
 
 
 def test_a_derivation_says_what_it_becomes_for_which_requests_and_why(run):
@@ -102,17 +102,39 @@ def test_lists_the_rules_of_a_family(run):
 
 def test_lists_all_rules_for_programs(run):
     _, text = run("rules", "--json")
-    assert [row["id"] for row in json.loads(text)] == [rule.__name__ for rule in RULES]
+    assert [row["id"] for row in json.loads(text)["result"]] == [rule.__name__ for rule in RULES]
 
 
 def test_a_family_that_does_not_exist_is_a_usage_error(run):
     assert run("rules", "--family", "XX")[0] == 2
 
 
-def test_check_accepts_and_prints_the_ledger(run):
+def test_check_says_the_verdict_and_the_layout_in_its_first_line(run):
     code, text = run("check", "comm_overlap=tp4_h100")
     assert code == 0
-    assert "tp_comm_overlap" in text and "CUDA_DEVICE_MAX_CONNECTIONS" in text
+    first = "accepted: TP4 SP, 4 H100, TP overlap by userbuffers (10 of 12 GEMMs), 1 note"
+    assert text.splitlines()[0] == first
+    assert run("check", "parallelism=pp2_vpp2_dp2")[1].splitlines()[0] == (
+        "accepted: PP2 VPP2 DP2, 4 ranks on CPU, PP overlap, DP overlap (gradients, parameters)"
+    )
+    assert run("check", "comm_overlap=none")[1].splitlines()[0] == "accepted: DP2, 2 ranks on CPU, no overlap"
+
+
+def test_check_shows_only_what_is_not_as_megatron_core_has_it_and_all_of_it_with_verbose(run):
+    _, text = run("check", "comm_overlap=tp4_h100")
+    assert "tp_comm_overlap=true" in text and "CUDA_DEVICE_MAX_CONNECTIONS=1" in text
+    assert "tp_comm_bulk_dgrad" not in text and "batch_p2p_comm" not in text
+    assert "20 other overlap fields are as megatron-core has them" in text
+    _, text = run("check", "comm_overlap=tp4_h100", "--verbose")
+    assert "tp_comm_bulk_dgrad=true" in text and "batch_p2p_comm=false" in text and "other overlap fields" not in text
+    _, text = run("check", "comm_overlap=tp4_h100", "comm_overlap.tp.tp_comm_bulk_dgrad=true")
+    assert "tp_comm_bulk_dgrad=true" in text, "what was typed is shown, default or not"
+
+
+def test_check_shows_what_was_asked_for_and_is_not_in_effect(run):
+    code, text = run("check", "gating=bridge", "comm_overlap=tp4_h100", "parallelism=tp1")
+    assert code == 0 and "asked for, and not in effect" in text
+    assert "tp_comm_overlap=false" in text and "asked: true" in text
 
 
 def test_check_refuses_with_every_rule_and_where_values_came_from(run):
@@ -130,8 +152,8 @@ def test_check_tells_programs_the_same(run):
     code, text = run("check", "comm_overlap=tp4_h100", "--json")
     answer = json.loads(text)
     assert code == 0 and answer["verdict"] == "accepted"
-    assert answer["transformer_config"]["tp_comm_overlap"] is True
-    assert answer["env"] == {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}
+    assert answer["result"]["transformer_config"]["tp_comm_overlap"] is True
+    assert answer["result"]["env"] == {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}
 
 
 @pytest.mark.parametrize(
@@ -205,7 +227,7 @@ def test_doctor_names_variables_that_hurt_a_plan(run, monkeypatch, name, value, 
     got, text = run("doctor", plan, "--json")
     answer = json.loads(text)
     assert got == code and answer["verdict"] == ("wrong" if code else "ok")
-    assert [row["state"] for row in answer["diagnoses"] if row["what"] == name] == ([state] if state else [])
+    assert [row["state"] for row in answer["result"] if row["what"] == name] == ([state] if state else [])
     got, text = run("doctor", plan)
     lines = [line for line in text.splitlines() if line.startswith(name)]
     assert got == code and [state in line for line in lines] == ([True] if state else [])
@@ -216,7 +238,7 @@ def test_doctor_tells_programs_the_same(run):
     code, text = run("doctor", "--json")
     answer = json.loads(text)
     assert code == 0 and answer["verdict"] == "ok"
-    assert [row["what"] for row in answer["diagnoses"]][-3:] == ["torch", "megatron-core", "Transformer Engine"]
+    assert [row["what"] for row in answer["result"]][-3:] == ["torch", "megatron-core", "Transformer Engine"]
     code, text = run("doctor", "--json", "comm_overlap=tp4_h100", "parallelism=tp1")
     answer = json.loads(text)
     assert code == 1 and answer["verdict"] == "refused"

@@ -30,7 +30,7 @@ def what_the_job_saw(output: str) -> list[dict[str, Any]]:
 def assert_refused(done: subprocess.CompletedProcess[str], rule: str) -> None:
     """The command ended in the message of this rule, without a traceback, before any job."""
     assert done.returncode == 1, done.stderr
-    assert f"\n{rule}  " in done.stderr
+    assert f"\nerror {rule}  " in done.stderr
     assert "Traceback" not in done.stderr
     assert "TASK RAN" not in done.stdout
 

@@ -104,11 +104,11 @@ def test_a_mistake_on_the_command_line_is_told_in_the_usual_form(
 ) -> None:
     found, message = command(*arguments.split())
     assert found == code, message
-    assert f"\n{rule}  " in message
+    assert f"\nerror {rule}  " in message
     assert "; nothing was started." in message.splitlines()[0]
     assert "Traceback" not in message
     for text in said:
-        assert text in " ".join(message.split(" ")), message
+        assert " ".join(text.split()) in " ".join(message.split()), message
     assert list(tmp_path.iterdir()) == []
 
 
@@ -145,10 +145,10 @@ def test_a_mistake_in_an_option_file_names_the_file(
     file.write_text(text)
     code, message = command(f"--config-dir={tmp_path / 'options'}", *arguments.split())
     assert code == 1, message
-    assert f"\n{rule}  " in message, message
+    assert f"\nerror {rule}  " in message, message
     assert "Traceback" not in message
     for part in said:
-        assert part in message, message
+        assert " ".join(part.split()) in " ".join(message.split()), message
 
 
 def test_a_failure_of_our_own_inside_the_check_is_not_taken_for_a_mistake(

@@ -49,7 +49,7 @@ def _told(arguments: list[str], *, exit_code: int | None) -> str:
 
     from hydra_overlap.cli import main
 
-    done = CliRunner().invoke(main, arguments)
+    done = CliRunner(env={"COLUMNS": "100"}).invoke(main, arguments)  # of a page
     assert exit_code in (None, done.exit_code) and "Traceback" not in done.output, done.output
     return "\n".join(line.rstrip() for line in done.output.strip().splitlines())
 

@@ -57,5 +57,5 @@ def test_the_lines_that_catch_a_refusal_of_hydra_compose_work(tmp_path: Path, ca
     with initialize_config_dir(str(tmp_path), version_base=None):
         exec(lines, {})
     printed = capsys.readouterr().out
-    assert printed.startswith("1 gating rule refuses this configuration; nothing was started.\n\nTP001  ")
+    assert printed.startswith("refused by 1 rule; nothing was started.\n\nerror TP001  ")
     assert printed.endswith(" ['TP001']\n")

@@ -75,10 +75,11 @@ def test_the_header_names_a_schema_beside_the_file_that_takes_it(conf: Path, kin
 
 
 def said(command: str) -> dict:
-    """The answer of the command that `new` prints, as JSON."""
+    """What the command that `new` prints finds in the plan that it accepts."""
     done = CliRunner().invoke(main, [*shlex.split(command)[1:], "--json"])
-    assert done.exit_code == 0, done.output
-    return json.loads(done.stdout)
+    answer = json.loads(done.stdout)
+    assert done.exit_code == 0 and answer["verdict"] == "accepted", done.output
+    return answer["result"]
 
 
 @each(
@@ -95,7 +96,6 @@ def test_what_is_written_is_accepted_by_the_command_that_is_printed(conf: Path, 
     done = new(kind, f"my_{start}", "--from", start, "-C", str(conf))
     assert done.exit_code == 0, done.output
     answer = said(done.stderr.partition("To check it:")[2].strip())
-    assert answer["verdict"] == "accepted"
     if kind in ("bundle", "experiment"):
         group = FOLDERS[kind]
         shipped = said(f"hydra-overlap check {group}={start}")
@@ -108,7 +108,7 @@ def test_a_new_app_runs_and_is_refused(tmp_path: Path) -> None:
     ran = warm.run([app], cwd=tmp_path)
     assert ran.returncode == 0 and "overlap_grad_reduce=True" in ran.stdout, ran.stderr
     refused = warm.run([app, "parallelism.tensor_model_parallel_size=3"], cwd=tmp_path)
-    assert refused.returncode == 1 and "\nPAR001  " in refused.stderr and "Traceback" not in refused.stderr
+    assert refused.returncode == 1 and "\nerror PAR001  " in refused.stderr and "Traceback" not in refused.stderr
 
 
 def test_a_place_that_cannot_be_written_is_a_usage_error(conf: Path) -> None:

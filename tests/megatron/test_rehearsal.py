@@ -5,8 +5,8 @@ import pytest
 from hydra_overlap import LaunchError, resolve
 from hydra_overlap.launch import preflight
 from hydra_overlap.megatron.rehearsal import HIDDEN, rehearse
-from hydra_overlap.resolver.ledger_table import make_console
 from hydra_overlap.run.rehearsal_notice import print_rehearsal
+from hydra_overlap.screen import make_console
 from tests.plans import plan_of
 
 BIG = ("comm_overlap=tp4_h100", "model=llama3_70b", "parallelism.world_size=64", "training.global_batch_size=256")

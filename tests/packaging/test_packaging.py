@@ -74,7 +74,7 @@ def assert_an_unrelated_app_is_enforced(python: Path, folder: Path) -> None:
     assert ran.stdout == "TASK RAN 4 {'CUDA_DEVICE_MAX_CONNECTIONS': '1'}\n", ran.stderr
     refused = sh(python, "app.py", "+comm_overlap=tp4_h100", "parallelism=tp1", cwd=folder)
     assert refused.returncode == 1
-    assert "\nTP001  " in refused.stderr
+    assert "\nerror TP001  " in refused.stderr
     assert "Traceback" not in refused.stderr
 
 

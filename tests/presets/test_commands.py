@@ -46,7 +46,7 @@ def test_lists_those_that_were_tuned_for_a_shape(run: Run) -> None:
     _, text = run(
         "presets", "--gpu", "h100", "--tp", "8", "--cp", "2", "--hidden", "16384", "--precision", "bf16", "--json"
     )
-    rows = json.loads(text)
+    rows = json.loads(text)["result"]
     assert [row["name"] for row in rows] == [
         "bf16_h100_h16384_tp8_cp2_mbs1_seq8192", "launcher_bf16_h100_h16384_tp8_cp2_mbs1_seq8192",
     ]  # fmt: skip
@@ -59,17 +59,16 @@ def test_shows_source_memory_and_what_each_gemm_hides(run: Run) -> None:
     assert code == 0
     assert "source: Megatron-Bridge v0.6.0" in text
     assert "memory: 1536 MiB per rank" in text
-    rows = {line.split()[0]: line for line in text.splitlines() if "_" in line.partition(" ")[0]}
-    assert rows["proj_fprop"].split()[1:7] == ["reduce-scatter", "pipeline", "24", "2", "4", "set_sm_margin"]
-    assert rows["fc2_wgrad"].split()[1] == "-"
+    assert "proj_fprop  reduce-scatter by pipeline; num_sm 24, cga_size 2, num_splits 4, set_sm_margin\n" in text
+    assert "fc2_wgrad   hides nothing: dgrad already gathered for it" in text
 
 
 def test_shows_the_rules_that_refuse_a_preset(run: Run) -> None:
     _, text = run("presets", "show", "mlperf41_gpt3_h100_tp8_mbs1")
     assert "refused by: UB006" in text
     _, text = run("presets", "show", "mlperf41_gpt3_h100_tp8_mbs1", "--json")
-    assert json.loads(text)["refused_by"] == ["UB006"]
-    assert len(json.loads(text)["gemms"]) == 12
+    shown = json.loads(text)["result"]
+    assert shown["refused_by"] == ["UB006"] and len(shown["gemms"]) == 12
 
 
 def test_an_unknown_preset_is_a_usage_error_with_a_near_one(run: Run) -> None:
@@ -96,7 +95,7 @@ def test_finds_the_nearest_to_a_plan_with_every_difference(run: Run) -> None:
     plan = ("model=llama3_70b", "parallelism=tp4", "platform=h100", "training.micro_batch_size=1")
     code, text = run("presets", "nearest", *plan, "--count", "2", "--json")
     assert code == 0
-    first, second = json.loads(text)
+    first, second = json.loads(text)["result"]
     assert (first["preset"], first["distance"], first["differences"]) == ("bf16_h100_h8192_tp4_mbs1_seq8192", 0.0, [])
     assert second["distance"] > 0 and second["differences"]
     _, table = run("presets", "nearest", *plan, "--count", "1")
@@ -109,13 +108,15 @@ def test_a_plan_that_is_refused_has_no_nearest(run: Run) -> None:
     assert "TP002" in text
 
 
-def test_check_ends_with_memory_and_map(run: Run) -> None:
+def test_check_says_how_many_gemms_hide_communication_and_on_request_which_and_in_how_much_memory(run: Run) -> None:
     plan = ("comm_overlap=tp4_h100", "model=llama3_70b", "training.micro_batch_size=1")
-    _, text = run("check", *plan)
-    assert "userbuffers: 1536 MiB per rank (computed); 10 of 12 GEMMs hide communication" in text
+    assert "TP overlap by userbuffers (10 of 12 GEMMs)" in run("check", *plan)[1].splitlines()[0]
+    _, text = run("check", *plan, "--verbose")
+    assert "GEMMs that hide communication: 10 of 12; buffers: 1536 MiB per rank (computed)" in text
+    assert "pipeline       proj_fprop, fc2_fprop" in text
     _, answer = run("check", *plan, "--json")
-    assert json.loads(answer)["userbuffers_plan"]["memory_mib"] == 1536
-    assert "userbuffers:" not in run("check")[1]
+    assert json.loads(answer)["result"]["userbuffers_plan"]["memory_mib"] == 1536
+    assert "GEMMs" not in run("check", "--verbose")[1]
 
 
 def test_listing_imports_neither_torch_nor_hydra() -> None:
@@ -128,5 +129,5 @@ def test_a_preset_that_a_rule_refuses_is_never_nearer_than_one_that_works(run: R
     plan = ("comm_overlap=tp4_h100", "userbuffers=none", "model=gpt3_175b", "platform=h100")
     code, text = run("presets", "nearest", *plan, "--count", "40", "--json")
     assert code == 0
-    refused = [bool(preset(row["preset"]).refusals()) for row in json.loads(text)]
+    refused = [bool(preset(row["preset"]).refusals()) for row in json.loads(text)["result"]]
     assert refused == sorted(refused) and True in refused and False in refused

@@ -10,6 +10,7 @@ import pytest
 from hydra_overlap import rules
 from hydra_overlap.schema import keys
 from hydra_overlap.schema.fields import FIELDS
+from hydra_overlap.schema.targets import LEDGER_KEYS, UPSTREAM
 
 NAMES = {name: value for name, value in vars(keys).items() if name.isupper()}
 MODULES = sorted(path for path in Path(rules.__file__).parent.glob("*.py"))
@@ -57,3 +58,20 @@ def test_no_module_of_rules_gives_a_name_of_a_key_another_meaning(path):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
     }
     assert stored & set(NAMES) == set()
+
+
+def test_defaults_of_the_ledger_are_those_of_the_installed_megatron_core():
+    """Read from its source: importing it takes seconds."""
+    folder = Path(str(importlib.util.find_spec("megatron.core").submodule_search_locations[0]))
+    sources = ("model_parallel_config", "transformer/transformer_config", "distributed/distributed_data_parallel_config", "optimizer/optimizer_config")  # fmt: skip
+    found = {}
+    for name in sources:
+        for node in ast.walk(ast.parse((folder / f"{name}.py").read_text())):
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                value = node.value
+                if isinstance(value, ast.Call):  # field(default=...)
+                    value = next((word.value for word in value.keywords if word.arg == "default"), None)
+                if isinstance(value, ast.Constant):
+                    found.setdefault(node.target.id, value.value)
+    assert set(UPSTREAM) == set(LEDGER_KEYS)
+    assert {key: found[key.rpartition(".")[2]] for key in UPSTREAM} == UPSTREAM

@@ -132,7 +132,7 @@ def test_plan_only_starts_and_writes_nothing(tmp_path: Path) -> None:
 def test_a_sweep_with_nothing_left_is_an_error_that_names_why(tmp_path: Path) -> None:
     done = command(tmp_path, "comm_overlap=tp4_h100", "parallelism=tp1,tp2")
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "No point of this sweep can run" in done.stderr and "\nTP001  " in done.stderr
+    assert "No point of this sweep can run" in done.stderr and "\nerror TP001  " in done.stderr
     assert "UB001 The userbuffers preset was tuned for another TP size: 1 of 2 points" in done.stderr
     assert list(tmp_path.iterdir()) == []
 

@@ -38,5 +38,5 @@ def test_a_refused_trial_is_pruned_and_the_search_goes_on(tmp_path: Path) -> Non
 def test_a_search_without_a_legal_point_ends_in_the_refusal(tmp_path: Path) -> None:
     done = search(tmp_path, "comm_overlap=tp4_h100", "parallelism=choice(tp1)", "hydra.sweeper.n_trials=3")
     assert done.returncode == 1
-    assert "The search found no legal point" in done.stderr and "\nTP001  " in done.stderr
+    assert "The search found no legal point" in done.stderr and "\nerror TP001  " in done.stderr
     assert "Traceback" not in done.stderr and "TASK RAN" not in done.stdout

@@ -18,7 +18,7 @@ from hydra_overlap.sweep.results_table import print_results
 from hydra_overlap.sweep.words import REHEARSED
 from tests.sweep.commands import Sweeps
 
-REFUSAL = "1 gating rule refuses this configuration; nothing was started.\n\nTP001  Title <of> a rule\n  fix     parallelism=tp2"
+REFUSAL = "refused by 1 rule; nothing was started.\n\nerror TP001  Title <of> a rule\n  fix     parallelism=tp2"
 
 
 class Made:
@@ -197,7 +197,7 @@ def test_hydra_overlap_report_rebuilds_the_results_of_an_interrupted_sweep(tmp_p
     assert found["counts"] == {"completed": 3, "merged": 1, "refused": 2, "not run": 1}
     assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
     as_json = CliRunner().invoke(main, ["report", str(tmp_path), "--json", "--metric", "step_ms"])
-    assert json.loads(as_json.output)["metric"]["name"] == "step_ms"
+    assert json.loads(as_json.output)["result"]["metric"]["name"] == "step_ms"
     assert CliRunner().invoke(main, ["report", str(tmp_path / "0")]).exit_code == 2
 
 
