@@ -10,6 +10,7 @@ The fake world belongs to the whole process and stays: nothing else can run in i
 """
 
 import contextlib
+import functools
 import gc
 import logging
 import os
@@ -28,6 +29,7 @@ from ..megatron import configs, cpu, rehearsal
 from . import collectives
 from .collectives import Collective, Event
 from .holdings import RankFigures, held_by
+from .progress import Told
 
 # Of a plan that megatron-core refuses, what is said beside its layout.
 SIZES = (
@@ -39,6 +41,7 @@ SIZES = (
     "training.micro_batch_size",
     "training.global_batch_size",
 )
+STEP_COSTS = 5  # times as long as building a rank takes a step of it, more with many microbatches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,25 +94,29 @@ def ranks_to_record(plan: Plan, chosen: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted((first | {rank // block: rank for rank in sorted(chosen, reverse=True)}).values()))
 
 
-def run(plan: Plan) -> DryRun:
+def run(plan: Plan, told: Told = lambda *_: None) -> DryRun:
     """Build the chosen ranks one after another, and record a step on one of every stage.
 
-    Raises LaunchError for a plan that megatron-core does not build. Leaves CUDA's names redirected in this
-    process.
+    told: hears before each piece of work how far this is. Raises LaunchError for a plan that megatron-core does not
+    build. Leaves CUDA's names redirected in this process.
     """
     plan, _ = without_cuda(plan)
     ranks = ranks_to_build(plan)
     recorded = ranks_to_record(plan, ranks)
+    looks = sorted({*ranks, *recorded})
+    work = _Work(told, len(looks) + STEP_COSTS * len(recorded))
     figures, stages = [], []
     with warnings.catch_warnings(), _quiet(), _refusing(plan, "any rank"), _no_cuda():
         warnings.simplefilter("ignore")  # megatron-core's, on what is not installed here and is not used
+        work.begins("importing torch and megatron-core", cost=0)
         _enter()
-        for rank in sorted({*ranks, *recorded}):
-            with _refusing(plan, f"rank {rank}"), _fake_world(rank, world_size(plan)):
-                found, step = _look(plan, rank, recorded=rank in recorded)
-            gc.collect()
-            figures += [found] if rank in ranks else []
-            stages += [step] if step else []
+        with _modules_left_alone():
+            for rank in looks:
+                with _refusing(plan, f"rank {rank}"), _fake_world(rank, world_size(plan)):
+                    found, step = _look(plan, rank, work, recorded=rank in recorded)
+                gc.collect()
+                figures += [found] if rank in ranks else []
+                stages += [step] if step else []
     return DryRun(ranks=tuple(figures), stages=tuple(stages))
 
 
@@ -126,6 +133,16 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _modules_left_alone() -> Iterator[None]:
+    """What was imported has some hundred thousand objects, and stays: garbage is looked for among a rank's own."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@contextlib.contextmanager
 def _no_cuda() -> Iterator[None]:
     """Hide GPUs; ranks that a later job of a sweep starts from this process see them again."""
     name = "CUDA_VISIBLE_DEVICES"
@@ -137,8 +154,9 @@ def _no_cuda() -> Iterator[None]:
         os.environ.pop(name) if before is None else os.environ.update({name: before})
 
 
+@functools.cache
 def _enter() -> None:
-    """CUDA's names mean the meta device from here on.
+    """CUDA's names mean the meta device from here on; done once in a process.
 
     torch lists the factories that a device context redirects when one is first entered; that must come before
     `cpu.install` wraps them.
@@ -175,29 +193,44 @@ def _fake_world(rank: int, size: int) -> Iterator[None]:
     fake_world.register()
     dist.init_process_group(fake_world.BACKEND, rank=rank, world_size=size, store=FakeStore())
     try:
-        yield
+        with fake_world.objects_of_everyone(), fake_world.own_groups_only(rank):
+            yield
     finally:
         build.release()
         dist.destroy_process_group()
 
 
-def _look(plan: Plan, rank: int, *, recorded: bool) -> tuple[RankFigures, Recorded | None]:
+class _Work:
+    """What there is to do, in units of about the time in which a rank is built; said before each piece begins."""
+
+    def __init__(self, told: Told, total: int) -> None:
+        self._told, self._total, self._done = told, total, 0
+
+    def begins(self, what: str, cost: int) -> None:
+        self._told(what, self._done, self._total)
+        self._done += cost
+
+
+def _look(plan: Plan, rank: int, work: _Work, *, recorded: bool) -> tuple[RankFigures, Recorded | None]:
     """Build one rank in its world; record a step of it if that is asked for."""
     import torch
 
     from ..megatron import build
     from .recorded_step import record
+    from .shapes_once import SHAPES
 
+    work.begins(f"building rank {rank:,}", cost=1)
     build.initialize_parallel_state(plan)
     configs.transformer_config(
         plan, on_gpu=False
     )  # megatron-core's checks of the planned layout, context parallelism too
     layers = _without_context_parallel_layers(plan)
-    with torch.device("meta"):
+    with torch.device("meta"), SHAPES:
         built = build.build(layers)
     found = held_by(plan, built, rank)
     if not recorded:
         return found, None
+    work.begins(f"a step of rank {rank:,}, without values", cost=STEP_COSTS)
     with _refusing(plan, f"a step of rank {rank}, without values,", verb="run"):
         events = record(layers, built)
     calls = collectives.of_step(plan, events, [len(chunk.layers) for chunk in found.chunks])

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .recorder import REAL_FIRST, Recorder
+from .recorder import Recorder
 from .repeated_microbatches import Repeated, Template, single
 
 
@@ -74,7 +74,7 @@ class Pairs:
                 output, tokens, _ = self.original(
                     function, batches, model, num_microbatches, given, losses, None, None, None, None, config, **options
                 )
-            if microbatch == REAL_FIRST - 1:
+            if microbatch == self.recorder.real_first - 1:
                 one = single(output)
                 like = one.new_empty(one.shape)
                 self.recorder.templates[chunk] = Template(like, tokens, sent[0] if sent else like)

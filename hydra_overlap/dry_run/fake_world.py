@@ -24,6 +24,7 @@ LARGE = 2**16  # elements of a floating-point tensor that never needs values
 Listener = Callable[[Call], None]
 
 _listener: Listener | None = None
+_rank_groups: dict[str, list[list[int]]] = {}
 
 
 def listen(listener: Listener | None) -> None:
@@ -163,6 +164,50 @@ def register() -> None:
         dist.Backend.register_backend(BACKEND, create, extended_api=True, devices=["cpu", "cuda"])
 
 
+@contextlib.contextmanager
+def objects_of_everyone() -> Iterator[None]:
+    """Gathered objects are this rank's, as gathered tensors are; torch would pickle them and read them once for each rank."""
+    original = dist.all_gather_object
+
+    def all_gather_object(objects: list[Any], mine: Any, *_: Any, **__: Any) -> None:
+        objects[:] = [mine] * len(objects)
+
+    dist.all_gather_object = all_gather_object
+    try:
+        yield
+    finally:
+        dist.all_gather_object = original
+
+
+@contextlib.contextmanager
+def own_groups_only(rank: int) -> Iterator[None]:
+    """Groups without this rank are not created, and who is in which group is computed once for all ranks that are built.
+
+    megatron-core creates every group of the world on every rank, because all ranks of a real world have to take part. Here
+    that would be most of the time from some thousands of ranks on.
+    """
+    from megatron.core import parallel_state
+
+    create = parallel_state.create_group
+
+    def create_group(ranks: Any = None, *args: Any, **kwargs: Any) -> Any:
+        return create(ranks, *args, **kwargs) if ranks is None or rank in ranks else dist.GroupMember.NON_GROUP_MEMBER
+
+    groups = parallel_state.generate_masked_orthogonal_rank_groups
+
+    def rank_groups(*layout: Any) -> list[list[int]]:
+        key = str(layout)  # sizes of the world and of each dimension, and which of them count
+        if key not in _rank_groups:
+            _rank_groups[key] = groups(*layout)
+        return [list(one) for one in _rank_groups[key]]
+
+    parallel_state.create_group, parallel_state.generate_masked_orthogonal_rank_groups = create_group, rank_groups
+    try:
+        yield
+    finally:
+        parallel_state.create_group, parallel_state.generate_masked_orthogonal_rank_groups = create, groups
+
+
 class Valueless(TorchFunctionMode):  # type: ignore[misc]
     """Lets code run on meta tensors where Python wants a value, or mixes them with tensors that have values.
 
@@ -177,6 +222,8 @@ class Valueless(TorchFunctionMode):  # type: ignore[misc]
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(function, "__name__", "")
+        if name == "__get__":  # shape, dtype and the like
+            return function(*args, **kwargs)
         if name in self._READS and args[0].is_meta:
             return {"__bool__": False, "__float__": 0.0, "__int__": 0, "__index__": 0}.get(name, 0.0)
         if name == "tolist" and args[0].is_meta:

@@ -25,6 +25,7 @@ from .collectives import Event
 from .combined_1f1b import Pairs
 from .recorder import Recorder
 from .repeated_microbatches import single
+from .shapes_once import SHAPES
 
 
 def record(plan: Plan, built: Built, *, repeat: bool = True) -> tuple[Event, ...]:
@@ -33,13 +34,13 @@ def record(plan: Plan, built: Built, *, repeat: bool = True) -> tuple[Event, ...
     repeat: whether microbatches in the middle repeat the second's calls.
     """
     shortest = built.config.microbatch_group_size_per_vp_stage if len(built.model) > 1 else 1
-    _step(plan, dataclasses.replace(built, num_microbatches=min(shortest, built.num_microbatches)), repeat)
-    return _step(plan, built, repeat)
+    short = dataclasses.replace(built, num_microbatches=min(shortest, built.num_microbatches))
+    _step(plan, short, Recorder(short, repeat, real_first=1))  # gradients get ready in its last microbatch
+    return _step(plan, built, Recorder(built, repeat))
 
 
-def _step(plan: Plan, built: Built, repeat: bool) -> tuple[Event, ...]:
+def _step(plan: Plan, built: Built, recorder: Recorder) -> tuple[Event, ...]:
     combined = bool(built.config.overlap_moe_expert_parallel_comm)
-    recorder = Recorder(built, repeat)
     training = plan.request.training
     shape = (training.micro_batch_size, known(plan.request.model.seq_length))
 
@@ -57,6 +58,7 @@ def _step(plan: Plan, built: Built, repeat: bool) -> tuple[Event, ...]:
         stack.enter_context(_marked(recorder))
         stack.enter_context(_prepared(built, recorder))
         stack.enter_context(fake_world.valueless())
+        stack.enter_context(SHAPES)
         stack.callback(fake_world.listen, None)
         fake_world.listen(recorder.hear)
         step.run_step(plan, told, [fake_world.batches(shape) for _ in built.model], 1)

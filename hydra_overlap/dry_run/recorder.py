@@ -24,11 +24,12 @@ REAL_FIRST = 2  # microbatches that run for real before any is repeated; the las
 class Recorder:
     """Collects events while a step runs; knows which microbatches run for real."""
 
-    def __init__(self, built: Built, repeat: bool) -> None:
+    def __init__(self, built: Built, repeat: bool, real_first: int = REAL_FIRST) -> None:
         self.events: list[Event] = []
         self.models = built.model
         self.num_microbatches = built.num_microbatches
         self.repeat = repeat
+        self.real_first = real_first
         self.in_layers = False
         self._open: list[Call] | None = None
         self.templates: dict[int, Template] = {}
@@ -50,7 +51,7 @@ class Recorder:
 
     def real(self, microbatch: int) -> bool:
         """Whether this microbatch goes through the model."""
-        return not self.repeat or microbatch < REAL_FIRST or microbatch == self.num_microbatches - 1
+        return not self.repeat or microbatch < self.real_first or microbatch == self.num_microbatches - 1
 
     @contextlib.contextmanager
     def work(self, kind: str, chunk: int) -> Iterator[None]:
@@ -66,7 +67,7 @@ class Recorder:
         inside = tuple(call for call in calls if call.operation not in POINT_TO_POINT)
         if not self.real(microbatch):
             inside = self._calls[kind, chunk]  # one tuple for all of them
-        elif microbatch == REAL_FIRST - 1:
+        elif microbatch == self.real_first - 1:
             self._calls[kind, chunk] = inside
         self.events.append(Work(kind=kind, chunk=chunk, microbatch=microbatch, calls=inside))
         self.events += messages
@@ -85,6 +86,6 @@ class Recorder:
             source = given if given is not None else torch.empty(0, device="meta", requires_grad=True)
             return Repeated.apply(source, template.output), template.loss
         output, loss = original(batches, model, **kwargs)
-        if microbatch == REAL_FIRST - 1 and isinstance(output, torch.Tensor):
+        if microbatch == self.real_first - 1 and isinstance(output, torch.Tensor):
             self.templates[chunk] = Template(output.new_empty(output.shape), loss)
         return output, loss

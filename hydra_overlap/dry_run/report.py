@@ -19,6 +19,7 @@ from .collectives import MODELLED_KINDS
 from .collectives_table import collectives_table
 from .fit import DOES_NOT_FIT, FITS, TIGHT, assumptions, fit
 from .holdings import RankFigures
+from .progress import shown
 from .ranks_table import GIB, chunks_table, memory_table, rank_classes
 from .schedule_page import write_schedule
 from .schedule_text import LEGEND, schedule_text
@@ -35,7 +36,8 @@ def show(plan: Plan, resolution: Resolution) -> None:
     console = make_console()
     print_accepted(resolution, console, rest=RUN_ALL)
     started = time.perf_counter()
-    found = run(plan)
+    with shown(console) as told:
+        found = run(plan, told)
     print_dry_run(plan, found, console, seconds=time.perf_counter() - started)
 
 

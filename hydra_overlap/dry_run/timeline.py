@@ -6,6 +6,7 @@ backward two, sending and reducing nothing. So it shows the bubble of the schedu
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from ..errors import HydraOverlapError
 from .collectives import Call, Event, Work
@@ -52,12 +53,12 @@ class Timeline:
         """Of the pipeline."""
         return len(self.slots)
 
-    @property
+    @cached_property
     def chunks(self) -> int:
         """Model chunks of each stage."""
         return 1 + max(slot.work.chunk for slot in self.slots[0])
 
-    @property
+    @cached_property
     def ideal(self) -> int:
         """Units of work of one stage, the same on all."""
         return sum(UNITS[slot.work.kind] for slot in self.slots[0])

@@ -102,15 +102,15 @@ def even(calls):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("world", "batch", "seconds"), [(1024, 1024, 300), (16384, 2048, 900)])
-def test_a_model_of_405_billion_parameters_takes_seconds_and_no_memory(world, batch, seconds, tmp_path):
+def test_a_model_of_405_billion_parameters_on_16384_ranks_takes_seconds_and_no_memory(tmp_path):
     """Minutes of CPU time at most, of which a busy or slow machine needs more than an idle one."""
-    done = started(tmp_path, BIG, f"parallelism.world_size={world}", f"training.global_batch_size={batch}")
+    world = 16384
+    done = started(tmp_path, BIG, f"parallelism.world_size={world}", "training.global_batch_size=2048")
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
     found = json.loads((tmp_path / "dry_run.json").read_text())
     peak = float(re.search(r"s to build, ([\d.]+) GiB", output)[1])
-    assert 0 < done.cpu_s < seconds
+    assert 0 < done.cpu_s < 300
     assert peak < 4
     assert [one["rank"] for one in found["ranks"]] == [
         r for s in range(8) for r in (s * world // 8, (s + 1) * world // 8 - 1)
