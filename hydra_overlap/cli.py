@@ -114,11 +114,17 @@ def _primary(folder: str | None, module: str | None, name: str | None) -> "Prima
     return Primary(folder=None if folder is None else Path(folder), module=module, name=plain)
 
 
-@main.command(short_help="Explain a rule, a derivation or a field.")
+@main.command(
+    context_settings={"ignore_unknown_options": True}, short_help="Explain a rule, a field, a flag, an option."
+)
 @click.argument("name", shell_complete=completion.pages)
 @JSON
 def explain(name: str, as_json: bool) -> None:
-    """Print the page of a rule (TP002), a derivation (TP101) or a field (comm_overlap.dp.bucket_size)."""
+    """Print what NAME is and what reads it.
+
+    NAME is a rule (TP002), a derivation (TP101), a field (bucket_size), a flag of Megatron-LM (--tp-comm-overlap), a variable of
+    the environment, a group (userbuffers), or an option of one (tp4_h100, comm_overlap=dp).
+    """
     from .reference.explain import UnknownError
     from .reference.explain import explain as page
 

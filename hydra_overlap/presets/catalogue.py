@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 DIMENSIONS = ("gpu", "hidden_size", "tp", "cp", "mbs", "seq_length", "precision")
+TUNED_SHOWN = 2  # presets that a refusal names
 NO_PRESETS = (NO_PRESET, AUTO)  # options of the group that hold no values of their own
 GENERATION = {
     "a100": "Ampere", "h100": "Hopper", "h200": "Hopper", "b100": "Blackwell", "b200": "Blackwell", "gb200": "Blackwell",
@@ -265,9 +266,13 @@ def with_tuned(findings: Iterable[Finding], request: Mapping[str, Any]) -> tuple
         return findings
     before = {finding.rule for finding in findings}
     fitting: list[Fix] = []
+    seen: list[Layers] = []  # several names hold the same values
     for candidate in nearest(shape_of(request)):
+        if candidate.preset.layers in seen or len(fitting) == TUNED_SHOWN:
+            continue
         after = _errors({**request, "userbuffers": candidate.preset.node()})
-        if not after - (before - {"UB001"}) and len(fitting) < 2:
+        if not after - (before - {"UB001"}):
+            seen.append(candidate.preset.layers)
             said = "; ".join(map(str, candidate.differences)) or "tuned for this shape"
             fitting.append(Fix(f"userbuffers={candidate.preset.name}", f"a preset for this TP size ({said})"))
     return tuple(

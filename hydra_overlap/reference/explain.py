@@ -1,69 +1,30 @@
-"""One page of text about a rule, a derivation or a field."""
+"""What `hydra-overlap explain` says of a word: a rule, a derivation, a field, a flag, a variable, a group or an option."""
 
 import inspect
 import re
 import shlex
-import textwrap
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
-from ..findings import PROSE, Span, yaml_value
+from ..findings import yaml_value
 from ..rules import DERIVATIONS, RULES, Derivation, Rule
 from ..schema.descriptions import descriptions
 from ..schema.fields import DEFAULTS, FIELDS
-from ..suggest import nearest
+from ..schema.nicknames import SHORT, keys_meant, leaves
+from ..suggest import folded, likely
+from . import option_pages, variable_pages
 from .examples import decisions, example
+from .page import Block, Page
 
 
 class UnknownError(LookupError):
     """Nothing bears this name; the message lists near ones."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Block:
-    """A part of a page. label: empty above plain prose. items: paragraphs of prose, else lines that are never broken.
-
-    below: for each item what is said of it, if anything is.
-    """
-
-    label: str
-    items: tuple[str, ...]
-    below: tuple[str, ...] = ()
-    prose: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Page:
-    """What `hydra-overlap explain` shows. kind: rule, derivation or field. severity: of a rule. data: the same for programs."""
-
-    kind: str
-    name: str
-    title: str
-    severity: str = ""
-    blocks: tuple[Block, ...]
-    data: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON."""
-        return {"kind": self.kind, "name": self.name, **self.data}
-
-    def lines(self, width: int = PROSE) -> Iterator[list[Span]]:
-        """The page line by line, for `width` columns. Prose is broken between words, overrides and paths are not."""
-        yield [(f"{self.name}  ", "rule"), (self.title, "rule" if self.kind == "rule" else "")]
-        if self.severity:
-            yield []
-            word, _, rest = self.severity.partition(",")
-            yield [(word, word), (f",{rest}" if rest else "", "")]
-        for block in self.blocks:
-            yield from _block(block, min(width, PROSE))
-
-    def __str__(self) -> str:
-        return "\n".join("".join(text for text, _ in line).rstrip() for line in self.lines())
-
-
 def explain(name: str) -> Page:
-    """The page of `TP002`, `TP101` or `comm_overlap.dp.bucket_size`. Raises UnknownError."""
+    """The page of what bears this name; where several things do, a page that lists them. Raises UnknownError.
+
+    `TP002`, `TP101`, `comm_overlap.dp.bucket_size`, `bucket_size`, `tp`, `--tp-comm-overlap`, `CUDA_DEVICE_MAX_CONNECTIONS`,
+    `userbuffers`, `comm_overlap=tp4_h100`, `tp4_h100`.
+    """
     rules = {rule.__name__: rule for rule in RULES}
     derivations = {derivation.id: derivation for derivation in DERIVATIONS}
     if name.upper() in rules:
@@ -72,11 +33,57 @@ def explain(name: str) -> Page:
         return _derivation(derivations[name.upper()])
     if name in DEFAULTS:
         return _field(name)
-    match = nearest(name, [*rules, *derivations, *DEFAULTS])
-    hint = f" Did you mean {match}?" if match else ""
+    page = _flag(name) if name.startswith("-") else variable_pages.of(name)
+    if page is not None:
+        return page
+    places = option_pages.places(name)
+    found = places if "=" in name and places else [*_keys(name), *places]  # `optimizer=adam` chooses; `seed=3` sets
+    if len(found) == 1:
+        return _field(found[0]) if found[0] in DEFAULTS else option_pages.of(found[0])
+    if found:
+        return _several(name, found)
+    hint = _hint(name, [*rules, *derivations])
     raise UnknownError(
-        f"There is no rule, derivation or field called {name}.{hint} `hydra-overlap rules` lists the rules."
+        f"There is no rule, field, flag, variable, group or option called {name}.{hint} `hydra-overlap rules` lists the rules."
     )
+
+
+def _keys(name: str) -> list[str]:
+    """The fields that are called so: by their last part, or in short."""
+    short = folded(name.lstrip("+~").partition("=")[0])
+    return list(keys_meant(short)) if short in leaves() or short in SHORT else []
+
+
+def _hint(name: str, ids: list[str]) -> str:
+    meant = [*likely(name.upper(), ids), *keys_meant(name), *option_pages.meant(name)][:4]
+    return f" Did you mean {' or '.join(dict.fromkeys(meant))}?" if meant else ""
+
+
+def _several(name: str, found: list[str]) -> Page:
+    """What the things of one name are, each under the name that means it alone."""
+    said = tuple(descriptions()[one] if one in DEFAULTS else option_pages.title(one) for one in found)
+    blocks = (Block(label="explain one of them", items=tuple(found), below=said),)
+    data = {"names": dict(zip(found, said, strict=True))}
+    return Page(kind="names", name=name, title=f"{len(found)} things are called so", blocks=blocks, data=data)
+
+
+def _flag(flag: str) -> Page | None:
+    """The page of a flag of Megatron-LM; None if it decides nothing of ours."""
+    from . import flags  # reads the table of all flags
+
+    declared, keys = flags.row(flag), flags.keys_of(flag)
+    if declared is None or not keys:
+        return None
+    name = flag.partition("=")[0]
+    value = {"int": "4", "float": "0.5"}.get(declared.get("type", ""), "")
+    said = flags.overrides(flag, value) or " ".join(f"{key}=VALUE" for key in keys)
+    example = f"{name} {value}".strip() if declared["action"] == "store" else name
+    blocks = (
+        Block(label="here", items=(said,), below=(f"says what {example} says",)),
+        Block(label="decides", items=keys, below=tuple(descriptions()[key] for key in keys)),
+    )
+    data = {"overrides": said, "fields": list(keys)}
+    return Page(kind="flag", name=name, title="a flag of Megatron-LM", blocks=blocks, data=data)
 
 
 def _rule(rule: type[Rule]) -> Page:
@@ -136,31 +143,3 @@ def _field(key: str) -> Page:
     }  # fmt: skip
     title = f"(default: {yaml_value(DEFAULTS[key])})"
     return Page(kind="field", name=key, title=title, blocks=tuple(blocks), data=data)
-
-
-def _block(block: Block, width: int) -> Iterator[list[Span]]:
-    yield []
-    indent = "  " if block.label else ""
-    if block.label:
-        yield [(block.label, "label")]
-    for index, item in enumerate(block.items):
-        kind = "override" if block.label in ("fix", "example") else ""
-        for number, line in enumerate(_wrapped(item, width - 6) if block.prose or _sentence(item) else [item]):
-            yield [(indent + ("    " if number and not block.prose else "") + line, kind)]
-        if index < len(block.below) and block.below[index]:
-            said = block.below[index]
-            yield from (
-                [(f"{indent}    {line}", "aside")]
-                for line in (_wrapped(said, width - 8) if _sentence(said) else [said])
-            )
-
-
-def _sentence(text: str) -> bool:
-    """Whether it is prose that may be broken, not overrides of one command."""
-    return " " in text and not re.search(r"\S=\S", text)
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    if re.search(r"^(\s|[-*|])", text, re.MULTILINE):  # a list or a table in a docstring: as it is written
-        return text.splitlines()
-    return textwrap.wrap(text, max(20, width), break_long_words=False, break_on_hyphens=False)

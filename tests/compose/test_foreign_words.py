@@ -43,7 +43,7 @@ def guest(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
 def test_a_slip_in_a_key_of_theirs_is_answered_with_their_key(guest: Command) -> None:
     code, message = guest("model.net.dmodel=3")
     assert code == 1
-    assert "fix     model.net.d_model=3   in place of model.net.dmodel=3: did you mean this?" in message
+    assert "fix model.net.d_model=3 in place of model.net.dmodel=3: did you mean this?" in " ".join(message.split())
     assert "hidden_size" not in message and "gating" not in message
 
 
@@ -65,7 +65,7 @@ def test_what_is_none_of_our_business_is_said_in_hydras_own_words(guest: Command
 def test_a_fix_keeps_the_plus_that_their_app_needs(guest: Command, typed: str, fix: str) -> None:
     code, message = guest(typed)
     assert code == 1
-    assert f"fix     {fix}   in place of {typed}: did you mean this?" in message
+    assert f"fix {fix} in place of {typed}: did you mean this?" in " ".join(message.split())
 
 
 def test_a_flag_of_megatron_lm_is_explained_after_the_usage(guest: Command) -> None:
@@ -73,7 +73,9 @@ def test_a_flag_of_megatron_lm_is_explained_after_the_usage(guest: Command) -> N
     assert code == 2
     usage, _, told = message.partition("unrecognized arguments")
     assert usage.startswith("usage: ")
-    assert "fix     comm_overlap.tp.tp_comm_overlap=true   in place of --tp-comm-overlap: did you mean this?" in told
+    assert "comm_overlap.tp.tp_comm_overlap=true in place of --tp-comm-overlap: did you mean this?" in " ".join(
+        told.split()
+    )
 
 
 def test_another_unknown_flag_is_left_to_argparse(guest: Command) -> None:

@@ -10,7 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra_overlap import Finding
 from hydra_overlap.compose import meanings
 from hydra_overlap.compose.check import Verdict, check
-from hydra_overlap.findings import Fix
+from hydra_overlap.findings import Fix, render
 from hydra_overlap.schema.fields import DEFAULTS
 from hydra_overlap.schema.keys import WORLD
 from hydra_overlap.suggest import likely, nearest
@@ -91,6 +91,11 @@ def judged(words: list[str]) -> Verdict:
     return check(words)
 
 
+def text(verdict: Verdict) -> str:
+    """What is printed of the findings."""
+    return "\n".join(render(finding) for finding in verdict.findings)
+
+
 def errors(verdict: Verdict) -> list[Finding]:
     return [finding for finding in verdict.findings if finding.severity == "error"]
 
@@ -124,8 +129,8 @@ def prove(words: list[str]) -> int:
             tried += 1
             after = judged(pasted(words, fix))
             again = reason(finding) in {reason(one) for one in errors(after)}
-            assert after.exit_code == 0 or not again, f"{words}: {fix} -> {after.text}"
-            assert after.exit_code < 2, f"{words}: {fix} cannot be read: {after.text}"
+            assert after.exit_code == 0 or not again, f"{words}: {fix} -> {text(after)}"
+            assert after.exit_code < 2, f"{words}: {fix} cannot be read: {text(after)}"
     assert before.exit_code == 0 or reasons, words
     return tried
 
@@ -134,7 +139,7 @@ def prove(words: list[str]) -> int:
 def test_what_was_meant_is_named_and_nothing_else(command: str) -> None:
     verdict = judged(shlex.split(command))
     assert verdict.exit_code > 0
-    assert [fix.override for finding in errors(verdict) for fix in finding.fixes] == MEANT[command], verdict.text
+    assert [fix.override for finding in errors(verdict) for fix in finding.fixes] == MEANT[command], text(verdict)
 
 
 @each("command", [*MEANT, *REFUSED])
@@ -197,13 +202,13 @@ def test_a_refused_preset_is_answered_with_presets_for_the_plans_own_tp_size() -
 
 
 def test_a_command_that_judges_one_plan_does_not_send_its_user_to_m() -> None:
-    assert "-m comm_overlap" not in judged(["comm_overlap=dp,none"]).text
+    assert "-m comm_overlap" not in text(judged(["comm_overlap=dp,none"]))
 
 
 def test_a_large_group_names_what_may_be_meant_and_where_all_are_listed() -> None:
-    text = " ".join(judged(["experiment=llama3_70b"]).text.split())
-    assert "experiment=llama3_70b_64gpu_h100_bf16 Llama 3 70B on 64 H100, bf16, TP4 PP4 VPP5 CP2" in text
-    assert "deepseek" not in text and "`hydra-overlap explain experiment` lists them" in text
+    said = " ".join(text(judged(["experiment=llama3_70b"])).split())
+    assert "experiment=llama3_70b_64gpu_h100_bf16 Llama 3 70B on 64 H100, bf16, TP4 PP4 VPP5 CP2" in said
+    assert "deepseek" not in said and "`hydra-overlap explain experiment` lists them" in said
 
 
 @pytest.mark.parametrize(("word", "known", "found"), [
