@@ -64,7 +64,7 @@ def _refusal(cfg: DictConfig, request: dict[str, Any], key: str, place: str, val
     line = f"{READS}.{key}"
     if key not in FIELDS:
         near = nearest(key, FIELDS)
-        fixes = (Fix(f"++{READS}.{near}={place}", "did you mean this?"),) if near else ()
+        fixes = (Fix(f"~{line} ++{READS}.{near}={place}", "did you mean this?"),) if near else ()
         return CFG001.refuse(line, place, "", f"There is no field {key}.", *fixes)
     if value is dotted.ABSENT:
         near = nearest(place, _places(cfg))

@@ -79,9 +79,11 @@ def _require_choices(settings: Mapping[str, Any]) -> None:
     for name, known in CHOICES.items():
         value = settings[name]
         if value not in known:
-            likely = nearest(str(value), known) or known[0]
+            near = nearest(str(value), known)
             key = f"hydra.sweeper.{name}"
-            fixes = [(f"{key}={likely}", "")]
+            fixes = [
+                (f"{key}={choice}", "did you mean this?" if near else "") for choice in ((near,) if near else known)
+            ]
             why = f"The choices are {', '.join(known)}."
             raise SweepError(f"Unknown value of {key}", where=[f"{key}={value}"], why=why, fixes=fixes)
 

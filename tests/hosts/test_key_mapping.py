@@ -62,7 +62,7 @@ def test_an_app_that_lists_the_bundle_in_its_defaults_maps_as_well(tmp_path: Pat
     ("override", "rule", "fix"),
     [
         ("++overlap.reads.model.hidden_size=net.widht", "CFG001", "++overlap.reads.model.hidden_size=net.width"),
-        ("++overlap.reads.model.hiden_size=net.width", "CFG001", "++overlap.reads.model.hidden_size=net.width"),
+        ("++overlap.reads.model.hiden_size=net.width", "CFG001", "~overlap.reads.model.hiden_size ++overlap.reads.model.hidden_size=net.width"),
         ("++overlap.reads.parallelism.tensor_model_parallel_size=batch", "CFG002",
          "parallelism.tensor_model_parallel_size='${batch}'"),
         ("net.heads=6", "PAR006", "net.heads=8"),
@@ -71,6 +71,8 @@ def test_an_app_that_lists_the_bundle_in_its_defaults_maps_as_well(tmp_path: Pat
 def test_what_is_wrong_is_named_with_a_fix_in_the_apps_own_words(composed, override: str, rule: str, fix: str) -> None:
     fixes = {finding.rule: [found.override for found in finding.fixes] for finding in refusal(composed, override)}
     assert fix in fixes[rule]
+    if rule == "CFG001":
+        composed(override, *fix.split())  # pasted after the command, it is accepted
 
 
 def test_a_value_of_another_type_names_field_and_place(composed) -> None:
