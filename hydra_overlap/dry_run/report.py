@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -28,17 +29,22 @@ from .timeline import Timeline, summary, timeline
 __all__ = ["print_dry_run", "rank_classes", "show", "write"]
 
 FILE_NAME = "dry_run.json"
+DRY_RUN = "dry run"  # mode of the record
 STYLES = {FITS: "bold green", TIGHT: "bold yellow", DOES_NOT_FIT: "bold red", None: "bold"}  # of the verdict
 
 
-def show(plan: Plan, resolution: Resolution) -> None:
-    """The whole dry run of train.py: the plan, the ranks built, the tables. Raises LaunchError for what megatron-core refuses."""
+def show(plan: Plan, resolution: Resolution) -> dict[str, Any]:
+    """The whole dry run of train.py: the plan, the ranks built, the tables; -> what a sweep compares.
+
+    Raises LaunchError for what megatron-core refuses.
+    """
     console = make_console()
     print_accepted(resolution, console, rest=RUN_ALL)
     started = time.perf_counter()
     with shown(console) as told:
         found = run(plan, told)
     print_dry_run(plan, found, console, seconds=time.perf_counter() - started)
+    return record(plan, found)
 
 
 def print_dry_run(plan: Plan, found: DryRun, console: Console, *, seconds: float) -> None:
@@ -72,6 +78,28 @@ def print_dry_run(plan: Plan, found: DryRun, console: Console, *, seconds: float
         console.print(Text(f"  - {remark}"), soft_wrap=True)
     path = write(plan, found, line)
     console.print(f"\n{seconds:.1f} s to build, {peak_gib():.2f} GiB of this process at its peak (measured); every number in {path}; the schedule as a picture in {picture}", soft_wrap=True)  # fmt: skip
+
+
+def record(plan: Plan, found: DryRun) -> dict[str, Any]:
+    """What a sweep of dry runs compares, all of it computed: sizes in GiB of 2^30 bytes, bytes those of a step of one rank.
+
+    Of every dimension the stage that moves most counts; a dimension without calls has no entry.
+    """
+    one = fit(plan.request, found.ranks)
+    moved: dict[str, float] = {}
+    for stage in found.stages:
+        for dimension in {row.dimension for row in stage.collectives} - {"all"}:
+            total = sum(row.bytes_per_step for row in stage.collectives if row.dimension == dimension)
+            moved[dimension] = max(moved.get(dimension, 0), total / GIB)
+    return {
+        "mode": DRY_RUN,
+        "layout": layout(plan, found.ranks[0]).partition(";")[0],
+        "verdict": one.verdict,
+        "needed_gib": one.needed / GIB,
+        "margin_gib": None if one.usable is None else (one.usable - one.needed) / GIB,
+        "bubble_percent": timeline([stage.events for stage in found.stages]).bubble * 100,
+        **{f"{dimension.lower()}_gib": size for dimension, size in sorted(moved.items())},
+    }
 
 
 def layout(plan: Plan, one: RankFigures) -> str:

@@ -27,6 +27,7 @@ from .. import files
 from ..compose.overrides import quoted
 from ..launch import preflight
 from ..schema.nodes import Launch, Platform, Request
+from ..suggest import nearest
 from . import folder as folders
 from . import job, outputs, results
 from .errors import SweepError
@@ -59,6 +60,7 @@ def run(
     before anything starts, and SystemExit once everything is written: 1 if a job failed, 75 if one was asked to stop.
     """
     _require_direction(config)
+    _require_column(config)
     folder = Path(sweep_dir).absolute()
     if resume:
         earlier = folders.to_resume(config)
@@ -97,6 +99,18 @@ def _require_direction(config: DictConfig) -> None:
         fixes = [(f"{key}={name}", "") for name in results.DIRECTIONS]
         why = f"The choices are {', '.join(results.DIRECTIONS)}."
         raise SweepError(f"Unknown value of {key}", where=[f"{key}={said}"], why=why, fixes=fixes)
+
+
+def _require_column(config: DictConfig) -> None:
+    said = OmegaConf.select(config, "hydra.sweeper.sort")
+    if said not in (None, *results.FIGURES):
+        key = "hydra.sweeper.sort"
+        likely = nearest(str(said), results.FIGURES)
+        fixes = [(f"{key}={likely}", "")] if likely else [(f"{key}=null", "orders by number")]
+        why = f"The columns are {', '.join(results.FIGURES)}."
+        raise SweepError(
+            "No such column to order the results of a sweep by", where=[f"{key}={said}"], why=why, fixes=fixes
+        )
 
 
 def _to_run(judged: Sequence[Judged]) -> list[Judged]:

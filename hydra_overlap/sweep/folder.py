@@ -35,7 +35,18 @@ DEFINITION = "sweep.json"
 LOCK = ".sweep.lock"
 SUBMITTED = ".submitit"  # a folder for each job's id: hydra-submitit-launcher's default
 SLURM_S = 60  # seconds for the controller to answer
-HOW = ("_target_", "on_invalid", "on_duplicate", "plan_only", "resume", "max_batch_size", "metric", "direction")
+HOW = (
+    "_target_",
+    "on_invalid",
+    "on_duplicate",
+    "plan_only",
+    "resume",
+    "max_batch_size",
+    "metric",
+    "direction",
+    "sort",
+    "fitting",
+)
 NUMBERED = "${hydra.job.num}"
 _NOW = re.compile(r"\$\{\s*now:[^}]*\}")
 _JOB = re.compile(r"\$\{\s*hydra[.:]job\.(?:num|id)\s*\}")

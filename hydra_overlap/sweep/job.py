@@ -25,6 +25,7 @@ from ..launch.stopping import REQUEUE
 
 JOB, RESULT, OUTPUT_LOG = "job.json", "result.json", "output.log"
 LOCK = ".running"
+DRY_RUN = "dry run"  # mode of a result that is computed, by dry_run/report.py
 RANKS = ("SLURM_PROCID", "SUBMITIT_LOCAL_GLOBALID")  # set in every task of a job that has several
 QUEUED, RUNNING, COMPLETED, FAILED, STOPPED = "queued", "running", "completed", "failed", "stopped"
 FINAL = (COMPLETED, FAILED, STOPPED)
@@ -63,8 +64,9 @@ def state(folder: Path) -> dict[str, Any]:
     for other in sorted(folder.glob("job.*.json")):  # a rank that failed, of a launcher that asks only the first
         job = {**job, **files.read_json(other)} if job["status"] in (COMPLETED, RUNNING) else job
     result = files.read_json(folder / RESULT)
-    if not result and isinstance(job.get("returned"), dict) and "step_ms" in job["returned"]:
-        result = job["returned"]
+    returned = job.get("returned")
+    if not result and isinstance(returned, dict) and ("step_ms" in returned or returned.get("mode") == DRY_RUN):
+        result = returned
     if job["status"] == COMPLETED and result.get("status") in (FAILED, STOPPED):
         job = {**job, "status": result["status"], "error": result.get("error") or ""}
     return {**job, "result": result}

@@ -25,7 +25,10 @@ METRICS: dict[str, tuple[tuple[str, ...], bool, str]] = {
     "validation_loss": (("validation_loss",), True, "nats per token"),
     "exposed_ms": (("exposed_ms",), True, "ms exposed a step"),
     "peak_memory_gib": (("peak_memory_gib",), True, "GiB"),
+    "needed_gib": (("needed_gib",), True, "GiB"),
+    "bubble_percent": (("bubble_percent",), True, "% of the work"),
 }
+DRY_FIGURES = ("layout", "needed_gib", "margin_gib", "bubble_percent", "tp_gib", "cp_gib", "ep_gib", "pp_gib", "dp_gib")
 DIRECTIONS = MINIMIZE, MAXIMIZE = "minimize", "maximize"
 BY_DEFAULT = ("tokens_per_s", "step_ms")
 FIGURES = {
@@ -40,6 +43,7 @@ FIGURES = {
     "exposed_ms": ("exposed_ms",),
     "peak_memory_gib": ("peak_memory_gib",),
     "verdict": ("verdict",),
+    **{name: (name,) for name in DRY_FIGURES},
     "mode": ("mode",),
     "world_size": ("world_size",),
     "steps": ("steps",),
@@ -152,6 +156,25 @@ class Table:
     def counts(self) -> Counter[str]:
         """Status -> rows."""
         return Counter(row.status for row in self.rows)
+
+    @property
+    def dry(self) -> bool:
+        """Whether its points are dry runs."""
+        return any(row.result.get("mode") == job.DRY_RUN for row in self.rows)
+
+    @property
+    def shown(self) -> tuple[Row, ...]:
+        """Rows as tables list them: `hydra.sweeper.sort` orders them, `hydra.sweeper.fitting` leaves out what does not fit."""
+        sweeper = self.definition["sweeper"]
+        rows = [
+            row
+            for row in self.rows
+            if not sweeper.get("fitting") or not row.result or row.result.get("verdict") in ("fits", "tight")
+        ]
+        by = sweeper.get("sort")
+        if by is not None:
+            rows.sort(key=lambda row: (row.figure(by) is None, row.figure(by) or 0))
+        return tuple(rows)
 
     @property
     def measured(self) -> tuple[Row, ...]:

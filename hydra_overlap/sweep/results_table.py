@@ -18,13 +18,16 @@ STYLES = {job.COMPLETED: "green", MERGED: "dim", REFUSED: "red", job.FAILED: "bo
 
 def print_results(table: Table, console: Console) -> None:
     """Print the table of a sweep that ended; refused points are counted, their reasons stand in the plan and the report."""
-    shown = [row for row in table.rows if row.status != REFUSED]
+    shown = [row for row in table.shown if row.status != REFUSED]
     if len(shown) > SHORT:
         ended_badly = [row for row in shown if row.status not in (job.COMPLETED, MERGED)]
         shown = [*table.measured[: SHORT // 2], *ended_badly[: SHORT // 2]]
     console.print()
     console.print(_rows(table, shown))
-    if len(shown) < sum(row.status != REFUSED for row in table.rows):
+    if table.dry and len(shown) < len(table.rows) - table.counts[REFUSED]:
+        text = f"without those that do not fit; all {len(table.rows):,} points stand in {RESULTS_CSV}"
+        console.print(Text(text, style="dim"), soft_wrap=True)
+    elif len(shown) < len(table.rows) - table.counts[REFUSED]:
         console.print(
             Text(f"the best and those that failed; all {len(table.rows):,} points stand in {RESULTS_CSV}", style="dim")
         )
@@ -45,7 +48,7 @@ def _left(table: Table) -> int:
 def _print_best(table: Table, console: Console) -> None:
     if table.best is None:
         by = f" by {table.metric.name}" if table.metric else ""
-        if table.counts[job.COMPLETED]:
+        if table.counts[job.COMPLETED] and not table.dry:
             console.print(f"nothing was measured, so no point is called the best{by}")
         return
     assert table.metric is not None

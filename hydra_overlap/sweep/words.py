@@ -6,6 +6,14 @@ from functools import partial
 from .results import BY_DEFAULT, Row, Table
 
 COLUMNS = {"ms a step": "step_ms", "tokens/s": "tokens_per_s", "loss": "loss_final", "GiB": "peak_memory_gib"}
+DRY_COLUMNS = {
+    "layout": "layout",
+    "memory": "verdict",
+    "needs GiB": "needed_gib",
+    "GiB left": "margin_gib",
+    "bubble %": "bubble_percent",
+}
+DRY_COLUMNS |= {f"{name} GiB": f"{name.lower()}_gib" for name in ("TP", "CP", "EP", "PP", "DP")}
 REHEARSED = "CPU rehearsal: says nothing about a GPU"
 
 
@@ -41,7 +49,9 @@ def label(row: Row, keys: Sequence[str]) -> str:
 def columns(table: Table, rows: Sequence[Row]) -> list[tuple[str, Callable[[Row], str]]]:
     """(title, row -> cell) of the figures that any of the rows has, the metric of an app's own last."""
     found: list[tuple[str, Callable[[Row], str]]] = [
-        (title, partial(_cell, name)) for title, name in COLUMNS.items() if any(_cell(name, row) for row in rows)
+        (title, partial(_cell, name))
+        for title, name in (DRY_COLUMNS if table.dry else COLUMNS).items()
+        if any(_cell(name, row) for row in rows)
     ]
     metric = table.metric
     if metric is not None and metric.key not in (*BY_DEFAULT, "loss", "peak_memory_gib"):
@@ -50,7 +60,8 @@ def columns(table: Table, rows: Sequence[Row]) -> list[tuple[str, Callable[[Row]
 
 
 def _cell(name: str, row: Row) -> str:
-    return figure(row.figure(name))
+    found = row.figure(name)
+    return found if isinstance(found, str) else figure(found)
 
 
 def figure(number: float | None) -> str:

@@ -63,8 +63,7 @@ def main(cfg: DictConfig) -> dict[str, Any] | None:
     found = preflight.check(plan, sweeping=HydraConfig.get().mode == RunMode.MULTIRUN)
     plan = found.plan
     if plan.request.launch.dry_run:  # instead of all that follows: ranks of any world size, in this process
-        report.show(plan, resolution)
-        return None
+        return report.show(plan, resolution)
     if preflight.rehearses(plan):
         plan = rehearsal.rehearse(plan, preflight.other_versions(plan))
 

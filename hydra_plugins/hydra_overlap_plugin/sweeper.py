@@ -31,6 +31,10 @@ class OverlapSweeperConf:
     tokens_per_s where it was measured."""
     direction: Optional[str] = None
     """minimize or maximize, for a metric of the app's own; null = less is better."""
+    sort: Optional[str] = None
+    """Column of results.csv by which tables are ordered, smallest first: needed_gib, bubble_percent; null = by number."""
+    fitting: bool = False
+    """Of dry runs, list only those that fit their GPU or are tight."""
     params: Dict[str, Any] = field(default_factory=dict)
     """Key -> values as on the command line, which wins: the same as of Hydra's own sweeper."""
     points: Dict[str, List[str]] = field(default_factory=dict)

@@ -230,3 +230,23 @@ def test_report_while_a_sweep_runs_shows_what_is_done_and_running(tmp_path: Path
     table = results.collect(tmp_path / "s")
     assert [row.status for row in table.rows] == ["completed", "running"]
     assert running.wait(30) == 0
+
+
+def test_dry_runs_are_one_table_of_layouts_ordered_and_filtered_as_asked(tmp_path: Path) -> None:
+    made = Made(tmp_path, sort="bubble_percent", fitting=True)
+    for name, verdict, bubble in (("a", "fits", 9.0), ("b", "does not fit", 1.0), ("c", "tight", 3.5)):
+        figures = {"layout": f"TP1 {name}", "verdict": verdict, "needed_gib": 70.0, "margin_gib": 9.0, "dp_gib": 12.5}
+        made.ran(made.point(parallelism=name), **{**figures, "mode": "dry run", "loss": None, "bubble_percent": bubble})
+    table = made.table()
+    console = Console(file=io.StringIO(), width=140)
+    print_results(table, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert text.index("TP1 c") < text.index("TP1 a")
+    assert "TP1 b" not in text
+    assert "without those that do not fit; all 3 points stand in results.csv" in text
+    assert "DP GiB" in text
+    assert "no point is called the best" not in text
+    html = page.render(table)
+    assert "TP1 c" in html
+    assert "TP1 b" not in html
+    assert [row["layout"] for row in csv.DictReader(io.StringIO(outputs.as_csv(table)))] == ["TP1 a", "TP1 b", "TP1 c"]
