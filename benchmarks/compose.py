@@ -27,7 +27,6 @@ import yaml
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 TRAIN = CONF.parent / "train.py"
-PLUGIN_FILE = CONF.parent / "hydra_plugins" / "hydra_overlap_plugin" / "searchpath.py"
 APP = """
 import hydra
 
@@ -55,10 +54,10 @@ import sys
 
 sys.modules["hydra_overlap"] = package = importlib.util.module_from_spec(importlib.machinery.ModuleSpec("hydra_overlap", None))
 package.__path__ = [{package!r}]
-spec = importlib.util.spec_from_file_location("searchpath", {plugin!r})
-plugin = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(plugin)
-plugin._store_schemas()
+from hydra_overlap.compose import typed_nodes
+
+for name, kinds in typed_nodes.SCHEMAS.items():
+    typed_nodes.store("_overlap/schema", name, kinds, "benchmark")
 """
 
 
@@ -165,7 +164,7 @@ def main() -> None:
         files = copy_without_schemas(folder / "bare_conf")
         (folder / "bare.py").write_text(WITHOUT_PLUGIN + APP.format(path="bare_conf"))
         copy_without_rules(folder / "typed_conf")
-        here = {"package": str(CONF.parent / "hydra_overlap"), "plugin": str(PLUGIN_FILE)}
+        here = {"package": str(CONF.parent / "hydra_overlap")}
         (folder / "typed.py").write_text(WITHOUT_PLUGIN + TYPED.format(**here) + APP.format(path="typed_conf"))
         (folder / "ours.py").write_text(APP.format(path=str(CONF)))
         scripts = {"bare": "bare.py", "typed": "typed.py", "ours": "ours.py", "train": str(TRAIN)}

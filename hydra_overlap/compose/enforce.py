@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
@@ -26,25 +27,27 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from ..errors import GatingError, raised_from
-from ..findings import Finding, Fix
+from ..findings import Finding, Fix, Place
 from ..resolver.from_config import PRESET, ours, written
 from ..resolver.resolution import Resolution
 from ..resolver.resolve import resolve
 from ..rules import env_conflicts, trn
-from ..rules.cfg import CFG001, CFG002, CFG006
+from ..rules.cfg import CFG001, CFG002, CFG006, CFG009
 from ..rules.env import ENV002
 from ..schema.fields import NODES, OUTPUT
-from . import key_mapping, origins, pitfalls
+from . import key_mapping, option_source, origins, pitfalls
 from .extract import IN_THE_JOBS, OPEN, Reading, read
 from .interpolations import hydra_keys
-from .overrides import overrides_of, task_overrides
+from .overrides import COMMAND_LINE, overrides_of, task_overrides
 
-PLAN_VARIABLE = "HYDRA_OVERLAP_PLAN"
+PLAN_VARIABLE = option_source.GUARD
 
 # Where sweepers keep the values of a sweep that stands in YAML: Hydra's and Optuna's, Optuna 1.1, Ax, Nevergrad.
 SWEEP_PARAMETERS = ("params", "search_space", "ax_config.params", "parametrization")
 _AS_POINT: ContextVar[list["Answer"] | None] = ContextVar("as_point", default=None)  # see as_point
+_CHECKING: ContextVar[bool] = ContextVar("checking", default=False)  # omegaconf reads a node again while it is replaced
 _CLOSED: ContextVar[bool] = ContextVar("closed", default=False)  # see closed
+BROUGHT = ("comm_overlap", "parallelism", "userbuffers", "platform", "software")  # groups of every bundle
 MASTER_NOTE = (
     "This is the config of a sweep before its values are applied; every job of the sweep is judged separately."
 )
@@ -87,13 +90,28 @@ def refusal_in(error: BaseException) -> GatingError | None:
 def check(root: DictConfig) -> list[str]:
     """Judge a finished config, write the answer into it, and give Hydra its list of variables to copy.
 
-    Writes `overlap.*` and `hydra.job.env_set`. Raises ComposeRefusal. Judges nothing in the middle of a merge, in the
-    master config of a sweep (its values are not applied yet) and while the shell completes a line.
+    Every composition on the machine ends here; one in which nothing is ours stays what it is. Writes `overlap.*` and
+    `hydra.job.env_set`. Raises ComposeRefusal. Judges nothing in the middle of a merge, in the master config of a sweep
+    (its values are not applied yet) and while the shell completes a line.
     """
-    if _unfinished(root):
+    if _unfinished(root) or _CHECKING.get():
         return []
+    token = _CHECKING.set(True)
+    try:
+        return _check(root)
+    finally:
+        _CHECKING.reset(token)
+
+
+def _check(root: DictConfig) -> list[str]:
     sink = _AS_POINT.get()
-    if sink is None and _sweep_master(root.hydra):
+    master = sink is None and _sweep_master(root.hydra)
+    if not _enforced(root):
+        copied = [] if master else _without_bundle(root)
+        with _writable(root):
+            root.hydra.job.env_copy = copied
+        return copied
+    if master:
         _require_output(root)
         with _writable(root):
             root[OUTPUT].notes = [MASTER_NOTE]
@@ -273,6 +291,72 @@ def fingerprint(reading: Reading, resolution: Resolution) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _enforced(root: DictConfig) -> bool:
+    """Whether a bundle was composed: it alone brings the guard and the typed node of the answer."""
+    return PLAN_VARIABLE in root.hydra.job.env_set
+
+
+def _without_bundle(root: DictConfig) -> list[str]:
+    """Refuse options and fields of ours that nothing would judge; a saved config is held to its own answer.
+
+    -> variables for Hydra to copy.
+    """
+    if OmegaConf.select(root, f"{OUTPUT}.plan") is not None and "comm_overlap" in root:
+        return _saved(root)
+    choices: Any = OmegaConf.to_container(root.hydra.runtime.choices, resolve=False)
+    chosen = {str(key): name for key, name in choices.items() if name is not None and option_source.offered(str(key))}
+    if not chosen and not option_source.asked(root) and not _CLOSED.get():
+        return []
+    with _refusing(root.hydra):
+        raise GatingError([_no_bundle(root, chosen)])
+
+
+def _saved(root: DictConfig) -> list[str]:
+    """Hold a `.hydra/config.yaml` that is run again to what it says of itself. Raises ComposeRefusal (CFG006)."""
+    with _refusing(root.hydra):
+        try:
+            resolution = _as_saved(root, foreign_nodes=False)
+        except GatingError as refusal:
+            try:
+                resolution = _as_saved(root, foreign_nodes=True)
+            except GatingError:
+                raise refusal from None
+    root.hydra.job.env_set.update({**resolution.env, PLAN_VARIABLE: root[OUTPUT].plan})
+    return [str(name) for name in root[OUTPUT].get("env_copy") or () if name in os.environ]
+
+
+def _as_saved(root: DictConfig, *, foreign_nodes: bool) -> Resolution:
+    """The answer to a saved config, which has lost its types. foreign_nodes: its app has nodes of its own."""
+    reading = read(root, foreign_nodes=foreign_nodes, composing=True)
+    resolution = _resolved(root, reading, origins.of(root, root.hydra))
+    if root[OUTPUT].plan != fingerprint(reading, resolution):
+        why = "overlap.* was derived from another request, or for another kind of machine."
+        raise GatingError((_never_judged(root, why, root.hydra),))
+    return resolution
+
+
+def _no_bundle(root: DictConfig, chosen: Mapping[str, Any]) -> Finding:
+    """CFG009, with the command line that composes the same with a bundle."""
+    said = {override.get_key_element().lstrip("+"): override for override in overrides_of(root.hydra)}
+    with_bundle, replaced = ["+comm_overlap=default"], []
+    for key, name in chosen.items():
+        if key in said and key.partition("@")[0].removeprefix("overlap/").partition("/")[0] in BROUGHT:
+            with_bundle.append(f"{key}={name}")
+            replaced.append(str(said[key].input_line))
+    effect = f"in place of {' '.join(replaced)}" if replaced else "adds the bundle that decides by the layout"
+    places = [Place(key, str(name), COMMAND_LINE if key in said else "your config") for key, name in chosen.items()]
+    if "comm_overlap" in root and not places:
+        places = [Place("comm_overlap", "", "")]
+    why = (
+        "Only a bundle (comm_overlap=NAME) brings the schema and the check. Without one nothing judges or applies this."
+    )
+    listed = "" if len(replaced) == len(chosen) else " In a defaults list, put `- comm_overlap: default` before it."
+    return Finding(
+        rule=CFG009.__name__, severity="error", title=CFG009.title(), why=why + listed,
+        where=tuple(places or [Place("comm_overlap", "", "")]), fixes=(Fix(" ".join(with_bundle), effect),), source=CFG009.source,
+    )  # fmt: skip
+
+
 def _unfinished(root: DictConfig) -> bool:
     """Whether root is in the middle of a merge, or of a line the shell completes; `choices` are filled at the end."""
     return "hydra" not in root or not root.hydra.runtime.choices or _completing()
@@ -363,7 +447,7 @@ def _userbuffers(effective: Any, reading: Reading) -> Any:
 @contextmanager
 def _writable(root: DictConfig) -> Iterator[None]:
     """Open the output and hydra.job for writing, whatever flags the host set. Of the whole hydra node it would be slow."""
-    nodes = [root[OUTPUT], root.hydra.job]
+    nodes = [node for node in (root.get(OUTPUT), root.hydra.job) if isinstance(node, DictConfig)]
     before = [(node._get_flag("readonly"), node._get_flag("struct")) for node in nodes]
     for node in nodes:
         OmegaConf.set_readonly(node, False)
@@ -394,9 +478,9 @@ def _hydra_of(plan: str | None) -> DictConfig | None:
     return hydra if hydra.job.env_set.get(PLAN_VARIABLE, plan) == plan else None
 
 
-def _never_judged(cfg: DictConfig, why: str) -> Finding:
-    """CFG006 for a job's config, with the way to one that is judged."""
-    again = _overrides_of_saved_run()
+def _never_judged(cfg: DictConfig, why: str, hydra: Any = None) -> Finding:
+    """CFG006 for a job's config, with the way to one that is judged. hydra: of the config, before the job has one."""
+    again = _overrides_of_saved_run(hydra)
     if again is not None:
         fix = Fix(" ".join(again) or "(no overrides)", "without --config-path and --config-name: composes it again")
     elif not OmegaConf.is_config(cfg.get("comm_overlap")):
@@ -406,12 +490,16 @@ def _never_judged(cfg: DictConfig, why: str) -> Finding:
     return CFG006.refuse(f"{OUTPUT}.plan", OmegaConf.select(cfg, f"{OUTPUT}.plan"), "", why, fix)
 
 
-def _overrides_of_saved_run() -> list[str] | None:
+def _overrides_of_saved_run(hydra: Any = None) -> list[str] | None:
     """The overrides that compose a run anew, if its saved `.hydra/config.yaml` is what runs; else None."""
-    if not HydraConfig.initialized():
+    if hydra is None and not HydraConfig.initialized():
         return None
-    hydra: Any = HydraConfig.get()
-    folders = [source.path for source in hydra.runtime.config_sources if source.provider == "main"]
+    hydra = hydra or HydraConfig.get()
+    if OmegaConf.is_missing(hydra.runtime, "config_sources"):  # while Hydra composes
+        sources: Any = GlobalHydra.instance().config_loader().get_search_path().get_path()  # type: ignore[no-untyped-call]
+    else:
+        sources = hydra.runtime.config_sources
+    folders = [str(source.path).removeprefix("file://") for source in sources if source.provider == "main"]
     saved = Path(*folders[:1], "overrides.yaml")
     if not folders or not saved.is_file():
         return None

@@ -31,6 +31,7 @@ from ..schema.nicknames import settings
 from ..suggest import likely, nearest
 from . import meanings
 from .key_mapping import BROUGHT, OWN_NODE
+from .option_source import PREFIX
 from .overrides import COMMAND_LINE
 from .pitfalls import GROUPS, lists_of_options
 
@@ -200,11 +201,13 @@ def _of_two_owners(group: str, option: str, error: Exception) -> Finding:
     """The app's defaults list has a group that a bundle brings as well. option: one of the two that Hydra met."""
     why = f"Your app's defaults list and a bundle both bring the group {group}."
     yours = _option_of_the_app(option, error)
+    own = group.removeprefix(f"{PREFIX}/")
+    mine = f"my_{own}"
     fixes = [
         Fix(f"~{group}={yours}", "removes yours; the bundle's takes its node"),
-        Fix(f"~{group}={yours} +{group}@my_{group}={yours}", f"keeps yours beside it, as the node my_{group}"),
+        Fix(f"~{group}={yours} +{group}@{mine}={yours}", f"keeps yours beside it, as the node {mine}"),
     ]
-    if yours in option_files.options(group):  # in our words: it can stand in the bundle's place
+    if yours in option_files.options(own):  # in our words: it can stand in the bundle's place
         fixes[1:] = [Fix(f"override /{group}: {yours}", "instead of yours, in that list after the bundle")]
     return CFG008.refuse(group, yours, "your defaults list", f"{why} More: docs/hosts.md.", *fixes)
 

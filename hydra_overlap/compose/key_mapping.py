@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from ..errors import GatingError
@@ -22,6 +23,7 @@ from ..findings import Finding, Fix, yaml_value
 from ..resolver import mapped_fields
 from ..rules.cfg import CFG001
 from ..schema.fields import NODES
+from .option_source import PREFIX, PREFIXED
 from .overrides import COMMAND_LINE, task_overrides
 
 BROUGHT = ("parallelism", "userbuffers", "platform", "software")  # nodes and groups of a bundle beside comm_overlap
@@ -64,12 +66,21 @@ def _pasteable(cfg: DictConfig, fix: Fix, places: dict[str, str]) -> Fix:
         if key in places:
             token = f"{places[key]}{sign}{value}"
         elif sign and key.partition(".")[0] in NODES:
+            if key in PREFIXED and not value.startswith("{") and _is_host(cfg):
+                key = f"{PREFIX}/{key}"
+                token = f"{key}={value}"
             plus = _plus(cfg, key, value)
             lost |= dict.fromkeys(_replaced(cfg, key)) if plus else {}
             token = plus + token
         tokens.append(token)
     effects = (fix.effect, *(f"takes the place of {text}" for text in lost))
     return replace(fix, override=" ".join(tokens), effect="; ".join(filter(None, effects)))
+
+
+def _is_host(cfg: DictConfig) -> bool:
+    """Whether the app has our groups under the names for other apps: then its bundle chose a platform there."""
+    hydra: Any = cfg.hydra if "hydra" in cfg else HydraConfig.get() if HydraConfig.initialized() else None
+    return hydra is not None and f"{PREFIX}/platform" in hydra.runtime.choices
 
 
 def _plus(cfg: DictConfig, key: str, value: str) -> str:

@@ -1,18 +1,22 @@
 """Where each value of a composed config came from: command line, option file, or default."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
+from hydra.plugins.config_source import ConfigSource
 from omegaconf import DictConfig, OmegaConf, ValueNode
 
 from .. import dotted, option_files
 from ..schema.fields import DEFAULTS, NODES
 from .interpolations import stands_alone
-from .option_source import OptionFileSource
+from .option_source import PREFIX, OptionFileSource
 from .overrides import COMMAND_LINE, overrides_of
 
+File = tuple[Mapping[str, Any], Any]
+"""The header of an option file (`# @package`) and its content."""
+_GLOBAL = "_global_"
 DEFAULT = "default"  # nobody said it: the schema's default
 
 
@@ -21,8 +25,8 @@ def of(cfg: DictConfig, hydra: DictConfig | None) -> dict[str, str]:
 
     A config that was saved and is run again has no choices of option files; it brings what was recorded with it.
     """
-    if hydra is not None and any(_node(str(choice)) for choice in hydra.runtime.choices):
-        return _Origins(cfg, hydra)
+    if hydra is not None and any(node_of(str(choice)) for choice in hydra.runtime.choices):
+        return Origins(cfg, hydra)
     recorded = OmegaConf.select(cfg, "overlap.origin") or {}
     said = {str(key): str(origin) for key, origin in recorded.items()}
     if "userbuffers" in said:  # the ledger's row for the whole dictionary
@@ -32,13 +36,13 @@ def of(cfg: DictConfig, hydra: DictConfig | None) -> dict[str, str]:
     return said
 
 
-class _Origins(dict[str, str]):
+class Origins(dict[str, str]):
     """key -> origin, worked out when asked for: only a few of the 150 keys are ever printed."""
 
     def __init__(self, cfg: DictConfig, hydra: DictConfig) -> None:
         super().__init__()
         self._cfg, self._hydra = cfg, hydra
-        self._files: dict[str, Any] = {}
+        self._files: dict[str, File] = {}
         self._overrides: dict[str, Any] | None = None
         self._options: list[tuple[str, str]] | None = None
 
@@ -51,32 +55,33 @@ class _Origins(dict[str, str]):
     def _find(self, key: str) -> str:
         if self._overrides is None:
             self._overrides = {o.key_or_group: o for o in overrides_of(self._hydra) if not o.is_delete()}
-        if _said(key, self._overrides):
+        if said_by(key, self._overrides):
             return COMMAND_LINE
         try:
-            value = _value(self._cfg, key)
+            value = value_of(self._cfg, key)
         except Exception:  # an interpolation that fails is refused elsewhere; its origin is not worth an error
             return ""
         if value is dotted.ABSENT:
             return DEFAULT
         if self._options is None:
             self._options = list(_options(self._hydra))
-        for package, option in self._options:
+        for choice, option in self._options:
+            header, content = self._read(option)
+            package = package_of(choice, header)
             inside = key if package == "" else key.removeprefix(f"{package}.")
-            if (package == "" or inside != key) and dotted.get(self._content(option), inside, dotted.ABSENT) == value:
+            if (package == "" or inside != key) and dotted.get(content, inside, dotted.ABSENT) == value:
                 return f"{option}.yaml"
         if any(said.startswith(f"{key}.") for said in self._overrides):
             return COMMAND_LINE
         return DEFAULT if key in DEFAULTS and DEFAULTS[key] == value else "your config"
 
-    def _content(self, option: str) -> Any:
-        """Content of an option file, from wherever Hydra would load it."""
+    def _read(self, option: str) -> "File":
         if option not in self._files:
-            self._files[option] = _load(option)
+            self._files[option] = read(option)
         return self._files[option]
 
 
-def _value(cfg: DictConfig, key: str) -> Any:
+def value_of(cfg: DictConfig, key: str) -> Any:
     """The value of a key, dotted.ABSENT if there is none.
 
     As plain data where no interpolation stands in it: reading and comparing omegaconf's nodes costs ten times that.
@@ -91,10 +96,10 @@ def _value(cfg: DictConfig, key: str) -> Any:
 
 
 def _overridden(key: str, hydra: DictConfig) -> bool:
-    return _said(key, {o.key_or_group: o for o in overrides_of(hydra) if not o.is_delete()})
+    return said_by(key, {o.key_or_group: o for o in overrides_of(hydra) if not o.is_delete()})
 
 
-def _said(key: str, overrides: dict[str, Any]) -> bool:
+def said_by(key: str, overrides: Mapping[str, Any]) -> bool:
     """Whether an override sets this key: itself, or as part of a mapping given to one of its parents."""
     parts = key.split(".")
     for length in range(len(parts), 0, -1):
@@ -107,15 +112,23 @@ def _said(key: str, overrides: dict[str, Any]) -> bool:
     return False
 
 
-def _node(choice: str) -> str:
+def node_of(choice: str) -> str:
     """The node a choice of ours fills: `parallelism@_global_.parallelism` -> parallelism. Empty: not one of ours."""
     group, _, package = choice.partition("@")
-    node = package.removeprefix("_global_.") or group.replace("/", ".")
+    node = package.removeprefix("_global_.") or group.removeprefix(f"{PREFIX}/").replace("/", ".")
     return node if node.partition(".")[0] in NODES else ""
 
 
+def package_of(choice: str, header: Mapping[str, Any]) -> str:
+    """Where Hydra puts the content of a chosen file; empty for the top level. header: of the file."""
+    package = choice.partition("@")[2] or str(header.get("package") or "")
+    if package == _GLOBAL:
+        return ""
+    return package.removeprefix(f"{_GLOBAL}.") or node_of(choice)
+
+
 def _options(hydra: DictConfig) -> Iterator[tuple[str, str]]:
-    """(package, group/option) of every chosen option that may hold our values; whoever wins in a merge comes first.
+    """(choice, group/option) of every chosen option that may hold our values; whoever wins in a merge comes first.
 
     A bundle's own values win over its sub-options (`_self_` is last). Options of other groups, such as an experiment,
     come last: they are searched only for what none of ours explains.
@@ -127,13 +140,12 @@ def _options(hydra: DictConfig) -> Iterator[tuple[str, str]]:
         group = str(choice).partition("@")[0]
         if not isinstance(option, str) or group.startswith("hydra/"):
             continue
-        node = _node(str(choice))
-        (ours if node else others).append((node, f"{group}/{option}"))
-    yield from sorted(ours)
+        (ours if node_of(str(choice)) else others).append((str(choice), f"{group}/{option}"))
+    yield from sorted(ours, key=lambda one: node_of(one[0]))
     yield from others
 
 
-def _load(option: str) -> Any:
+def read(option: str) -> File:
     """An option file as Hydra finds it; where no Hydra runs (a worker, a notebook), one of our own."""
     try:
         sources = GlobalHydra.instance().config_loader().get_sources()  # type: ignore[no-untyped-call]
@@ -143,11 +155,16 @@ def _load(option: str) -> Any:
     for source in sources:
         if isinstance(source, OptionFileSource):
             if source.is_config(option):
-                return source.content(option)
+                return source.read(option)
         elif source.scheme() == "file":
             file = Path(source.path, f"{option}.yaml")
             if file.is_file():
-                return option_files.parse(file.read_text())
+                text = file.read_text()
+                return ConfigSource._get_header_dict(text), option_files.parse(text)
         elif source.scheme() == "pkg" and source.is_config(option):
-            return OmegaConf.to_container(source.load_config(option).config, resolve=False)
-    return option_files.option(group, name) if name in option_files.options(group) else {}
+            found = source.load_config(option)
+            return found.header, OmegaConf.to_container(found.config, resolve=False)
+    if name not in option_files.options(group):
+        return {}, {}
+    text = option_files.text(group, name)
+    return ConfigSource._get_header_dict(text), option_files.parse(text)

@@ -20,6 +20,8 @@ from ..schema.fields import DEFAULTS, FIELDS, NODES, OUTPUT, TREE
 from ..schema.nodes import Overlap
 from ..schema.targets import DDP_FIELDS, OPTIMIZER_FIELDS, TRANSFORMER_FIELDS
 from ..suggest import nearest
+from . import overruled
+from .option_source import PREFIX, PREFIXED
 from .overrides import COMMAND_LINE, overrides_of
 
 INPUTS = ("env_copy", "reads")  # of the output node
@@ -37,10 +39,13 @@ def check(root: DictConfig) -> None:
     findings = [
         *lists_of_options(overrides),
         *_numbers_for_flags(overrides),
+        *_groups_of_train_py(root, overrides),
         *_unfound(overrides, root.hydra.runtime.choices),
         *_misplaced_bundles(root, overrides),
         *_written_answers(root, overrides),
     ]
+    if not findings:  # what is in the config is known now to be where it belongs
+        findings = [*overruled.findings(root, overrides)]
     if findings:
         raise GatingError(findings)
 
@@ -53,6 +58,20 @@ def _numbers_for_flags(overrides: list[Override]) -> Iterator[Finding]:
         if leaf is not None and leaf.kind is bool and type(value) is int and value not in (0, 1):
             fixes = [Fix(f"{key}={yaml_value(flag)}", "") for flag in (True, False)]
             yield CFG002.refuse(key, value, COMMAND_LINE, f"{key} takes {leaf.describe()}.", *fixes)
+
+
+def _groups_of_train_py(root: DictConfig, overrides: list[Override]) -> Iterator[Finding]:
+    """`parallelism=tp8` in an app where the group is `overlap/parallelism`: it would put a text in place of the node."""
+    if f"{PREFIX}/platform" not in root.hydra.runtime.choices:
+        return
+    for override in overrides:
+        group, option = override.key_or_group, override.value()
+        chosen = override.get_key_element().lstrip("+") in root.hydra.runtime.choices
+        if chosen or group not in PREFIXED or override.is_delete() or not isinstance(option, str):
+            continue
+        if option in options(group):
+            why = f"In an app of your own this group is {PREFIX}/{group}, so that it is never taken for one of yours."
+            yield CFG001.refuse(group, option, COMMAND_LINE, why, Fix(f"{group}={option}", "the same option"))
 
 
 def lists_of_options(overrides: list[Override]) -> Iterator[Finding]:
@@ -104,18 +123,18 @@ def nearest_key(key: str) -> str | None:
 
 
 def _misplaced_bundles(root: DictConfig, overrides: list[Override]) -> Iterator[Finding]:
-    """A bundle, or one of its dimensions, under a node that no rule reads; or no comm_overlap at all."""
+    """A bundle of the app's own, or one dimension of a bundle, under a node that no rule reads."""
     choices: Any = OmegaConf.to_container(root.hydra.runtime.choices)
     places: dict[str, tuple[str, Any, str]] = {}  # package -> choice, option, group
     for choice, option in choices.items():
         group, _, package = str(choice).partition("@")
         place = package.removeprefix("_global_.")
+        if group == "comm_overlap" and option in options(group):
+            continue  # a bundle of ours brings its nodes to the top level, whatever package it is given
         if option and place and group.partition("/")[0] == "comm_overlap" and place.partition(".")[0] != "comm_overlap":
             places[place] = (str(choice), option, group)
     bundles = [place.removeprefix("_global_") for place, (_, _, group) in places.items() if group == "comm_overlap"]
     dimensions = {f"{bundle}.{dimension}".lstrip(".") for bundle in bundles for dimension in TREE["comm_overlap"]}
-    if "comm_overlap" not in root and not places:
-        places[""] = ("comm_overlap", None, "comm_overlap")
     why = "The rules read comm_overlap at the top level of the config; elsewhere they would judge nothing."
     said = {override.get_key_element().lstrip("+"): override for override in overrides}
     for place, (choice, option, group) in places.items():

@@ -1,4 +1,4 @@
-"""The schema as Hydra's ConfigStore holds it: typed nodes, each made when an option file asks for it.
+"""The schema as nodes of a config: typed nodes, each made when an option file asks for it.
 
 Hydra imports our plugin in every app on the machine, and an app that uses none of our option files pays for none of
 this. Where one does, `structured` makes what `OmegaConf.structured` would, at a tenth of its price: of a field it needs
@@ -44,7 +44,7 @@ SCHEMAS: dict[str, str | dict[str, str]] = {
     "checkpoint": f"{_NODES}.Checkpoint",
     "launch": f"{_NODES}.Launch",
 }
-"""Schema in conf/_overlap/schema -> the class that types it, or the class of each of its nodes."""
+"""Schema, `/_overlap/schema/NAME` in a defaults list -> the class that types it, or the class of each of its nodes."""
 AS_KNOWN = omegaconf.__version__.startswith("2.3.")  # another release may keep other things in its nodes
 
 
@@ -74,7 +74,16 @@ class _Schema:
         self.kinds = kinds
 
     def __deepcopy__(self, memo: dict[int, Any]) -> DictConfig:
-        return copied(_made(self.kinds), Fresh) if AS_KNOWN else OmegaConf.structured(_classes(self.kinds))
+        return _new(self.kinds)
+
+
+def schema(name: str) -> DictConfig:
+    """A new node of one of SCHEMAS."""
+    return _new(SCHEMAS[name])
+
+
+def _new(kinds: str | dict[str, str]) -> DictConfig:
+    return copied(_made(kinds), Fresh) if AS_KNOWN else OmegaConf.structured(_classes(kinds))
 
 
 def _classes(kinds: str | dict[str, str]) -> Any:

@@ -119,7 +119,27 @@ class CFG008(CfgRule):
     source = "hydra_overlap/compose/enforce.py"
 
 
-RULES: tuple[type[Rule], ...] = (CFG001, CFG002, CFG003, CFG004, CFG005, CFG006, CFG007, CFG008)
+class CFG009(CfgRule):
+    """An option or field of hydra-overlap without a bundle.
+
+    A bundle (`comm_overlap=NAME`) brings the schema, the layout and the check. Without one nothing applies what was chosen:
+    a userbuffers preset, a layout or `comm_overlap.tp.tp_comm_overlap=true` would be read by nobody.
+    """
+
+    source = "hydra_overlap/compose/enforce.py"
+
+
+class CFG010(CfgRule):
+    """A chosen option is overruled by another file.
+
+    Hydra merges option files in the order of the defaults list. What an experiment or the primary config writes after a group
+    wins over the option that the command line chose for that group.
+    """
+
+    source = "hydra_overlap/compose/overruled.py"
+
+
+RULES: tuple[type[Rule], ...] = (CFG001, CFG002, CFG003, CFG004, CFG005, CFG006, CFG007, CFG008, CFG009, CFG010)
 
 
 def judge_values(flat: dict[str, Any], origin: Any) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ Hydra imports this module at every start of every app on the machine: nothing he
 """
 
 import inspect
+import sys
 from typing import Any
 
 from hydra.core.config_search_path import ConfigSearchPath
@@ -13,26 +14,34 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
 PROVIDER = "hydra-overlap"
-SCHEMA_GROUP = "_overlap/schema"
+ENFORCE = "hydra_overlap.compose.enforce"
 
 
 class HydraOverlapSearchPathPlugin(SearchPathPlugin):
     """Discovered by Hydra in the `hydra_plugins` namespace (1.3) or by entry point (1.4)."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Append our option files after the app's own, so that the app wins."""
+        """Append our option files after the app's own, so that the app wins; to another app only what it can want."""
         from hydra_overlap.compose import option_source
 
-        _store_schemas()
-        Plugins.instance().register(option_source.OptionFileSource)
-        path = option_source.path()
-        for element in search_path.get_path():
-            if option_source.ours(element.path):  # as the app's own folder
-                element.path = path
-        search_path.append(provider=PROVIDER, path=path)
+        _latch()
+        for source in (option_source.OptionFileSource, option_source.HostFileSource):
+            Plugins.instance().register(source)
+        own = [element for element in search_path.get_path() if option_source.ours(element.path)]
+        for element in own:  # an app built on our option files has all of them, under their own names
+            element.path = option_source.path()
+        scheme = option_source.SCHEME if own else option_source.HOST_SCHEME
+        search_path.append(provider=PROVIDER, path=option_source.path(scheme))
 
 
 def _check(*, _root_: DictConfig) -> list[str]:
+    from hydra_overlap.compose import option_source
+
+    if "hydra" not in _root_ or not _root_.hydra.runtime.choices:
+        return []  # in the middle of a merge
+    if ENFORCE not in sys.modules and option_source.absent(_root_):
+        _root_.hydra.job._get_node("env_copy")._set_value([])  # an app that uses nothing of ours loads nothing for it
+        return []
     from hydra_overlap.compose import enforce
 
     return enforce.check(_root_)
@@ -61,14 +70,14 @@ def _register_resolvers() -> None:
     register("overlap.help", _help, replace=True)
 
 
-def _store_schemas() -> None:
-    """Once: Hydra asks for search paths at every start of a process that composes again and again."""
-    if SCHEMA_GROUP.partition("/")[0] in ConfigStore.instance().repo:
-        return
-    from hydra_overlap.compose import typed_nodes
+def _latch() -> None:
+    """Let every composition end in `overlap.check`: an option of ours need not be in a bundle to be judged.
 
-    for name, kinds in typed_nodes.SCHEMAS.items():
-        typed_nodes.store(SCHEMA_GROUP, name, kinds, PROVIDER)
+    Hydra reads hydra.job.env_copy at the end of each composition, of which this is the default. Where nothing is ours, the
+    check leaves the empty list that it was.
+    """
+    settings: Any = ConfigStore.instance().repo["hydra"]["config.yaml"].node
+    settings.job.env_copy = "${overlap.check:}"
 
 
 # At import, not in the plugin's method: a launcher's worker process unpickles the plugin and composes without calling it.

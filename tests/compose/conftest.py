@@ -4,9 +4,11 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir, initialize_config_module
+from hydra._internal.config_search_path_impl import SearchPathElement
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
@@ -48,16 +50,29 @@ def script(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture
 def composed() -> Callable[..., DictConfig]:
-    """`composed(*overrides, config_name=, config_dir=, hydra=)`: a config as `hydra.compose` gives it."""
+    """`composed(*overrides, config_name=, config_dir=, hydra=, extends=)`: a config as `hydra.compose` gives it.
+
+    config_dir: of an app of one's own. extends: of one that builds on our configuration, as `--config-dir` does.
+    """
 
     def build(
-        *overrides: str, config_name: str = "config", config_dir: Path | None = None, hydra: bool = False
+        *overrides: str,
+        config_name: str = "config",
+        config_dir: Path | None = None,
+        hydra: bool = False,
+        extends: bool = False,
     ) -> DictConfig:
-        if config_dir is None:
+        if config_dir is None or extends:
             start = initialize_config_module("hydra_overlap.conf", version_base=None)
         else:
             start = initialize_config_dir(str(config_dir), version_base=None)
         with start:
+            if extends:
+                loader: Any = GlobalHydra.instance().config_loader()
+                loader.get_search_path().get_path().insert(
+                    -1, SearchPathElement("command-line", f"file://{config_dir}")
+                )
+                loader.repository.initialize_sources(loader.get_search_path())
             return compose(config_name, list(overrides), return_hydra_config=hydra)
 
     return build

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hydra_overlap.compose import option_source
-from hydra_overlap.compose.option_source import OptionFileSource
+from hydra_overlap.compose.option_source import HostFileSource, OptionFileSource
 from tests.compose.commands import Compose, Run
 from tests.compose.test_typed_nodes import facts
 
@@ -35,7 +35,7 @@ def test_every_option_file_is_read_as_hydra_reads_it() -> None:
     assert len(FILES) > 200
     for name in FILES:
         assert told(ours.load_config(name)) == told(theirs.load_config(name)), name
-        assert ours.content(name) == OmegaConf.to_container(theirs.load_config(name).config), name
+        assert ours.read(name)[1] == OmegaConf.to_container(theirs.load_config(name).config), name
 
 
 @pytest.mark.parametrize(
@@ -66,11 +66,43 @@ def test_what_is_listed_is_what_hydra_lists(tmp_path: Path) -> None:
         assert ours.is_group(group) == theirs.is_group(group)
         assert ours.is_config(f"{group}/none") == theirs.is_config(f"{group}/none")
         if theirs.is_group(group):
-            assert ours.list(group, None) == theirs.list(group, None)
+            assert ours.list(group, None) == [name for name in theirs.list(group, None) if name != "_overlap"]
     assert ours.available()
     assert not OptionFileSource("main", f"overlap://{tmp_path}/absent").available()
     with pytest.raises(ConfigLoadError, match="Config not found"):
         ours.load_config("model/no_such_model")
+
+
+def test_another_app_sees_what_it_can_want_under_names_that_are_not_its_own() -> None:
+    host, whole = HostFileSource("main", f"overlap_host://{CONF}"), sources(CONF)[0]
+    assert host.list("", None) == ["comm_overlap", "overlap", "userbuffers"]
+    assert host.list("overlap", None) == ["ddp", "model", "parallelism", "platform", "precision", "software"]
+    for group in ("overlap/parallelism", "userbuffers", "comm_overlap", "comm_overlap/tp"):
+        own = group.removeprefix("overlap/")
+        assert host.is_group(group)
+        assert host.list(group, None) == whole.list(own, None)
+    layout, bundle = host.load_config("overlap/parallelism/tp4"), host.load_config("comm_overlap/tp4_h100")
+    assert layout.config == whole.load_config("parallelism/tp4").config
+    assert layout.header["package"] == "_global_.parallelism"
+    brought = [next(iter(entry)) for entry in bundle.config["defaults"] if not isinstance(entry, str)]
+    assert brought[4:] == [
+        "/overlap/parallelism",
+        "/userbuffers@_global_.userbuffers",
+        "/overlap/platform",
+        "/overlap/software",
+    ]
+    assert host.read("comm_overlap/tp4_h100")[1]["defaults"] == bundle.config["defaults"]
+    for path in (
+        "parallelism/tp4",
+        "experiment/llama3_70b_64gpu_h100_bf16",
+        "overlap/training/short",
+        "config",
+        "overlap/none",
+    ):
+        assert not host.is_config(path)
+        assert not host.is_group(path.rpartition("/")[0]) or path.startswith("overlap/") or "/" not in path
+        with pytest.raises(ConfigLoadError):
+            host.load_config(path)
 
 
 def test_a_file_that_changes_is_read_anew(tmp_path: Path) -> None:
@@ -91,8 +123,11 @@ def test_our_folder_is_served_by_it_wherever_it_stands_on_the_search_path(tmp_pa
         at_home: Any = compose("config", return_hydra_config=True)
     in_host: Any = composed(config_name="host", config_dir=tmp_path, hydra=True)
     found = [{each.provider: each.schema for each in cfg.hydra.runtime.config_sources} for cfg in (at_home, in_host)]
-    ours = {"hydra": "pkg", "hydra-overlap": "overlap", "schema": "structured"}
-    assert found == [{**ours, "main": "overlap"}, {**ours, "main": "file"}]
+    both = {"hydra": "pkg", "schema": "structured"}
+    assert found == [
+        {**both, "main": "overlap", "hydra-overlap": "overlap"},
+        {**both, "main": "file", "hydra-overlap": "overlap_host"},
+    ]
 
 
 def test_a_default_composition_reads_only_the_files_it_names(run: Run, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_values_of_an_experiment_file_are_found(composed: Compose, tmp_path: Pat
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "wide.yaml").write_text("# @package _global_\ncomm_overlap: {dp: {bucket_size: 7}}\n")
     (tmp_path / "host.yaml").write_text("defaults: [config, _self_]\nparallelism: {world_size: 4}\n")
-    cfg = composed("experiment=wide", config_name="host", config_dir=tmp_path, hydra=True)
+    cfg = composed("experiment=wide", config_name="host", config_dir=tmp_path, hydra=True, extends=True)
     assert cfg.overlap.origin[BUCKET] == "experiment/wide.yaml"
     assert origins.of(cfg, cfg.hydra).get("parallelism.world_size", "") == "your config"
 
@@ -59,10 +59,10 @@ def test_what_nobody_said_is_the_default(composed: Compose, tmp_path: Path) -> N
     """In an app without the node, in one whose node means other things, and on a value that no rule can read."""
     (tmp_path / "host.yaml").write_text("ddp: fast\nprecision: {dtype: bf16, fp16: half}\n")
     with pytest.raises(ConfigCompositionException) as error:
-        composed("+comm_overlap=tp4_h100", "+model=llama3_70b", config_name="host", config_dir=tmp_path)
+        composed("+comm_overlap=tp4_h100", "+overlap/model=llama3_70b", config_name="host", config_dir=tmp_path)
     assert origins_of(error, "TP009") == {TP: "comm_overlap/tp/userbuffers.yaml", "precision.bf16": "default", "precision.fp16": "default"}  # fmt: skip
     with pytest.raises(ConfigCompositionException) as error:
-        composed("+comm_overlap=dp", "parallelism=dp2", config_name="host", config_dir=tmp_path)
+        composed("+comm_overlap=dp", "overlap/parallelism=dp2", config_name="host", config_dir=tmp_path)
     assert origins_of(error, "DP002")["ddp.use_distributed_optimizer"] == "default"
 
 
@@ -78,7 +78,7 @@ def test_a_bundle_of_ones_own_is_named_for_what_it_sets(composed: Compose, tmp_p
         "defaults: [tp4_h100, override dp: none, _self_]\ntp: {tp_comm_overlap_rs_dgrad: false}\n"
     )
     (tmp_path / "host.yaml").write_text("defaults: [config, _self_]\n")
-    cfg = composed("comm_overlap=mine", config_name="host", config_dir=tmp_path)
+    cfg = composed("comm_overlap=mine", config_name="host", config_dir=tmp_path, extends=True)
     assert cfg.parallelism.tensor_model_parallel_size == 4
     assert cfg.overlap.origin["comm_overlap.tp.tp_comm_overlap_rs_dgrad"] == "comm_overlap/mine.yaml"
     assert cfg.overlap.origin["comm_overlap.dp.overlap_grad_reduce"] == "comm_overlap/dp/none.yaml"

@@ -1,6 +1,7 @@
 """Every way a config is composed judges it: run, --cfg, -m, hydra.compose(), and other people's apps."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.errors import ConfigCompositionException
@@ -63,7 +64,7 @@ def test_an_experiment_file_picks_a_bundle_and_changes_its_layout(composed: Comp
         " override /userbuffers@_global_.userbuffers: none]\n"
     )
     (tmp_path / "host.yaml").write_text("defaults: [config, _self_]\n")
-    chosen = {"config_name": "host", "config_dir": tmp_path}
+    chosen: Any = {"config_name": "host", "config_dir": tmp_path, "extends": True}
     assert composed("experiment=mine", **chosen).parallelism.tensor_model_parallel_size == 2
     assert composed("experiment=mine", "parallelism=tp4", **chosen).parallelism.tensor_model_parallel_size == 4
 
@@ -214,12 +215,12 @@ def test_a_foreign_app_takes_a_bundle_from_the_command_line(run: Run) -> None:
 
 
 def test_a_foreign_app_with_an_illegal_bundle_is_refused(run: Run) -> None:
-    assert_refused(run(FOREIGN, "+comm_overlap=tp4_h100", "parallelism=tp1"), "TP001")
+    assert_refused(run(FOREIGN, "+comm_overlap=tp4_h100", "overlap/parallelism=tp1"), "TP001")
 
 
 def test_a_foreign_app_may_list_a_bundle_in_its_defaults(run: Run) -> None:
     assert "TASK RAN 0.1" in run(FOREIGN, "--config-name=listing").stdout
-    assert_refused(run(FOREIGN, "--config-name=listing", "parallelism=tp1"), "TP001")
+    assert_refused(run(FOREIGN, "--config-name=listing", "overlap/parallelism=tp1"), "TP001")
 
 
 def test_a_foreign_app_without_a_bundle_is_left_alone(run: Run) -> None:

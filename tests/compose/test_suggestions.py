@@ -37,7 +37,7 @@ MEANT = {
     "TP4_H100": ["comm_overlap=tp4_h100"],
     "sequence_parallel": ["parallelism.sequence_parallel=true"],
     "precision=fp8": [
-        "precision=fp8_blockwise", "precision=fp8_current", "precision=fp8_delayed", "precision=fp8_mxfp8",
+        "precision=fp8_blockwise", "precision=fp8_current", "precision=fp8_current_all_layers", "precision=fp8_delayed", "precision=fp8_mxfp8",
     ],
     "parallelism=tp3": ["parallelism.tensor_model_parallel_size=3 parallelism.sequence_parallel=true"],
     "parallelism=tp2_dp4": [
@@ -166,7 +166,7 @@ def test_fixes_of_commands_with_random_slips_work() -> None:
     """Letters lost, doubled, swapped, in another case, a dash for an underscore: in keys, groups and options."""
     random = Random(12)
     good = [
-        "comm_overlap=tp4_h100", "parallelism=tp2_dp2", "precision=fp8_current", "userbuffers=none", "platform=h100",
+        "comm_overlap=tp4_h100", "parallelism=tp2_dp2", "precision=fp8_current", "precision=fp8_current_all_layers", "userbuffers=none", "platform=h100",
         "comm_overlap.dp.bucket_size=40000000", "training.micro_batch_size=2", "parallelism.sequence_parallel=false",
         "comm_overlap/dp=overlap", "model=llama3_8b", "optimizer.lr=0.001", "ddp.check_for_nan_in_grad=true",
         "experiment=llama3_8b_8gpu_h100_bf16", "comm_overlap.tp.tp_comm_overlap=false", "model.num_layers=8",

@@ -83,7 +83,7 @@ def test_a_job_of_a_sweep_that_was_taken_for_the_sweep_itself_is_stopped(
 ) -> None:
     """However a sweeper spells its keys: a config with a job number is a job."""
     folder = host("defaults: [config, _self_]\nhydra: {mode: MULTIRUN, sweeper: {params: {seed: '1,2'}}}\n")
-    cfg = composed(config_name="host", config_dir=folder, hydra=True)
+    cfg = composed(config_name="host", config_dir=folder, hydra=True, extends=True)
     assert cfg.overlap.plan is None
     assert cfg.hydra.job.env_set.HYDRA_OVERLAP_PLAN == ""
     cfg.hydra.job.num = 0
@@ -249,36 +249,32 @@ def test_a_group_that_was_not_found_and_became_a_text_is_refused_by_the_job() ->
 
 
 def test_a_text_in_the_place_of_a_node_is_refused(composed: Compose, host: Callable[[str], Path]) -> None:
-    folder = host("defaults: [{comm_overlap: tp4_h100}, override parallelism: null, _self_]\nparallelism: tp8\n")
+    folder = host(
+        "defaults: [{comm_overlap: tp4_h100}, override overlap/parallelism: null, _self_]\nparallelism: tp8\n"
+    )
     with pytest.raises(ConfigCompositionException, match="str is not a subclass of Parallelism"):
         composed(config_name="host", config_dir=folder)
 
 
-def test_a_bundle_under_another_node_is_refused(composed: Compose, host: Callable[[str], Path]) -> None:
-    defaults = "defaults: [{%s: tp4_h100}, _self_]\n"
-    for listed in ("comm_overlap@train.comm_overlap", "comm_overlap@_global_"):
-        with pytest.raises(ConfigCompositionException) as error:
-            composed(config_name="host", config_dir=host(defaults % listed))
-        assert rules_of(error) == ["CFG007"], listed  # once, for all its dimensions
-        assert fixes_of(error) == ["/comm_overlap@_global_.comm_overlap: tp4_h100"]
-    group = fixes_of(error)[0].partition(":")[0]
-    assert composed(config_name="host", config_dir=host(defaults % group)).overlap.plan is not None
-
-
-@pytest.mark.parametrize(
-    ("override", "fix"),
-    [
-        ("+comm_overlap@train.comm_overlap=tp4_h100", "+comm_overlap=tp4_h100"),
-        ("+comm_overlap@_global_=none", "+comm_overlap=none"),
-    ],
-)
-def test_a_bundle_under_another_node_on_the_command_line_is_refused_once(
-    composed: Compose, host: Callable[[str], Path], override: str, fix: str
+def test_a_bundle_of_ours_reaches_the_top_level_wherever_it_is_listed(
+    composed: Compose, host: Callable[[str], Path]
 ) -> None:
+    for listed in ("comm_overlap@train.comm_overlap", "comm_overlap@_global_", "/comm_overlap@_global_.comm_overlap"):
+        cfg = composed(config_name="host", config_dir=host(f"defaults: [{{{listed}: tp4_h100}}, _self_]\n"))
+        assert cfg.overlap.effective.transformer_config.tp_comm_overlap is True, listed
+        assert composed(f"+{listed.lstrip('/')}=none", config_name="host", config_dir=host("lr: 1\n")).overlap.plan
+
+
+def test_a_bundle_of_ones_own_under_another_node_is_refused(composed: Compose, host: Callable[[str], Path]) -> None:
+    folder = host("lr: 1\n")
+    (folder / "comm_overlap").mkdir()
+    (folder / "comm_overlap" / "mine.yaml").write_text("defaults: [tp4_h100, _self_]\npp: {wgrad_deferral_limit: 0}\n")
+    assert (
+        composed("+comm_overlap=mine", config_name="host", config_dir=folder).comm_overlap.pp.wgrad_deferral_limit == 0
+    )
     with pytest.raises(ConfigCompositionException) as error:
-        composed(override, config_name="host", config_dir=host("lr: 1\n"))
-    assert (rules_of(error), fixes_of(error)) == (["CFG007"], [fix])
-    assert composed(fix, config_name="host", config_dir=host("lr: 1\n")).overlap.plan is not None
+        composed("+comm_overlap@train.comm_overlap=mine", config_name="host", config_dir=folder)
+    assert (rules_of(error), fixes_of(error)) == (["CFG007"], ["+comm_overlap=mine"])
 
 
 def test_one_dimension_under_another_node_is_refused(composed: Compose) -> None:
@@ -288,7 +284,7 @@ def test_one_dimension_under_another_node_is_refused(composed: Compose) -> None:
 
 
 def test_a_second_bundle_is_refused(composed: Compose) -> None:
-    with pytest.raises(ConfigCompositionException, match="appears more than once"):
+    with pytest.raises(ConfigCompositionException, match=r"appears more than once|Multiple values"):
         composed("+comm_overlap@train.comm_overlap=none")
 
 
@@ -296,7 +292,7 @@ def test_a_host_may_keep_a_parallelism_node_of_its_own_and_it_is_judged(
     composed: Compose, host: Callable[[str], Path]
 ) -> None:
     text = (
-        "defaults: [{comm_overlap: tp4_h100}, override parallelism: null, override userbuffers: none, _self_]\n"
+        "defaults: [{comm_overlap: tp4_h100}, override overlap/parallelism: null, override userbuffers: none, _self_]\n"
         "parallelism: {tensor_model_parallel_size: %d, sequence_parallel: true}\n"
     )
     cfg = composed(config_name="host", config_dir=host(text % 2))

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydra_overlap.compose import typed_nodes
 from hydra_overlap.schema import nodes
-from hydra_plugins.hydra_overlap_plugin import searchpath, sweeper
+from hydra_plugins.hydra_overlap_plugin import sweeper
 
 
 def facts(node: Any) -> Any:
@@ -29,7 +29,9 @@ def facts(node: Any) -> Any:
 
 def loaded(path: str) -> DictConfig:
     """A schema as Hydra loads it and puts it in its place: stored, copied, copied."""
-    searchpath._store_schemas()
+    folder, _, name = path.removesuffix(".yaml").rpartition("/")
+    if folder == "_overlap/schema":
+        return copy.deepcopy(typed_nodes.schema(name))
     return copy.deepcopy(ConfigStore.instance().load(path).node)
 
 
@@ -65,12 +67,11 @@ def test_a_copy_keeps_what_was_changed() -> None:
     assert facts(typed_nodes.copied(node)) == facts(copy.deepcopy(node)) == facts(copy.deepcopy(typed_nodes.copied(node, typed_nodes.Fresh)))  # fmt: skip
 
 
-def test_the_store_goes_to_other_processes() -> None:
+def test_what_stays_in_the_store_goes_to_other_processes() -> None:
     """Launchers of Hydra hand the store to their workers, pickled."""
-    searchpath._store_schemas()
-    copied = pickle.loads(pickle.dumps(ConfigStore.instance().repo["_overlap"]))
-    model = copy.deepcopy(copy.deepcopy(copied["schema"]["model.yaml"].node))
-    assert facts(model) == facts(OmegaConf.structured(nodes.Model))
+    copied = pickle.loads(pickle.dumps(ConfigStore.instance().repo["hydra"]["sweeper"]["overlap.yaml"]))
+    settings = copy.deepcopy(copy.deepcopy(copied.node))
+    assert facts(settings) == facts(OmegaConf.structured(sweeper.OverlapSweeperConf))
 
 
 def test_an_app_without_our_option_files_loads_none_of_our_classes(tmp_path: Path) -> None:

@@ -22,10 +22,26 @@ ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
 OPTIONS = [path for path in FILES if path.parent != Path() and path.parts[0] != "_overlap"]
+RECIPES = [f"recipe/{name}" for name in option_files.options("comm_overlap/recipe")]
+BUNDLE_FILES = [*option_files.options("comm_overlap"), *RECIPES]
 BUNDLED = ("comm_overlap", "parallelism", "userbuffers", "platform", "software")
 TYPED = [path for path in OPTIONS if path.parts[0] not in (*BUNDLED, "experiment", "hydra")]
-# Presets are values that tests/presets judges one by one without composing; experiments are composed there.
-COMPOSED = [path for path in OPTIONS if path.parts[0] not in ("userbuffers", "experiment", "hydra")]
+USED = {
+    f"{key.removeprefix('override /')}/{name}"
+    for file in (CONF / "experiment").glob("*.yaml")
+    for entry in yaml.safe_load(file.read_text())["defaults"]
+    if isinstance(entry, dict)
+    for key, name in entry.items()
+}
+MADE_FOR_EXPERIMENTS = ("comm_overlap", "parallelism", "training", "ddp")
+# Presets are values that tests/presets judges one by one without composing; experiments are composed there, and with
+# them the options that are made for one of them.
+COMPOSED = [
+    path
+    for path in OPTIONS
+    if path.parts[0] not in ("userbuffers", "experiment", "hydra")
+    and not (path.parts[0] in MADE_FOR_EXPERIMENTS and path.with_suffix("").as_posix() in USED)
+]
 COMPOSED += [Path("userbuffers", f"{name}.yaml") for name in ("none", "auto", "bf16_h100_h8192_tp4_mbs1_seq8192")]
 
 # Options that ask for more than the default job has: by which rule they are refused there, and what they go with.
@@ -41,6 +57,9 @@ NEEDS = {
     "parallelism/ep8": ("PAR011", "model=qwen3_30b_a3b"),
     "data/text": ("TRN007", "data.files=[a.txt]"),
     "model/deepseek_v3": ("TRN017", "launch.trainer=other"),
+    "comm_overlap/dp/bucket_128m": ("DP014", "model=llama3_8b"),
+    "comm_overlap/dp/bucket_128m_grad_reduce": ("DP014", "model=llama3_8b"),
+    "comm_overlap/dp/bucket_128m_gather_with_step": ("DP005", "model=llama3_8b parallelism=pp2_vpp2_dp2"),
     "ddp/replicated": ("DP011", "optimizer=adam_replicated"),
     "optimizer/adam_replicated": ("DP011", "ddp=replicated"),
 }
@@ -100,7 +119,8 @@ def test_options_with_values_of_others_say_where_they_are_from(group: str) -> No
     for name in option_files.options(group):
         if (group, name) == ("userbuffers", "none"):
             continue
-        second = (CONF / group / f"{name}.yaml").read_text().splitlines()[1]
+        lines = (CONF / group / f"{name}.yaml").read_text().splitlines()
+        second = lines[2 if lines[0].startswith("# @package") else 1]
         assert second.startswith("# source: "), f"{group}/{name}.yaml"
         if group in ("comm_overlap", "userbuffers"):
             assert second.endswith(("measured by us: no", "measured by us: yes")), f"{group}/{name}.yaml"
@@ -115,18 +135,21 @@ def test_no_option_name_is_a_yaml_boolean() -> None:
 def test_every_option_outside_a_bundle_is_typed_by_its_groups_schema(file: Path) -> None:
     """What a bundle brings is typed by `_overlap/enforce`, once for all of it."""
     defaults = yaml.safe_load((CONF / file).read_text())["defaults"]
-    assert defaults[0] == f"/_overlap/schema/{file.parts[0]}@_here_"
+    extended = defaults[0] in option_files.options(file.parts[0])  # which is typed itself
+    assert extended or defaults[0] == f"/_overlap/schema/{file.parts[0]}@_here_"
     assert defaults[-1] == "_self_"
 
 
-@each("name", option_files.options("comm_overlap"))
+@each("name", BUNDLE_FILES)
 def test_every_bundle_is_typed_and_enforced_and_brings_its_nodes(name: str) -> None:
     defaults = yaml.safe_load((CONF / "comm_overlap" / f"{name}.yaml").read_text())["defaults"]
+    assert (CONF / "comm_overlap" / f"{name}.yaml").read_text().startswith("# @package _global_\n")
     assert defaults[0] == "/_overlap/enforce@_global_"
     assert defaults[-1] == "_self_"
     groups = [next(iter(entry)) for entry in defaults if isinstance(entry, dict)]
+    dimensions = [f"/comm_overlap/{one}@_global_.comm_overlap.{one}" for one in ("tp", "pp", "dp", "ep")]
     brought = [f"/{node}@_global_.{node}" for node in ("parallelism", "userbuffers", "platform", "software")]
-    assert groups == ["tp", "pp", "dp", "ep", *brought]
+    assert groups == [*dimensions, *brought]
 
 
 # composing

@@ -68,10 +68,10 @@ def _can_be_pasted(bare: DictConfig, rule: type[Rule]) -> None:
 @pytest.mark.parametrize(
     ("overrides", "rule", "fix"),
     [
-        (["+comm_overlap=tp4_h100", "+model=llama3_70b"], "TP009", "++precision.bf16=true"),
-        (["+comm_overlap=dp", "parallelism=dp2"], "DP002",
+        (["+comm_overlap=tp4_h100", "+overlap/model=llama3_70b"], "TP009", "++precision.bf16=true"),
+        (["+comm_overlap=dp", "overlap/parallelism=dp2"], "DP002",
          "++ddp.use_distributed_optimizer=true ++optimizer.use_distributed_optimizer=true"),
-        (["+comm_overlap=tp4_h100", "+modle=llama3_70b"], "CFG001", "+model=llama3_70b"),
+        (["+comm_overlap=tp4_h100", "+modle=llama3_70b"], "CFG001", "+overlap/model=llama3_70b"),
         (["+comm_overlap=none", "+trainig.micro_batch_size=2"], "CFG001", "++training.micro_batch_size=2"),
         (["+comm_overlap=none", "+parallelism.tensor_model_parallel_sise=2"], "CFG001",
          "parallelism.tensor_model_parallel_size=2"),
@@ -89,29 +89,29 @@ def test_a_fix_says_plus_where_the_config_has_no_such_key(
 
 def test_a_key_that_the_app_has_is_set_without_a_plus(host: Host) -> None:
     files = {"host": "precision: {bf16: false}\nddp: {bucket_size: null}\noptimizer: null\n"}
-    (finding,) = refused(host, "+comm_overlap=tp4_h100", "+model=llama3_70b", **files)
+    (finding,) = refused(host, "+comm_overlap=tp4_h100", "+overlap/model=llama3_70b", **files)
     assert finding.fixes[0].override == "precision.bf16=true"
-    (finding,) = refused(host, "+comm_overlap=dp", "parallelism=dp2")
+    (finding,) = refused(host, "+comm_overlap=dp", "overlap/parallelism=dp2")
     fix = "++ddp.use_distributed_optimizer=true ++optimizer.use_distributed_optimizer=true"
     assert finding.fixes[0].override == fix
-    assert host("+comm_overlap=dp", "parallelism=dp2", *fix.split()).overlap.plan is not None
+    assert host("+comm_overlap=dp", "overlap/parallelism=dp2", *fix.split()).overlap.plan is not None
 
 
 def test_a_fix_that_takes_the_place_of_a_value_says_so(host: Host) -> None:
-    (finding,) = refused(host, "+comm_overlap=dp", "parallelism=dp2", host="ddp: fast\n")
+    (finding,) = refused(host, "+comm_overlap=dp", "overlap/parallelism=dp2", host="ddp: fast\n")
     assert finding.fixes[0].effect == "keeps the overlap; takes the place of ddp=fast"
-    cfg = host("+comm_overlap=dp", "parallelism=dp2", *finding.fixes[0].override.split())
+    cfg = host("+comm_overlap=dp", "overlap/parallelism=dp2", *finding.fixes[0].override.split())
     assert cfg.ddp.use_distributed_optimizer is True
 
 
 def test_the_text_says_it_as_well(host: Host) -> None:
     with pytest.raises(ConfigCompositionException) as error:
-        host("+comm_overlap=tp4_h100", "+model=llama3_70b", host="lr: 1\n")
+        host("+comm_overlap=tp4_h100", "+overlap/model=llama3_70b", host="lr: 1\n")
     assert "  fix     ++precision.bf16=true" in str(refusal_in(error.value))
 
 
 def test_warnings_and_refusals_in_the_job_say_it_as_well(host: Host) -> None:
-    cfg = host("+comm_overlap=tp4_h100", "+model=llama3_8b", host="lr: 1\nprecision: {bf16: true}\n")
+    cfg = host("+comm_overlap=tp4_h100", "+overlap/model=llama3_8b", host="lr: 1\nprecision: {bf16: true}\n")
     overrides = [fix.override for finding in judged(cfg, foreign_nodes=True).findings for fix in finding.fixes]
     for override in overrides:
         pasted(cfg, override.split())
@@ -130,7 +130,7 @@ def test_a_sweep_in_a_foreign_app_prints_it(tmp_path: Path) -> None:
         "    print('TASK RAN')\n"
         "main()\n"
     )
-    point = ("+comm_overlap=dp", "parallelism=dp2,dp4")
+    point = ("+comm_overlap=dp", "overlap/parallelism=dp2,dp4")
     for sweeper in ("basic", "overlap"):
         done = warm.run(["app.py", "-m", f"hydra/sweeper={sweeper}", *point], cwd=tmp_path)
         assert "TASK RAN" not in done.stdout

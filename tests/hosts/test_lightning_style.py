@@ -33,9 +33,9 @@ def test_a_bundle_is_judged_with_the_apps_own_nodes(run, asked: str) -> None:
 
 
 def test_a_layout_on_the_command_line_wins_and_is_judged(run) -> None:
-    done = run("experiment=tp4", "parallelism=tp8")
+    done = run("experiment=tp4", "overlap/parallelism=tp8")
     assert done.returncode == 1 and "\nerror UB001  " in done.stderr and "Traceback" not in done.stderr
-    assert "tensor_model_parallel_size=8 parallelism/tp8.yaml" in " ".join(done.stderr.split())
+    assert "tensor_model_parallel_size=8 overlap/parallelism/tp8.yaml" in " ".join(done.stderr.split())
 
 
 def test_a_rule_reads_the_apps_own_name_and_its_fix_names_it(run) -> None:

@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from hydra_overlap import resolve
-from hydra_overlap.compose.enforce import judged
+from hydra_overlap.compose.enforce import judged, refusal_in
 from hydra_overlap.compose.hydra_errors import explain
 from tests.hosts.conftest import Host
 
@@ -20,15 +20,15 @@ BUNDLE = "+comm_overlap=tp4_h100"
 OWN = {"host": "defaults: [{parallelism: mine}, _self_]\nlr: 1\n", "parallelism__mine": "tp: 8\npp: 2\n"}
 RENAMED = OWN | {
     "host": "defaults: [{parallelism@layout: mine}, _self_]\nlr: 1\n",
-    "parallelism__from_layout": (
+    "overlap__parallelism__from_layout": (
+        "# @package _global_.parallelism\n"
         "tensor_model_parallel_size: ${layout.tp}\npipeline_model_parallel_size: ${layout.pp}\nsequence_parallel: true\n"
     ),
     "experiment__tp": (
         "# @package _global_\n"
-        "defaults: [{/comm_overlap: tp4_h100}, {override /parallelism: from_layout}, {override /userbuffers: none}]\n"
+        "defaults: [{/comm_overlap: tp4_h100}, {override /overlap/parallelism: from_layout}, {override /userbuffers: none}]\n"
     ),
 }
-SHADOW = {"host": "lr: 1\n", "parallelism__tp4": "tp: 4\n"}
 BELOW = {"train__main": "lr: 1\n"}
 
 
@@ -51,31 +51,43 @@ def documented(said: str) -> None:
     assert said in PAGE, said
 
 
-def test_a_group_of_the_same_name_is_taken_out_or_kept_beside_for_one_run(host: Host) -> None:
-    said, fixes = mistake(host, BUNDLE, **OWN)
-    documented(said)
-    assert fixes == ["~parallelism=mine", "~parallelism=mine +parallelism@my_parallelism=mine"]
-    assert [tp(host(BUNDLE, *fix.split())) for fix in fixes] == [4, 4]
-    assert host(BUNDLE, *fixes[1].split()).my_parallelism == {"tp": 8, "pp": 2}
-
-
-def test_choosing_for_both_is_told_with_the_line_that_renames_the_node(host: Host) -> None:
-    said, fixes = mistake(host, BUNDLE, "parallelism=tp8", **OWN)
-    documented(said)
-    assert fixes == ["parallelism@my_parallelism: OPTION"]
+def test_a_group_of_the_same_name_stays_the_apps_own(host: Host) -> None:
+    """Ours has another name; only the node that both fill needs another one."""
+    with pytest.raises(HydraException) as error:
+        host(BUNDLE, **OWN)
+    assert "needs another name beside a bundle" in re.sub(r"\s+", " ", str(refusal_in(error.value)))
+    assert tp(host(BUNDLE, "~parallelism=mine")) == 4
     renamed = "defaults: [{parallelism@my_parallelism: mine}, _self_]\n"
-    assert tp(host(BUNDLE, "parallelism=tp8", "userbuffers=none", host=renamed)) == 8
+    cfg = host(BUNDLE, "overlap/parallelism=tp8", "userbuffers=none", host=renamed)
+    assert (tp(cfg), cfg.my_parallelism) == (8, {"tp": 8, "pp": 2})
 
 
 def test_an_option_of_ours_in_the_defaults_list_goes_behind_the_bundle(host: Host) -> None:
-    listed = "defaults: [{comm_overlap: tp4_h100}, {parallelism: tp8}, {override userbuffers: none}, _self_]\n"
+    listed = "defaults: [{comm_overlap: tp4_h100}, {overlap/parallelism: tp8}, {override userbuffers: none}, _self_]\n"
     _, fixes = mistake(host, host=listed)
-    assert fixes == ["~parallelism=tp8", "override /parallelism: tp8"]
+    assert fixes == ["~overlap/parallelism=tp8", "override /overlap/parallelism: tp8"]
     assert tp(host(fixes[0])) == 4
-    assert tp(host(host=listed.replace("{parallelism: tp8}", f"{{{fixes[1]}}}"))) == 8
+    assert tp(host(host=listed.replace("{overlap/parallelism: tp8}", f"{{{fixes[1]}}}"))) == 8
 
 
-@pytest.mark.parametrize("asked", [(BUNDLE, "parallelism=from_layout", "userbuffers=none"), ("+experiment=tp",)])
+def test_a_name_of_train_py_is_answered_with_the_one_for_other_apps(host: Host) -> None:
+    for before, now in (
+        ("parallelism=tp8", "overlap/parallelism=tp8"),
+        ("+model=llama3_70b", "+overlap/model=llama3_70b"),
+    ):
+        with pytest.raises(HydraException) as error:
+            host(BUNDLE, before, host="lr: 1\n")
+        refusal = refusal_in(error.value)
+        assert refusal is not None
+        (finding,) = refusal.findings
+        assert (finding.rule, [fix.override for fix in finding.fixes]) == ("CFG001", [now])
+    cfg = host(BUNDLE, now, "++precision.bf16=true")
+    assert cfg.model.hidden_size == 8192
+
+
+@pytest.mark.parametrize(
+    "asked", [(BUNDLE, "overlap/parallelism=from_layout", "userbuffers=none"), ("+experiment=tp",)]
+)
 def test_a_layout_under_another_name_decides_through_an_option_file(host: Host, asked: tuple[str, ...]) -> None:
     cfg = host(*asked, **RENAMED)
     assert (tp(cfg), cfg.layout.tp) == (8, 8)
@@ -85,25 +97,12 @@ def test_a_layout_under_another_name_decides_through_an_option_file(host: Host, 
     assert "PAR003" in str(error.value)
 
 
-def test_an_option_file_in_our_words_is_chosen_behind_the_bundle(host: Host) -> None:
-    mine = "tensor_model_parallel_size: 2\nsequence_parallel: true\n"
+def test_a_node_in_our_words_is_judged_in_place_of_the_bundles(host: Host) -> None:
     listed = (
-        "defaults: [{comm_overlap: tp4_h100}, {override parallelism: mine}, {override userbuffers: none}, _self_]\n"
+        "defaults: [{comm_overlap: tp4_h100}, {override overlap/parallelism: null}, {override userbuffers: none}, _self_]\n"
+        "parallelism: {tensor_model_parallel_size: 2, sequence_parallel: true}\n"
     )
-    assert tp(host(host=listed, parallelism__mine=mine)) == 2
-
-
-def test_null_takes_the_apps_own_option_out_as_well(host: Host) -> None:
-    listed = "defaults: [{parallelism: mine}, {comm_overlap: none}, {override parallelism: null}, _self_]\n"
-    cfg = host(**OWN | {"host": listed})
-    assert "tp" not in cfg.parallelism and tp(cfg) == 1
-
-
-def test_a_file_that_hides_one_of_ours_is_named_with_what_ours_says(host: Host) -> None:
-    said, fixes = mistake(host, BUNDLE, **SHADOW)
-    assert said.startswith("In 'parallelism/tp4'")
-    documented(said.splitlines()[1])
-    assert tp(host(BUNDLE, *fixes[0].split())) == 4
+    assert tp(host(host=listed)) == 2
 
 
 @pytest.mark.parametrize("listed", [False, True])
@@ -118,22 +117,17 @@ def test_a_node_of_the_same_name_needs_another(host: Host, listed: bool) -> None
     assert "needs another name beside a bundle" in re.sub(r"\s+", " ", str(error.value))
 
 
-@pytest.mark.parametrize("group", ["userbuffers", "platform", "software"])
-def test_the_other_groups_of_a_bundle_are_told_the_same_way(host: Host, group: str) -> None:
-    files = {"host": f"defaults: [{{{group}: mine}}, _self_]\n", f"{group}__mine": "os: linux\n"}
+def test_a_userbuffers_group_of_the_apps_own_is_told_with_the_way_out(host: Host) -> None:
+    files = {"host": "defaults: [{userbuffers: mine}, _self_]\n", "userbuffers__mine": "os: linux\n"}
     said, fixes = mistake(host, BUNDLE, **files)
-    assert said.startswith(f"Multiple values for {group}. To override a value use 'override {group}: ")
+    assert said.startswith("Multiple values for userbuffers. To override a value use 'override userbuffers: ")
     cfg = host(BUNDLE, *fixes[1].split())
-    assert (tp(cfg), cfg[f"my_{group}"].os) == (4, "linux")
+    assert (tp(cfg), cfg.my_userbuffers.os) == (4, "linux")
 
 
-def test_a_model_group_stays_the_apps_and_takes_options_of_ours(host: Host) -> None:
+def test_a_model_group_stays_the_apps(host: Host) -> None:
     files = {"host": "defaults: [{model: gpt}, _self_]\nprecision: {bf16: true}\n", "model__gpt": "net: {width: 8}\n"}
     assert tp(host(BUNDLE, **files)) == 4
-    said, fixes = mistake(host, BUNDLE, "+model=llama3_70b")
-    documented(said.replace("llama3_70b", "..."))
-    assert fixes == ["model=llama3_70b"]
-    assert host(BUNDLE, *fixes).model.hidden_size == 8192
 
 
 def test_a_primary_in_a_subdirectory_lists_the_bundle_from_the_top(host: Host) -> None:
@@ -146,14 +140,6 @@ def test_a_primary_in_a_subdirectory_lists_the_bundle_from_the_top(host: Host) -
         assert tp(host("comm_overlap=tp8_h100", primary="train/main")) == 8
         with pytest.raises(HydraException, match="Could not find"):
             host(BUNDLE, primary="train/main")
-
-
-def test_a_bundle_listed_below_its_package_is_lifted_by_the_line_that_is_printed(host: Host) -> None:
-    listed = "defaults: [{%s: tp4_h100}, _self_]\n"
-    with pytest.raises(HydraException) as error:
-        host(primary="train/main", train__main=listed % "/comm_overlap")
-    (finding,) = error.value.findings
-    assert [fix.override for fix in finding.fixes] == ["/comm_overlap@_global_.comm_overlap: tp4_h100"]
 
 
 @dataclass

@@ -103,5 +103,5 @@ def test_a_choice_that_was_not_recorded_is_refused_and_not_made_anew() -> None:
         cfg = compose("config", list(AUTO))
     with open_dict(cfg.overlap.effective):
         del cfg.overlap.effective["preset"]
-    with pytest.raises(GatingError, match=r"Compose it again,\s+or name\s+the preset"):
+    with pytest.raises(GatingError, match=r"Compose\s+it\s+again,\s+or\s+name\s+the\s+preset"):
         resolve(cfg)

@@ -2,7 +2,7 @@
 
 python src/train.py                                    # no bundle: nothing is judged
 python src/train.py +comm_overlap=tp4_h100             # judged with this app's own model, data and trainer
-python src/train.py experiment=tp4 parallelism=tp8     # refused: the preset was tuned for TP4
+python src/train.py experiment=tp4 overlap/parallelism=tp8     # refused: the preset was tuned for TP4
 """
 
 import hydra
