@@ -24,20 +24,22 @@ SCHEMA = "schema.json"  # beside the option: editors look from there, Hydra take
 HEADER = f"# yaml-language-server: $schema={SCHEMA}"
 
 BUNDLE = """\
+# @package _global_
 # {name}: one line that says what this bundle is for.
 # extends {start}; measured by us: no
 {header}
 # Use: python your_app.py +comm_overlap={name}
 defaults:
   - {start}  # brings the schema and the check
-  # - override tp: none             # one dimension: tp, pp, dp or ep, with an option of that folder
-  # - override /parallelism@_global_.parallelism: tp8
-  # - override /userbuffers@_global_.userbuffers: my_preset
+  # - override /comm_overlap/dp@_global_.comm_overlap.dp: default   # one dimension: tp, pp, dp or ep
+  # - override /userbuffers@_global_.userbuffers: none
+  # - override /overlap/parallelism: tp4      # in an app; for hydra-overlap train: /parallelism@_global_.parallelism
   - _self_
 
 # Values that differ from the option files above, by their full names; null = decide for me:
-# dp:
-#   bucket_size: 120000000  # parameters, not bytes
+# comm_overlap:
+#   dp:
+#     bucket_size: null  # parameters, not bytes
 """
 
 EXPERIMENT = """\
@@ -184,7 +186,7 @@ def _option(kind: str, name: str, conf: Path, origin: str) -> _Made:
         "experiment": lambda: EXPERIMENT.format(**words),
         "preset": lambda: _preset(name, origin),
     }
-    node = "" if kind == "experiment" else group  # an experiment may say anything that a primary config may
+    node = group if kind == "preset" else ""  # the others may say anything that a primary config may
     files = {conf / group / f"{name}.yaml": texts[kind](), conf / group / SCHEMA: json_schema.text(node)}
     # A preset is used by a plan that asks for TP overlap, and is compared with its shape.
     chosen = (f"comm_overlap={_bundle_of(origin)}", f"{group}={name}") if kind == "preset" else (f"{group}={name}",)

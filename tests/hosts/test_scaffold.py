@@ -1,6 +1,7 @@
 """`hydra-overlap new`: starter files that compose and are judged as they stand, and never take the place of others."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -61,11 +62,11 @@ def test_a_file_that_is_there_is_not_touched(conf: Path, kind: str) -> None:
     assert path.read_text() == "mine"
 
 
-@pytest.mark.parametrize(("kind", "node"), [("bundle", "comm_overlap"), ("preset", "userbuffers")])
+@pytest.mark.parametrize(("kind", "node"), [("bundle", ""), ("experiment", ""), ("preset", "userbuffers")])
 def test_the_header_names_a_schema_beside_the_file_that_takes_it(conf: Path, kind: str, node: str) -> None:
     jsonschema = pytest.importorskip("jsonschema")
     file, beside = map(Path, new(kind, "mine", "-C", str(conf)).stdout.split())
-    description, _, header, *_ = file.read_text().splitlines()
+    description, _, header, *_ = [line for line in file.read_text().splitlines() if not line.startswith("# @package")]
     assert description.startswith("# mine: ") and header == "# yaml-language-server: $schema=schema.json"
     assert beside == file.with_name("schema.json") and json.loads(beside.read_text()) == schema(node)
     assert jsonschema.Draft7Validator(schema(node)).is_valid(yaml.safe_load(file.read_text()))
@@ -100,6 +101,26 @@ def test_what_is_written_is_accepted_by_the_command_that_is_printed(conf: Path, 
         group = FOLDERS[kind]
         shipped = said(f"hydra-overlap check {group}={start}")
         assert {k: v for k, v in answer.items() if k in EFFECTIVE} == {k: shipped[k] for k in EFFECTIVE}
+
+
+def test_every_line_of_a_bundle_that_is_a_comment_works_when_it_is_none(conf: Path) -> None:
+    file = Path(new("bundle", "mine", "-C", str(conf), "--from", "tp4_h100").stdout.splitlines()[0])
+    text = file.read_text()
+    lines = re.findall(r"^  # - override .*$", text, re.MULTILINE)
+    assert len(lines) == 3
+    for line in lines:
+        file.write_text(text.replace(line, line.replace("# - ", "- ", 1)))
+        assert composed(conf, "+comm_overlap=mine").transformer_config["tp_comm_overlap"] is True, line
+    values = text[text.index("# comm_overlap:") :]
+    file.write_text(text.replace(values, values.replace("# ", "", 1).replace("\n# ", "\n").replace("#   ", "  ")))
+    assert yaml.safe_load(file.read_text())["comm_overlap"] == {"dp": {"bucket_size": None}}
+    assert composed(conf, "+comm_overlap=mine").transformer_config["tp_comm_overlap"] is True
+    file.write_text(
+        text.replace(
+            "  # - override /overlap/parallelism: tp4 ", "  - override /parallelism@_global_.parallelism: tp4 "
+        )
+    )
+    assert said(f"hydra-overlap check -C {conf} comm_overlap=mine")["transformer_config"]["tp_comm_overlap"] is True
 
 
 def test_a_new_app_runs_and_is_refused(tmp_path: Path) -> None:
