@@ -5,12 +5,12 @@ Colours are rich's decision: none where output is piped, and none where NO_COLOR
 
 import os
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -101,6 +101,12 @@ def print_pairs(pairs: Iterable[tuple[Text, str]], console: Console, *, indent: 
             console.print(Text(" " * (indent + lead) + line, STYLES["aside"]), soft_wrap=True)
 
 
+def print_prose(text: str, console: Console, *, style: str = "", hanging: int = 2) -> None:
+    """A sentence or a verdict, wrapped between words; lines after the first begin `hanging` columns later."""
+    for number, line in enumerate(wrapped(text, min(console.width, PROSE) - hanging)):
+        console.print(Text(" " * hanging + line if number else line, style), soft_wrap=True)
+
+
 def wrapped(text: str, width: int) -> list[str]:
     """Prose in lines of at most `width` columns, broken between words alone."""
     return textwrap.wrap(text, max(20, width), break_long_words=False, break_on_hyphens=False)
@@ -124,47 +130,62 @@ def print_rows(columns: Sequence[Column], rows: Iterable[Sequence[str | Text]], 
 
     An empty cell is left out of a block.
     """
-    cells = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
-    needed = [_needed(column, [row[index] for row in cells]) for index, column in enumerate(columns)]
-    shown = list(range(len(columns)))
-    spare = [index for index in shown if columns[index].spare]
-    while _width_of(shown, needed) > console.width and spare:
-        shown.remove(spare.pop())
-    kept = [columns[index] for index in shown]
-    picked = [[row[index] for index in shown] for row in cells]
-    if _width_of(shown, needed) <= console.width:
-        console.print(_table(kept, [needed[index] for index in shown], picked))
-    else:
-        _print_blocks(kept, picked, console)
+    for part in Rows(columns, rows).parts(console.width):
+        console.print(part, soft_wrap=isinstance(part, Text))
+
+
+class Rows:
+    """What `print_rows` prints, for a `console.print` that a caller makes: only where no word is longer than a terminal is wide."""
+
+    def __init__(self, columns: Sequence[Column], rows: Iterable[Sequence[str | Text]]) -> None:
+        self._columns = columns
+        self._cells = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from self.parts(options.max_width)
+
+    def parts(self, width: int) -> Iterator[Table | Text]:
+        """One table, or the lines of the blocks."""
+        columns, cells = self._columns, self._cells
+        needed = [_needed(column, [row[index] for row in cells]) for index, column in enumerate(columns)]
+        shown = list(range(len(columns)))
+        spare = [index for index in shown if columns[index].spare]
+        while _width_of(shown, needed) > width and spare:
+            shown.remove(spare.pop())
+        kept = [columns[index] for index in shown]
+        picked = [[row[index] for index in shown] for row in cells]
+        if _width_of(shown, needed) <= width:
+            yield _table(kept, [needed[index] for index in shown], picked)
+        else:
+            yield from _blocks(kept, picked, width)
 
 
 def _width_of(shown: Sequence[int], needed: Sequence[int]) -> int:
     return sum(needed[index] for index in shown) + GAP * (len(shown) - 1)
 
 
-def _print_blocks(columns: Sequence[Column], rows: Sequence[Sequence[Text]], console: Console) -> None:
+def _blocks(columns: Sequence[Column], rows: Sequence[Sequence[Text]], width: int) -> Iterator[Text]:
     """What has no title of its own stands beside the first cell; the rest below it, each under its title."""
     label = max(len(column.title) for column in columns)
     for row in rows:
         head = [row[0].copy(), *(cell for column, cell in zip(columns[1:], row[1:], strict=True) if not column.title)]
         head[0].stylize("bold")
-        room = console.width - sum(cell.cell_len + GAP for cell in head[:-1])
+        room = width - sum(cell.cell_len + GAP for cell in head[:-1])
         last = wrapped(head[-1].plain, room) if len(head) > 1 else []
         first = Text("  ").join([*head[:-1], Text(last[0], head[-1].style)]) if last else head[0]
         number = f"{columns[0].title} " if columns[0].title in ("#", "stage") else ""
-        console.print(Text.assemble((number, "dim"), first), soft_wrap=True)
-        for line in last[1:]:
-            console.print(" " * (console.width - room) + line, soft_wrap=True)
+        yield Text.assemble((number, "dim"), first)
+        yield from (Text(" " * (width - room) + line) for line in last[1:])
         for column, cell in zip(columns[1:], row[1:], strict=True):
             if column.title and cell.plain:
-                _print_cell(column, cell, label, console)
+                yield from _cell(column, cell, label, width)
 
 
-def _print_cell(column: Column, cell: Text, label: int, console: Console) -> None:
-    lines = wrapped(cell.plain, console.width - label - 4) if column.prose else [cell.plain]
+def _cell(column: Column, cell: Text, label: int, width: int) -> Iterator[Text]:
+    lines = wrapped(cell.plain, width - label - 4) if column.prose else [cell.plain]
     for number, line in enumerate(lines):
         lead = f"  {'' if number else column.title:<{label}}  "
-        console.print(Text.assemble((lead, STYLES["label"]), (line, cell.style)), soft_wrap=True)
+        yield Text.assemble((lead, STYLES["label"]), (line, cell.style))
 
 
 def _needed(column: Column, cells: Sequence[Text]) -> int:

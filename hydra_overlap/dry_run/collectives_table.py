@@ -3,13 +3,25 @@
 from collections.abc import Sequence
 from itertools import groupby
 
-from rich.table import Table
 from rich.text import Text
 
+from ..screen import Column, Rows
 from .build import Recorded
 from .collectives import Collective
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")  # each 1024 of the one before
+
+_COLUMNS = (
+    Column(title="stage"),
+    Column(title="dim"),
+    Column(title="operation", prose=True),
+    Column(title="group", prose=True, spare=True),
+    Column(title="ranks", right=True),
+    Column(title="calls a step", right=True, prose=True),
+    Column(title="each", right=True, prose=True),
+    Column(title="all of them", right=True, prose=True),
+    Column(title="by", prose=True, spare=True),
+)
 
 
 def stage_groups(stages: Sequence[Recorded]) -> list[tuple[Recorded, ...]]:
@@ -17,35 +29,28 @@ def stage_groups(stages: Sequence[Recorded]) -> list[tuple[Recorded, ...]]:
     return [tuple(same) for _, same in groupby(stages, lambda one: one.collectives)]
 
 
-def collectives_table(stages: Sequence[Recorded]) -> Table:
+def collectives_table(stages: Sequence[Recorded]) -> Rows:
     """Calls of a step: of every group of stages that make the same, sizes between the smallest and the largest."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("stage", "dim", "operation", "group"):
-        table.add_column(column, overflow="fold")
-    for column in ("ranks", "calls a step", "each", "all of them"):
-        table.add_column(column, justify="right", overflow="fold")
-    table.add_column("by", overflow="fold")
+    rows: list[tuple[str | Text, ...]] = []
     for group in stage_groups(stages):
         first, last = group[0].stage, group[-1].stage
         name = str(first) if first == last else f"{first}-{last}"
-        lines = merged(group[0].collectives)
-        for rows in lines:
-            one, times = rows[0], sum(row.times for row in rows)
-            table.add_row(
-                name,
-                Text(one.dimension, "bold"),
-                one.operation,
-                one.group,
-                f"{one.ranks:,}",
-                f"{times:,}",
-                _sizes([row.bytes for row in rows]),
-                _size(sum(row.bytes_per_step for row in rows)),
-                _by(rows),
+        for same in merged(group[0].collectives):
+            one = same[0]
+            rows.append(
+                (
+                    name,
+                    Text(one.dimension, "bold"),
+                    one.operation,
+                    one.group,
+                    f"{one.ranks:,}",
+                    f"{sum(row.times for row in same):,}",
+                    _sizes([row.bytes for row in same]),
+                    _size(sum(row.bytes_per_step for row in same)),
+                    _by(same),
+                )
             )
-            name = ""
-        if group[-1].stage != stages[-1].stage:
-            table.add_row()
-    return table
+    return Rows(_COLUMNS, rows)
 
 
 def merged(rows: Sequence[Collective]) -> list[list[Collective]]:

@@ -4,12 +4,20 @@ import dataclasses
 from collections.abc import Sequence
 from itertools import groupby
 
-from rich.table import Table
 from rich.text import Text
 
+from ..screen import Column, Rows
 from .holdings import Chunk, RankFigures
 
 GIB = 2**30  # bytes
+_CHUNKS = (
+    Column(title="stage", right=True),
+    Column(title="chunk"),
+    Column(title="layers", prose=True),
+    Column(title="in flight", right=True),
+    Column(title="buckets", right=True),
+    Column(title="each", prose=True),
+)
 BUCKETS_SHOWN = 4  # per chunk; the file has all
 
 
@@ -23,57 +31,51 @@ def rank_classes(figures: Sequence[RankFigures]) -> list[tuple[RankFigures, ...]
     return [tuple(group) for _, group in groupby(ordered, key)]
 
 
-def memory_table(classes: Sequence[tuple[RankFigures, ...]]) -> Table:
+def memory_table(classes: Sequence[tuple[RankFigures, ...]]) -> Rows:
     """GiB of the fullest rank of every class, by what they are for."""
-    columns = (
-        "stage",
-        "ranks built",
-        "parameters",
-        "weights",
-        "gradients",
-        "optimizer",
-        "userbuffers",
-        "activations",
-        "sum",
-    )
-    table = _table(*columns)
-    for ranks in classes:
-        one = max(ranks, key=lambda rank: rank.optimizer_bytes)
-        parts = (
-            one.weights_bytes,
-            one.gradients_bytes,
-            one.optimizer_bytes,
-            one.userbuffers_bytes,
-            one.activations_bytes,
-        )
-        table.add_row(
+    parts = ("weights", "gradients", "optimizer", "userbuffers", "activations")
+    fullest = [max(ranks, key=lambda rank: rank.optimizer_bytes) for ranks in classes]
+    used = [name for name in parts if name != "userbuffers" or any(one.userbuffers_bytes for one in fullest)]
+    columns = [
+        Column(title="stage", right=True),
+        Column(title="ranks built"),
+        Column(title="parameters", right=True, spare=True),
+        *(Column(title=name, right=True) for name in used),
+        Column(title="sum", right=True),
+    ]
+    rows: list[tuple[str | Text, ...]] = [
+        (
             str(one.stage),
             _ranks(ranks),
             f"{one.parameters:,}",
-            *(f"{size / GIB:.2f}" for size in parts),
+            *(f"{getattr(one, f'{name}_bytes') / GIB:.2f}" for name in used),
             Text(f"{one.total_bytes / GIB:.2f}", "bold"),
         )
-    return table
+        for one, ranks in zip(fullest, classes, strict=True)
+    ]
+    return Rows(columns, rows)
 
 
-def chunks_table(classes: Sequence[tuple[RankFigures, ...]]) -> Table:
+def chunks_table(classes: Sequence[tuple[RankFigures, ...]]) -> Rows:
     """Chunks of a stage that have as many layers and the same buckets share a line."""
-    table = _table("stage", "chunk", "layers", "in flight", "buckets", "each")
+    rows = []
     for ranks in classes:
         one = ranks[0]
         numbered = list(enumerate(zip(one.chunks, one.in_flight, strict=True)))
         for (_, in_flight), same in groupby(numbered, lambda item: (_shape(item[1][0]), item[1][1])):
             members = list(same)
             first, last, chunk = members[0][0], members[-1][0], members[0][1][0]
-            table.add_row(
-                str(one.stage),
-                str(first) if first == last else f"{first}-{last}",
-                "; ".join(_layers(member[1][0]) for member in members),
-                f"{in_flight:,}",
-                str(len(chunk.buckets)),
-                _sizes(chunk.buckets),
+            rows.append(
+                (
+                    str(one.stage),
+                    str(first) if first == last else f"{first}-{last}",
+                    "; ".join(_layers(member[1][0]) for member in members),
+                    f"{in_flight:,}",
+                    str(len(chunk.buckets)),
+                    _sizes(chunk.buckets),
+                )
             )
-    return table
+    return Rows(_CHUNKS, rows)
 
 
 def _shape(chunk: Chunk) -> tuple[object, ...]:
@@ -98,11 +100,3 @@ def _sizes(buckets: Sequence[int]) -> str:
 
 def _ranks(ranks: Sequence[RankFigures]) -> str:
     return ", ".join(str(rank.rank) for rank in ranks)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        words = column in ("ranks built", "layers", "each", "chunk")
-        table.add_column(column, justify="left" if words else "right", overflow="fold")
-    return table

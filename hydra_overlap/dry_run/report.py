@@ -13,7 +13,7 @@ from ..launch.plan import Plan, world_size
 from ..megatron import configs
 from ..reference.accepted import RUN_ALL, print_accepted
 from ..resolver.resolution import Resolution
-from ..screen import make_console
+from ..screen import make_console, print_prose
 from . import activations
 from .build import DryRun, run, without_cuda
 from .collectives import MODELLED_KINDS
@@ -61,7 +61,7 @@ def print_dry_run(plan: Plan, found: DryRun, console: Console, *, seconds: float
     console.print()
     console.print(Text(title, "bold yellow"), soft_wrap=True)
     found_fit = fit(plan.request, figures)
-    console.print(Text(str(found_fit), STYLES[found_fit.verdict]), soft_wrap=True)
+    print_prose(str(found_fit), console, style=STYLES[found_fit.verdict])
     console.print(f"\n{layout(plan, figures[0])}", soft_wrap=True)
     console.print("\nmemory of a rank, GiB of 2^30 bytes (computed)")
     console.print(memory_table(classes))
@@ -75,7 +75,7 @@ def print_dry_run(plan: Plan, found: DryRun, console: Console, *, seconds: float
     picture = write_schedule(plan, line, layout(plan, figures[0]))
     console.print("\nhow this was computed, and what is left out:")
     for remark in [assumptions(found_fit), *remarks(plan)]:
-        console.print(Text(f"  - {remark}"), soft_wrap=True)
+        print_prose(f"  - {remark}", console, hanging=4)
     path = write(plan, found, line)
     console.print(f"\n{seconds:.1f} s to build, {peak_gib():.2f} GiB of this process at its peak (measured); every number in {path}; the schedule as a picture in {picture}", soft_wrap=True)  # fmt: skip
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from ..screen import Column, print_prose, print_rows
 from .words import short_key
 
 if TYPE_CHECKING:
@@ -25,11 +25,11 @@ def print_plan(judged: Sequence["Judged"], console: Console, *, whole: int | Non
     """
     console.print(Text(headline(judged, whole=whole, merged=merged), style="bold"), soft_wrap=True)
     if len(judged) <= SHORT:
-        console.print(_table(judged, merged=merged))
+        _print_table(judged, console, merged=merged)
         _print_reasons(judged, console, by_number=False)
         return
     running = [verdict for verdict in judged if _runs(verdict, merged)]
-    console.print(_table(running[:EXAMPLES], merged=merged))
+    _print_table(running[:EXAMPLES], console, merged=merged)
     if len(running) > EXAMPLES:
         console.print(Text(f"... and {len(running) - EXAMPLES:,} more that run", style="dim"))
     _print_reasons(judged, console, by_number=True)
@@ -58,24 +58,25 @@ def _runs(verdict: "Judged", merged: bool) -> bool:
     return verdict.refusal is None and not (merged and verdict.same_as is not None)
 
 
-def _table(judged: Sequence["Judged"], *, merged: bool) -> Table:
+def _print_table(judged: Sequence["Judged"], console: Console, *, merged: bool) -> None:
     keys = tuple(dict.fromkeys(key for verdict in judged for key in verdict.point.swept))
-    table = Table(header_style="bold", box=None, pad_edge=False)
-    table.add_column("#", justify="right", no_wrap=True)
-    if any(verdict.point.name for verdict in judged):
-        table.add_column("name", overflow="fold")
-    for key in keys:
-        table.add_column(short_key(key, keys), overflow="fold")
-    table.add_column("ranks", justify="right", no_wrap=True)
-    table.add_column("", overflow="fold")
+    named = any(verdict.point.name for verdict in judged)
+    columns = [Column(title="#", right=True)]
+    columns += [Column(title="name")] if named else []
+    columns += [
+        *(Column(title=short_key(key, keys), prose=True) for key in keys),
+        Column(title="ranks", right=True),
+        Column(title=""),
+    ]
+    rows = []
     for verdict in judged:
-        cells = [Text(str(verdict.point.number))]
-        if any(other.point.name for other in judged):
-            cells.append(Text(verdict.point.name))
-        cells += [Text(verdict.point.swept.get(key, "")) for key in keys]
-        cells.append(Text("" if verdict.ranks is None else str(verdict.ranks)))
-        table.add_row(*cells, _outcome(verdict, merged), style="" if _runs(verdict, merged) else "dim")
-    return table
+        style = "" if _runs(verdict, merged) else "dim"
+        name = [verdict.point.name] if named else []
+        swept = [verdict.point.swept.get(key, "") for key in keys]
+        ranks = "" if verdict.ranks is None else str(verdict.ranks)
+        cells = [Text(cell, style) for cell in [str(verdict.point.number), *name, *swept, ranks]]
+        rows.append([*cells, _outcome(verdict, merged)])
+    print_rows(columns, rows, console)
 
 
 def _outcome(verdict: "Judged", merged: bool) -> Text:
@@ -106,11 +107,10 @@ def _print_reasons(judged: Sequence["Judged"], console: Console, *, by_number: b
         numbers = ", ".join(f"#{verdict.point.number}" for verdict in verdicts[:NUMBERS])
         more = ", ..." if len(verdicts) > NUMBERS else ""
         count = f"{len(verdicts):,} point{'' if len(verdicts) == 1 else 's'}: " if by_number else ""
-        console.print(Text(f"  {reason}", style="red"), soft_wrap=True)
+        print_prose(f"  {reason}", console, style="red", hanging=4)
         always = ", ".join(_in_common(verdicts, judged))
-        console.print(
-            Text(f"      {count}{numbers}{more}{f'   always {always}' if always else ''}", style="dim"), soft_wrap=True
-        )
+        said = f"      {count}{numbers}{more}{f'   always {always}' if always else ''}"
+        print_prose(said, console, style="dim", hanging=8)
 
 
 def _in_common(verdicts: Sequence["Judged"], judged: Sequence["Judged"]) -> Iterator[str]:
