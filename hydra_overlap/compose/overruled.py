@@ -18,7 +18,7 @@ from ..schema.fields import DEFAULTS
 from . import origins
 from .overrides import COMMAND_LINE
 
-FALLBACKS = ("default", "auto", "none")
+_FALLBACKS = ("default", "auto")
 """Options that a bundle brings so that there is one; whoever chooses another for the group is right."""
 _ALL_FIELDS = ("parallelism", "comm_overlap")  # of other nodes an option repeats defaults that say nothing
 _GLOBAL = "_global_"
@@ -48,20 +48,18 @@ def findings(root: DictConfig, overrides: list[Override]) -> Iterator[Finding]:
         others = {
             key: name
             for key, name in asked.options.items()
-            if key not in by_choice and _final(choices, key) != name and name not in FALLBACKS
+            if key not in by_choice and _final(choices, key) != name and not _is_fallback(key, name)
         }
         if lost or others:
             known = known or origins.Origins(root, root.hydra)
-            yield _refusal(
-                override, root, lost, {key: (name, _final(choices, key)) for key, name in others.items()}, known
-            )
+            yield _refusal(override, root, choices, lost, others, known)
 
 
 def _follow(
     choice: str, option: str, choices: Mapping[str, Any], by_choice: Mapping[str, Override], said: _Said
 ) -> None:
     """Gather what an option says: first what its defaults list brings, then its own values over that."""
-    group, _, package = choice.partition("@")
+    group = choice.partition("@")[0]
     header, content = origins.read(f"{group}/{option}")
     package = origins.package_of(choice, header)
     for entry in content.get("defaults") or ():
@@ -88,6 +86,11 @@ def _choice(key: str, folder: str) -> str:
     return path
 
 
+def _is_fallback(choice: str, option: str) -> bool:
+    """Whether a bundle has no opinion here. No preset is one: without TP overlap none is read."""
+    return option in _FALLBACKS or (choice.partition("@")[0], option) == ("userbuffers", "none")
+
+
 def _final(choices: Mapping[str, Any], choice: str) -> Any:
     """What is chosen in the end, also where the primary config stands in a folder, which Hydra names behind an `@`."""
     return choices.get(choice, next((name for key, name in choices.items() if key.startswith(f"{choice}@")), None))
@@ -105,25 +108,38 @@ def _lost(root: DictConfig, key: str, value: Any, said: Mapping[str, Override]) 
     return not any(other.startswith(f"{key}.") for other in said)
 
 
+def _chooser(choices: Mapping[str, Any], choice: str) -> str:
+    """The file whose defaults list made a choice, such as an experiment's."""
+    for key, option in choices.items():
+        group = key.partition("@")[0]
+        if not isinstance(option, str) or group.startswith("hydra/"):
+            continue
+        for entry in origins.read(f"{group}/{option}")[1].get("defaults") or ():
+            for written, name in entry.items() if isinstance(entry, dict) else ():
+                if written.startswith("override ") and (_choice(written, group), name) == (choice, choices.get(choice)):
+                    return f"{group}/{option}.yaml"
+    return "your config"
+
+
 def _refusal(
     override: Override,
     root: DictConfig,
+    choices: Mapping[str, Any],
     lost: Mapping[str, Any],
-    others: Mapping[str, tuple[str, Any]],
-    known: "origins.Origins",
+    others: Mapping[str, str],
+    known: origins.Origins,
 ) -> Finding:
+    """lost: field -> the value that the option says; others: choice -> the option that it brings."""
     chosen = str(override.input_line)
-    where = [Place(chosen, "", COMMAND_LINE)]
-    where += [Place(key, yaml_value(origins.value_of(root, key)), known.get(key, "")) for key in lost]
-    where += [Place(key, str(final), "another file") for key, (_, final) in others.items()]
-    both = [f"{key}={yaml_value(value)}" for key, value in lost.items()]
-    both += [f"{key}={name}" for key, (name, _) in others.items()]
-    kept = [f"{key}={yaml_value(origins.value_of(root, key))}" for key in lost]
-    kept += [f"{key}={yaml_value(final)}" for key, (_, final) in others.items()]
-    says = ", ".join(both)
-    why = f"{chosen} says {says}, but what is written after it in the defaults list wins. Say on the command line which counts."
+    final = {key: yaml_value(origins.value_of(root, key)) for key in lost}
+    final |= {key: str(_final(choices, key)) for key in others}
+    origin = {key: known.get(key, "") for key in lost} | {key: _chooser(choices, key) for key in others}
+    asked = {key: yaml_value(value) for key, value in lost.items()} | dict(others)
+    says, wins = (" ".join(f"{key}={value}" for key, value in side.items()) for side in (asked, final))
+    files = " and ".join(dict.fromkeys(filter(None, origin.values())))
+    why = f"{chosen} says {says}, but {files} comes later in the defaults list and wins. Say which of them counts."
     return Finding(
-        rule=CFG010.__name__, severity="error", title=CFG010.title(), why=why, where=tuple(where),
-        fixes=(Fix(" ".join(both), f"what {chosen} says"), Fix(" ".join(kept), "what the other file says")),
-        source=CFG010.source,
+        rule=CFG010.__name__, severity="error", title=CFG010.title(), why=why,
+        where=(Place(chosen, "", COMMAND_LINE), *(Place(key, value, origin[key]) for key, value in final.items())),
+        fixes=(Fix(says, f"what {chosen} says"), Fix(wins, f"what {files} says")), source=CFG010.source,
     )  # fmt: skip

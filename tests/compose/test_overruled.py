@@ -165,6 +165,23 @@ def test_a_value_of_an_experiment_that_overrules_a_choice_is_named_with_its_file
     assert (cfg.parallelism.tensor_model_parallel_size, cfg.training.train_iters) == (2, 5)
 
 
+def test_an_experiment_of_ones_own_does_not_put_overlap_into_the_baseline(composed: Compose, tmp_path: Any) -> None:
+    (tmp_path / "experiment").mkdir()
+    listed = "# @package _global_\ndefaults: [override /comm_overlap/tp: userbuffers, override /parallelism@_global_.parallelism: tp4]\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(listed)
+    mine: Any = {"config_dir": tmp_path, "extends": True}
+    with pytest.raises(ConfigCompositionException) as error:
+        composed("experiment=mine", "comm_overlap=none", **mine)
+    assert rules_of(error) == ["CFG010"]
+    baseline, kept = fixes_of(error)
+    assert (baseline, kept) == ("comm_overlap/tp=none", "comm_overlap/tp=userbuffers")
+    cfg = composed("experiment=mine", "comm_overlap=none", baseline, **mine)
+    assert (cfg.overlap.effective.transformer_config.tp_comm_overlap, cfg.parallelism.tensor_model_parallel_size) == (
+        False,
+        4,
+    )
+
+
 def test_what_the_command_line_says_itself_overrules_its_own_choice(composed: Compose) -> None:
     cfg = composed(
         "comm_overlap=tp4_h100", "parallelism=tp4", "parallelism.world_size=8", "comm_overlap.pp.overlap_p2p_comm=false"
