@@ -106,7 +106,7 @@ def check(root: DictConfig) -> list[str]:
 def _check(root: DictConfig) -> list[str]:
     sink = _AS_POINT.get()
     master = sink is None and _sweep_master(root.hydra)
-    if not _enforced(root):
+    if not option_source.guarded(root):
         copied = [] if master else _without_bundle(root)
         with _writable(root):
             root.hydra.job.env_copy = copied
@@ -136,16 +136,23 @@ class Answer:
     copied: list[str]
 
 
-def judge(root: DictConfig, *, with_origins: bool = True, plain: Mapping[str, Any] | None = None) -> Answer:
+def judge(
+    root: DictConfig,
+    *,
+    with_origins: bool = True,
+    plain: Mapping[str, Any] | None = None,
+    choices_known: bool = False,
+) -> Answer:
     """The answer to a finished config; nothing is written. Raises ComposeRefusal.
 
     with_origins: false leaves out where values came from, which changes words and never the verdict, and takes time.
-    plain: nodes of the request that are known as plain data already (`extract.read`).
+    plain: nodes of the request that are known as plain data already (`extract.read`). choices_known: that no file overrules
+    an option that the command line chose is known, from a config of the same files and keys.
     """
     _require_output(root)
     with _refusing(root.hydra):
         with key_mapping.in_its_words(root):
-            pitfalls.check(root)
+            pitfalls.check(root, choices_known=choices_known)
         if _CLOSED.get():
             _require_known_nodes(root)
         reading = read(root, foreign_nodes=True, plain=plain, composing=True)
@@ -289,11 +296,6 @@ def fingerprint(reading: Reading, resolution: Resolution) -> str:
     }
     text = json.dumps([asked, settings, reading.unread], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _enforced(root: DictConfig) -> bool:
-    """Whether a bundle was composed: it alone brings the guard and the typed node of the answer."""
-    return PLAN_VARIABLE in root.hydra.job.env_set
 
 
 def _without_bundle(root: DictConfig) -> list[str]:

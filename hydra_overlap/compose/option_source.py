@@ -65,7 +65,15 @@ def offered(choice: str) -> bool:
 def absent(root: DictConfig) -> bool:
     """Whether nothing in a finished config is ours: no option, no bundle's guard, no comm_overlap."""
     chosen = any(offered(str(choice)) for choice in root.hydra.runtime.choices)
-    return not chosen and not asked(root) and GUARD not in root.hydra.job.env_set
+    return not chosen and not asked(root) and not guarded(root)
+
+
+def guarded(root: DictConfig) -> bool:
+    """Whether a bundle was composed: it alone brings the guard and the typed node of the answer.
+
+    The guard is looked for and not read: `in` would resolve it.
+    """
+    return root.hydra.job.env_set._get_node(GUARD, validate_access=False) is not None
 
 
 def asked(root: DictConfig) -> bool:

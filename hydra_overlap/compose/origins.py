@@ -153,6 +153,8 @@ def read(option: str) -> File:
         sources = []
     group, _, name = option.rpartition("/")
     for source in sources:
+        if source.provider == "hydra":
+            continue  # its own groups alone, and slow to ask
         if isinstance(source, OptionFileSource):
             if source.is_config(option):
                 return source.read(option)

@@ -33,8 +33,11 @@ _ANSWERS = {
 }
 
 
-def check(root: DictConfig) -> None:
-    """Raise GatingError with everything that is wrong with the shape of a composed config."""
+def check(root: DictConfig, *, choices_known: bool = False) -> None:
+    """Raise GatingError with everything that is wrong with the shape of a composed config.
+
+    choices_known: no file overrules an option that the command line chose.
+    """
     overrides = overrides_of(root.hydra)
     findings = [
         *lists_of_options(overrides),
@@ -44,7 +47,7 @@ def check(root: DictConfig) -> None:
         *_misplaced_bundles(root, overrides),
         *_written_answers(root, overrides),
     ]
-    if not findings:  # what is in the config is known now to be where it belongs
+    if not findings and not choices_known:  # what is in the config is known now to be where it belongs
         findings = [*overruled.findings(root, overrides)]
     if findings:
         raise GatingError(findings)

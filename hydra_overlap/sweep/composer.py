@@ -7,13 +7,14 @@ With a Hydra other than 1.3, and for a point that is not provably the same (a va
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ..compose import enforce as composition
+from ..compose import option_source
 from ..compose.enforce import PLAN_VARIABLE
 from ..schema.fields import OUTPUT
 
@@ -29,6 +30,7 @@ class Composer:
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
         self._loader, self._master = loader, master
         self._bases = _bases(loader, master)
+        self._choices_known: set[Any] = set()  # of which it is known that no file overrules them
 
     def base_key(self, overrides: Sequence[str]) -> tuple[str, ...]:
         """Group choices of a point, and more: points of one key, judged in a row, are fastest."""
@@ -54,13 +56,20 @@ class Composer:
                 config = self._slow(overrides)
             else:
                 if _carries_our_check(point.config):
-                    answers.append(_answer(point))
+                    answers.append(self._answer(point, overrides))
                 else:
                     _copy_environment(point)
                 config = self._finished(point)
             if not answers:
                 config.hydra.job.env_set.get(PLAN_VARIABLE)  # our guard, where our check was replaced: it refuses
             return config, answers[-1] if answers else None
+
+    def _answer(self, point: "Prepared", overrides: Sequence[str]) -> composition.Answer:
+        """The answer to a point. Whether a file overrules a choice depends on no value: once is enough for a set of keys."""
+        alike = (self.base_key(overrides), frozenset(line.partition("=")[0] for line in overrides))
+        answer = _answer(point, choices_known=alike in self._choices_known)
+        self._choices_known.add(alike)
+        return answer
 
     def _slow(self, overrides: Sequence[str]) -> DictConfig:
         return self._loader.load_sweep_config(self._master, list(overrides))
@@ -81,9 +90,9 @@ def _bases(loader: ConfigLoader, master: DictConfig) -> "Bases | None":
     return Bases(loader, master) if type(loader) is ConfigLoaderImpl else None
 
 
-def _answer(point: "Prepared") -> composition.Answer:
+def _answer(point: "Prepared", *, choices_known: bool) -> composition.Answer:
     try:
-        return composition.judge(point.config, with_origins=False, plain=point.plain)
+        return composition.judge(point.config, with_origins=False, plain=point.plain, choices_known=choices_known)
     except composition.Refused:
         with point.errors():
             try:
@@ -94,6 +103,8 @@ def _answer(point: "Prepared") -> composition.Answer:
 
 
 def _carries_our_check(config: DictConfig) -> bool:
+    if not option_source.guarded(config):
+        return False  # nothing of ours, or no bundle: the check itself says which
     node = config.hydra.job._get_node("env_copy")
     return node is not None and node._is_interpolation() and "overlap.check" in str(node._value())
 
