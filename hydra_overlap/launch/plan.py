@@ -108,7 +108,7 @@ def as_data(plan: Plan) -> dict[str, Any]:
     """The plan as plain data: what `save` writes."""
     return {
         "request": plan.resolution.request,
-        "resolution": plan.resolution.to_dict(),
+        "resolution": {**plan.resolution.to_dict(), "findings": [_written(one) for one in plan.resolution.findings]},
         "rehearsal": None if plan.rehearsal is None else dataclasses.asdict(plan.rehearsal),
         "overrides": list(plan.overrides),
         "config": plan.config,
@@ -116,6 +116,11 @@ def as_data(plan: Plan) -> dict[str, Any]:
         "data_prefix": plan.data_prefix,
         "began": plan.began,
     }
+
+
+def _written(finding: Finding) -> dict[str, Any]:
+    """A finding as it is read again: its values are texts, as they are typed on a command line."""
+    return {**dataclasses.asdict(finding), "message": finding.message}
 
 
 def save(plan: Plan) -> Path:

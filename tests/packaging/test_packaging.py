@@ -72,7 +72,7 @@ def assert_an_unrelated_app_is_enforced(python: Path, folder: Path) -> None:
     (folder / "app.py").write_text(UNRELATED_APP)
     ran = sh(python, "app.py", "+comm_overlap=tp4_h100", cwd=folder)
     assert ran.stdout == "TASK RAN 4 {'CUDA_DEVICE_MAX_CONNECTIONS': '1'}\n", ran.stderr
-    refused = sh(python, "app.py", "+comm_overlap=tp4_h100", "parallelism=tp1", cwd=folder)
+    refused = sh(python, "app.py", "+comm_overlap=tp4_h100", "overlap/parallelism=tp1", cwd=folder)
     assert refused.returncode == 1
     assert "\nerror TP001  " in refused.stderr
     assert "Traceback" not in refused.stderr

@@ -18,8 +18,8 @@ SUBMIT = ("launch=slurm", "launch.slurm.nodes=2", "launch.slurm.partition=debug"
 def test_a_plan_for_an_h100_is_rehearsed_by_two_nodes_without_gpus_and_waited_for(start):
     run = start(*SUBMIT, "platform=h100", "launch.slurm.gpus_per_node=0", "launch.slurm.wait=true").end()
     assert run.code == 0, run.output
-    assert "REHEARSAL on CPU with gloo; the plan is for h100" in run.output
-    assert "2 nodes of 1 rank, without GPUs" in run.output
+    assert "REHEARSAL on CPU with gloo; the plan is for h100" in run.said
+    assert "2 nodes of 1 rank, without GPUs" in run.said
     assert len(run.losses) == 5 and run.losses[-1] < run.losses[0]
     assert run.manifest["readback"]["env"] == {"CUDA_DEVICE_MAX_CONNECTIONS": "8"}
     plan = json.loads((run.folder / "plan.json").read_text())
@@ -32,7 +32,7 @@ def test_returns_once_the_job_is_queued_and_a_stopped_job_goes_on_from_its_check
     run = submitted.end()
     assert run.code == 0, run.output
     job = submitted.job
-    assert f"queued as job {job}: 2 nodes of 1 rank" in run.output and f"scancel {job}" in run.output
+    assert f"queued as job {job}: 2 nodes of 1 rank" in run.said and f"scancel {job}" in run.said
     assert slurm.state(job) != "COMPLETED", "it did not wait"
 
     submitted.wait_for("step 3/16")
@@ -59,8 +59,8 @@ def test_a_killed_rank_ends_the_job_and_the_command_that_waits_for_it(start, slu
     os.kill(_process_of_rank(1, started.job), signal.SIGKILL)
     run = started.end(60)
     assert run.code == 1
-    assert "These ended without a message, as if killed: 1." in run.output
-    assert "Traceback" not in run.output
+    assert "These ended without a message, as if killed: 1." in run.said
+    assert "Traceback" not in run.said
     assert slurm.wait_for(started.job, "FAILED", "COMPLETED") == "FAILED"
 
 
@@ -70,7 +70,7 @@ def test_a_cancelled_job_ends_the_command_that_waits_for_it(start, slurm):
     slurm.ask("scancel", started.job)
     run = started.end(60)
     assert run.code == 1
-    assert f"Job {started.job} ended before its ranks; Slurm says CANCELLED" in run.output
+    assert f"Job {started.job} ended before its ranks; Slurm says CANCELLED" in run.said
 
 
 def test_ranks_refuse_a_node_without_the_gpus_that_the_job_asked_for(start, slurm):
@@ -78,14 +78,14 @@ def test_ranks_refuse_a_node_without_the_gpus_that_the_job_asked_for(start, slur
     versions = [f"software.{name}={version or 'null'}" for name, version in installed_software().items()]
     run = start(*SUBMIT, "platform=h100", "launch.slurm.wait=true", *versions).end()
     assert run.code == 1
-    assert "queued as job" in run.output and "Slurm gave a node without a GPU" in run.output
-    assert "launch.slurm.gpus_per_node=0" in run.output
+    assert "queued as job" in run.said and "Slurm gave a node without a GPU" in run.said
+    assert "launch.slurm.gpus_per_node=0" in run.said
 
 
 def test_what_slurm_refuses_is_told_with_its_reason_and_leaves_nothing(start, tmp_path):
     run = start("launch=slurm", "launch.slurm.partition=nope").end()
     assert run.code == 1
-    assert "Slurm rejected the job" in run.output and "invalid partition specified: nope" in run.output
+    assert "Slurm rejected the job" in run.said and "invalid partition specified: nope" in run.said
     assert not run.folder.exists()
 
 

@@ -32,4 +32,4 @@ def test_srun_starts_one_torchrun_on_each_node(start):
 def test_srun_with_another_number_of_tasks_than_the_plan_has_ranks_is_refused(start):
     run = start("parallelism.world_size=4", before=("srun", "-N2", "-n2", sys.executable)).end()
     assert run.code == 1
-    assert "srun started 2 ranks, but the plan is for 4" in run.output
+    assert "srun started 2 ranks, but the plan is for 4" in run.said

@@ -22,6 +22,11 @@ class Run(NamedTuple):
     folder: Path
 
     @property
+    def said(self) -> str:
+        """The output with its lines joined: where a text is broken depends on the width of the terminal."""
+        return " ".join(self.output.split())
+
+    @property
     def steps(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
 

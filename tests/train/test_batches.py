@@ -52,7 +52,7 @@ def test_a_run_ramps_up_and_resumes_within_the_ramp_exactly(train, tmp_path):
     for late in (6, 7):
         shutil.rmtree(tmp_path / f"saved/iter_000000{late}")
     resumed = train(RAMP, "training.train_iters=7", f"checkpoint.load={tmp_path}/saved")
-    assert "resumed after step 3" in resumed.output
+    assert "resumed after step 3" in resumed.said
     # The same directory: what the run before left of its first three steps belongs to this one.
     assert resumed.losses == losses
     assert [step["step"] for step in resumed.steps] == list(range(1, 8))

@@ -70,7 +70,7 @@ def test_a_resumed_run_goes_on_exactly(train, stopped_at, overrides):
     losses, folder = stopped_at(*overrides)
     run = train(f"checkpoint.load={folder}", f"training.train_iters={STEPS}", *overrides)
     assert run.code == 0, run.output
-    assert f"resumed after step {STOP} from {folder}" in run.output
+    assert f"resumed after step {STOP} from {folder}" in run.said
     assert run.losses == losses[STOP:]
 
 
@@ -84,7 +84,7 @@ def test_another_layout_resumes_the_same_run(train, stopped_at, layout):
     losses, folder = stopped_at("parallelism=dp2")
     run = train(f"checkpoint.load={folder}", f"training.train_iters={STEPS}", layout)
     assert run.code == 0, run.output
-    assert "written in another layout" in run.output
+    assert "written in another layout" in run.said
     assert run.losses == pytest.approx(losses[STOP:], rel=1e-4)  # bf16
 
 
@@ -93,7 +93,7 @@ def test_a_finished_run_has_nothing_left_to_do(train, run_once):
     _, folder = run_once("parallelism=dp2")
     run = train(f"checkpoint.load={folder}", f"training.train_iters={STEPS}")
     assert run.code == 0, run.output
-    assert f"no step is left to take: training.train_iters={STEPS}" in run.output
+    assert f"no step is left to take: training.train_iters={STEPS}" in run.said
 
 
 @pytest.mark.slow
@@ -117,7 +117,7 @@ def test_a_damaged_checkpoint_is_named(train, stopped_at):
     for file in (folder / f"iter_{STOP:07d}").glob("*.distcp"):
         file.write_bytes(b"")
     run = train(f"checkpoint.load={folder}")
-    assert run.code == 1 and f"iter_{STOP:07d} cannot be read" in run.output
+    assert run.code == 1 and f"iter_{STOP:07d} cannot be read" in run.said
 
 
 @pytest.mark.slow
@@ -126,14 +126,14 @@ def test_a_checkpoint_of_another_model_is_refused_and_named(train, stopped_at):
     _, folder = stopped_at("parallelism=dp2")
     run = train(f"checkpoint.load={folder}", "model.num_layers=2")
     assert run.code == 1
-    assert "model.num_layers=2, but 4 in the checkpoint" in run.output
+    assert "model.num_layers=2, but 4 in the checkpoint" in run.said
 
 
 def test_a_directory_without_checkpoints_starts_anew(train, tmp_path):
     (tmp_path / "none" / "iter_0000003.partial").mkdir(parents=True)
     run = train(f"checkpoint.load={tmp_path}/none", f"checkpoint.save={tmp_path}/none")
     assert run.code == 0, run.output
-    assert "no complete checkpoint" in run.output and len(run.losses) == 5
+    assert "no complete checkpoint" in run.said and len(run.losses) == 5
 
 
 KILLED = """

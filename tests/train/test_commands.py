@@ -20,7 +20,7 @@ def test_the_default_job_learns_and_leaves_a_record_of_what_ran(train):
     assert run.code == 0, run.output
     assert run.losses[-1] < run.losses[0] - 2
     assert [step["step"] for step in run.steps] == list(range(1, 21))
-    assert "step time: median" in run.output and "says nothing about a GPU" in run.output
+    assert "step time: median" in run.said and "says nothing about a GPU" in run.said
     assert list((run.folder / "tensorboard").iterdir())
     assert plans.load(run.folder / "plan.json").overrides[0] == "training=smoke"
     record = run.record
@@ -40,7 +40,7 @@ def test_the_terminal_shows_our_words_and_the_ranks_folder_what_libraries_print(
         f"data.cache_dir={tmp_path}/data", launcher=(sys.executable,)
     )  # where no tokens are yet: writing them needs megatron-core
     assert run.code == 0, run.output
-    assert not any(word in run.output for word in ("Warning", "warn", "[INFO]", "site-packages")), run.output
+    assert not any(word in run.said for word in ("Warning", "warn", "[INFO]", "site-packages")), run.output
     imports = (run.folder / "ranks/imports.log").read_text()
     assert "Transformer Engine and Apex are not installed" in imports
     assert not (run.folder / "ranks/0/stdout.log").exists()
@@ -63,9 +63,9 @@ def test_the_manifest_tells_versions_ledger_settings_and_what_was_read_back(trai
 def test_tp4_h100_is_judged_for_an_h100_and_rehearsed_on_four_ranks(train):
     run = train("comm_overlap=tp4_h100", "training.train_iters=5")
     assert run.code == 0, run.output
-    assert "REHEARSAL on CPU" in run.output and "the plan is for h100" in run.output
-    assert "userbuffers (TP overlap)" in run.output
-    assert "starting 4 ranks" in run.output
+    assert "REHEARSAL on CPU" in run.said and "the plan is for h100" in run.said
+    assert "userbuffers (TP overlap)" in run.said
+    assert "starting 4 ranks" in run.said
     assert run.manifest["readback"]["env"] == {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}
     assert run.losses[-1] < run.losses[0]
 
@@ -84,7 +84,7 @@ def test_tp4_h100_is_judged_for_an_h100_and_rehearsed_on_four_ranks(train):
 def test_published_models_rehearse_at_shrunk_dimensions(train, overrides):
     run = train(*overrides)
     assert run.code == 0, run.output
-    assert "tensor dimension" in run.output
+    assert "tensor dimension" in run.said
     assert run.losses[-1] < run.losses[0]
 
 
@@ -101,7 +101,7 @@ def test_refuses_a_torchrun_of_another_size(train):
     torchrun = (shutil.which("torchrun", path=str(Path(sys.executable).parent)), "--standalone", "--nproc-per-node=1")
     run = train(launcher=torchrun)
     assert run.code == 1
-    assert "torchrun started 1 ranks, but the plan is for 2" in run.output
+    assert "torchrun started 1 ranks, but the plan is for 2" in run.said
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_refuses_a_torchrun_of_another_size(train):
 def test_what_this_machine_cannot_run_is_refused_and_leaves_nothing(train, overrides, title):
     run = train(*overrides)
     assert run.code == 1
-    assert title in run.output and "Traceback" not in run.output
+    assert title in run.said and "Traceback" not in run.said
     assert not run.folder.exists()
 
 
@@ -130,7 +130,7 @@ def test_a_rank_that_dies_ends_the_run_with_its_name(train, tmp_path):
         file.unlink()
     run = train(*text)
     assert run.code == 1
-    assert "failed first" in run.output and "Traceback" not in run.output
+    assert "failed first" in run.said and "Traceback" not in run.said
     assert run.record["status"] == "failed" and "failed first" in run.record["error"] and run.record["steps"] == 0
 
 
