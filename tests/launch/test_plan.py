@@ -34,7 +34,10 @@ def file(tmp_path):
     return write
 
 
-@pytest.mark.parametrize("overrides", [(), BIG])
+NUMBERED = ("comm_overlap.dp.bucket_size=25",)  # with a finding about a number
+
+
+@pytest.mark.parametrize("overrides", [(), BIG, NUMBERED])
 def test_a_plan_is_what_was_saved_whether_rehearsed_or_not(overrides, tmp_path):
     plan = plan_of(*overrides, output_dir=tmp_path)
     for one in (plan, rehearsal.rehearse(plan)):
