@@ -36,6 +36,7 @@ def findings(root: DictConfig, overrides: list[Override]) -> Iterator[Finding]:
     """CFG010 for every option of ours that the command line chooses and that does not come into effect whole."""
     choices: Any = OmegaConf.to_container(root.hydra.runtime.choices, resolve=False)
     said = {o.key_or_group: o for o in overrides if not o.is_delete()}
+    removed = {o.key_or_group for o in overrides if o.is_delete()}
     by_choice = {o.get_key_element().lstrip("+"): o for o in overrides if not o.is_delete()}
     known: origins.Origins | None = None
     for choice, override in by_choice.items():
@@ -44,11 +45,14 @@ def findings(root: DictConfig, overrides: list[Override]) -> Iterator[Finding]:
             continue
         asked = _Said()
         _follow(choice, option, choices, by_choice, asked)
-        lost = {key: value for key, value in asked.values.items() if _lost(root, key, value, said)}
+        lost = {key: value for key, value in asked.values.items() if _lost(root, key, value, said, removed)}
         others = {
             key: name
             for key, name in asked.options.items()
-            if key not in by_choice and _final(choices, key) != name and not _is_fallback(key, name)
+            if key not in by_choice
+            and key not in removed
+            and _final(choices, key) != name
+            and not _is_fallback(key, name)
         }
         if lost or others:
             known = known or origins.Origins(root, root.hydra)
@@ -96,8 +100,8 @@ def _final(choices: Mapping[str, Any], choice: str) -> Any:
     return choices.get(choice, next((name for key, name in choices.items() if key.startswith(f"{choice}@")), None))
 
 
-def _lost(root: DictConfig, key: str, value: Any, said: Mapping[str, Override]) -> bool:
-    """Whether the config has another value than the option says, and no override says so."""
+def _lost(root: DictConfig, key: str, value: Any, said: Mapping[str, Override], removed: set[str]) -> bool:
+    """Whether the config has another value than the option says, and no override says so. removed: keys behind a `~`."""
     node = key.partition(".")[0]
     unsaid = value is None or (node not in _ALL_FIELDS and value == DEFAULTS.get(key, dotted.ABSENT))
     if unsaid or (isinstance(value, str) and "${" in value):
@@ -105,7 +109,9 @@ def _lost(root: DictConfig, key: str, value: Any, said: Mapping[str, Override]) 
     found = origins.value_of(root, key)
     if found == value or origins.said_by(key, said):
         return False
-    return not any(other.startswith(f"{key}.") for other in said)
+    return not any(other.startswith(f"{key}.") for other in said) and not any(
+        f"{key}.".startswith(f"{other}.") for other in removed
+    )
 
 
 def _chooser(choices: Mapping[str, Any], choice: str) -> str:
