@@ -2,7 +2,7 @@
 
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -112,7 +112,17 @@ def typed(text: str) -> Any:
 
 def render(finding: Finding, width: int = WIDTH) -> str:
     """The text block of a finding: severity, rule and title; what was found, why it matters, how to fix it, the source."""
-    return "\n".join("".join(text for text, _ in line).rstrip() for line in lines(finding, width))
+    return plain(lines(finding, width))
+
+
+def plain(said: Iterable[Sequence[Span]]) -> str:
+    """Lines as text, without what their parts are."""
+    return "\n".join("".join(text for text, _ in line).rstrip() for line in said)
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Prose in lines of at most `width` columns, broken between words alone."""
+    return textwrap.wrap(text, max(20, width), break_long_words=False, break_on_hyphens=False)
 
 
 def lines(finding: Finding, width: int = WIDTH) -> Iterator[list[Span]]:
@@ -151,5 +161,4 @@ def _label(text: str) -> Span:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    width = max(20, min(width, PROSE - INDENT))
-    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+    return wrapped(text, min(width, PROSE - INDENT))

@@ -37,6 +37,22 @@ def option(group: str, name: str) -> dict[str, Any]:
     return values
 
 
+def package(group: str, name: str) -> str:
+    """The node that one of our own options fills; empty for the top level. Raises FileNotFoundError."""
+    return "" if "@package _global_" in text(group, name) else group.replace("/", ".")
+
+
+def chosen(group: str, name: str) -> list[tuple[str, str]]:
+    """(group, option) of what one of our own options chooses in its defaults list. Raises FileNotFoundError."""
+    found = []
+    for entry in parse(text(group, name)).get("defaults") or ():
+        for place, option in entry.items() if isinstance(entry, dict) else ():
+            below = str(place).removeprefix("override ").partition("@")[0]
+            if option is not None:
+                found.append((below.removeprefix("/") if below.startswith("/") else f"{group}/{below}", option))
+    return found
+
+
 def parse(text: str) -> dict[str, Any]:
     """The content of an option file."""
     values: dict[str, Any] = yaml.load(text, _Loader) or {}

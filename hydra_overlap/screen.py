@@ -4,7 +4,6 @@ Colours are rich's decision: none where output is piped, and none where NO_COLOR
 """
 
 import os
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from .findings import PROSE, Finding, Span, lines
+from .findings import PROSE, Finding, Span, lines, wrapped
 
 PLAIN_WIDTH = 140  # columns where there is no terminal to ask: of a log file
 WORDS = 24  # columns that a column of prose wants at least
@@ -101,15 +100,13 @@ def print_pairs(pairs: Iterable[tuple[Text, str]], console: Console, *, indent: 
             console.print(Text(" " * (indent + lead) + line, STYLES["aside"]), soft_wrap=True)
 
 
-def print_prose(text: str, console: Console, *, style: str = "", hanging: int = 2) -> None:
-    """A sentence or a verdict, wrapped between words; lines after the first begin `hanging` columns later."""
-    for number, line in enumerate(wrapped(text, min(console.width, PROSE) - hanging)):
+def print_prose(text: str, console: Console, *, style: str = "", hanging: int = 2, most: int = PROSE) -> None:
+    """A sentence or a verdict, wrapped between words; lines after the first begin `hanging` columns later.
+
+    most: columns that it takes on a wider terminal.
+    """
+    for number, line in enumerate(wrapped(text, min(console.width, most) - hanging)):
         console.print(Text(" " * hanging + line if number else line, style), soft_wrap=True)
-
-
-def wrapped(text: str, width: int) -> list[str]:
-    """Prose in lines of at most `width` columns, broken between words alone."""
-    return textwrap.wrap(text, max(20, width), break_long_words=False, break_on_hyphens=False)
 
 
 @dataclass(frozen=True, kw_only=True)

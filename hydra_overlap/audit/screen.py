@@ -3,8 +3,7 @@
 from rich.console import Console
 from rich.text import Text
 
-from ..findings import PROSE
-from ..screen import print_findings, wrapped
+from ..screen import print_findings, print_prose
 from .verdict import Audit, Audits
 
 _STYLES = {"accepted": "bold green", "undecided": "bold yellow", "refused": "bold red"}
@@ -12,8 +11,7 @@ _STYLES = {"accepted": "bold green", "undecided": "bold yellow", "refused": "bol
 
 def print_audit(found: Audit | Audits, console: Console) -> None:
     """Print what `str(found)` says, for the width of this terminal."""
-    for number, line in enumerate(wrapped(found.headline, console.width - 2)):
-        console.print(Text(f"  {line}" if number else line, _STYLES[found.verdict]), soft_wrap=True)
+    print_prose(found.headline, console, style=_STYLES[found.verdict], most=console.width)
     if isinstance(found, Audits):
         for one in found.commands:
             console.print()
@@ -26,5 +24,4 @@ def print_audit(found: Audit | Audits, console: Console) -> None:
     if found.asides:
         console.print()
     for aside in found.asides:
-        for number, line in enumerate(wrapped(aside, min(console.width, PROSE) - 2)):
-            console.print(Text(f"  {line}" if number else line, "dim"), soft_wrap=True)
+        print_prose(aside, console, style="dim")

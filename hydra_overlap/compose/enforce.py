@@ -28,7 +28,7 @@ from omegaconf.errors import InterpolationResolutionError
 
 from ..errors import GatingError, raised_from
 from ..findings import Finding, Fix, Place
-from ..resolver.from_config import PRESET, ours, written
+from ..resolver.from_config import ALWAYS_OURS, PRESET, ours, written
 from ..resolver.resolution import Resolution
 from ..resolver.resolve import resolve
 from ..rules import env_conflicts, trn
@@ -47,7 +47,6 @@ SWEEP_PARAMETERS = ("params", "search_space", "ax_config.params", "parametrizati
 _AS_POINT: ContextVar[list["Answer"] | None] = ContextVar("as_point", default=None)  # see as_point
 _CHECKING: ContextVar[bool] = ContextVar("checking", default=False)  # omegaconf reads a node again while it is replaced
 _CLOSED: ContextVar[bool] = ContextVar("closed", default=False)  # see closed
-BROUGHT = ("comm_overlap", "parallelism", "userbuffers", "platform", "software")  # groups of every bundle
 MASTER_NOTE = (
     "This is the config of a sweep before its values are applied; every job of the sweep is judged separately."
 )
@@ -342,7 +341,7 @@ def _no_bundle(root: DictConfig, chosen: Mapping[str, Any]) -> Finding:
     said = {override.get_key_element().lstrip("+"): override for override in overrides_of(root.hydra)}
     with_bundle, replaced = ["+comm_overlap=default"], []
     for key, name in chosen.items():
-        if key in said and key.partition("@")[0].removeprefix("overlap/").partition("/")[0] in BROUGHT:
+        if key in said and option_source.own_group(key.partition("@")[0]).partition("/")[0] in ALWAYS_OURS:
             with_bundle.append(f"{key}={name}")
             replaced.append(str(said[key].input_line))
     effect = f"in place of {' '.join(replaced)}" if replaced else "adds the bundle that decides by the layout"

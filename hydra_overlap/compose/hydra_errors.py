@@ -31,7 +31,7 @@ from ..schema.nicknames import settings
 from ..suggest import likely, nearest
 from . import meanings
 from .key_mapping import BROUGHT, OWN_NODE
-from .option_source import PREFIX
+from .option_source import own_group
 from .overrides import COMMAND_LINE
 from .pitfalls import GROUPS, lists_of_options
 
@@ -201,7 +201,7 @@ def _of_two_owners(group: str, option: str, error: Exception) -> Finding:
     """The app's defaults list has a group that a bundle brings as well. option: one of the two that Hydra met."""
     why = f"Your app's defaults list and a bundle both bring the group {group}."
     yours = _option_of_the_app(option, error)
-    own = group.removeprefix(f"{PREFIX}/")
+    own = own_group(group)
     mine = f"my_{own}"
     fixes = [
         Fix(f"~{group}={yours}", "removes yours; the bundle's takes its node"),
@@ -275,7 +275,7 @@ def _missing(error: MissingConfigException, arguments: Sequence[str]) -> Mistake
     group, _, _ = (error.missing_cfg_file or "").rpartition("/")
     theirs = {str(name) for name in error.options or ()}
     known = group.startswith("hydra/") or any(group == one or group.endswith(f"/{one}") for one in GROUPS)
-    if group and theirs and not known and not theirs & set(option_files.options(meanings.own_group(group))):
+    if group and theirs and not known and not theirs & set(option_files.options(own_group(group))):
         return _as_hydra_says(error)  # a group of the app's own
     return Mistake((_missing_config(error, arguments),))
 

@@ -23,7 +23,7 @@ from ..findings import Finding, Fix, yaml_value
 from ..resolver import mapped_fields
 from ..rules.cfg import CFG001
 from ..schema.fields import NODES
-from .option_source import PREFIX, PREFIXED
+from .option_source import PREFIX, PREFIXED, seen_by_host
 from .overrides import COMMAND_LINE, task_overrides
 
 BROUGHT = ("parallelism", "userbuffers", "platform", "software")  # nodes and groups of a bundle beside comm_overlap
@@ -78,9 +78,9 @@ def _pasteable(cfg: DictConfig, fix: Fix, places: dict[str, str]) -> Fix:
 
 
 def _is_host(cfg: DictConfig) -> bool:
-    """Whether the app has our groups under the names for other apps: then its bundle chose a platform there."""
+    """Whether the app has our groups under the names for other apps."""
     hydra: Any = cfg.hydra if "hydra" in cfg else HydraConfig.get() if HydraConfig.initialized() else None
-    return hydra is not None and f"{PREFIX}/platform" in hydra.runtime.choices
+    return hydra is not None and seen_by_host(hydra.runtime.choices)
 
 
 def _plus(cfg: DictConfig, key: str, value: str) -> str:

@@ -2,18 +2,18 @@
 
 import re
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 from math import prod
 from typing import Any
 
 from .. import option_files
 from ..findings import Fix, in_place, yaml_value
-from ..reference import flags
+from ..reference import flags, option_pages
 from ..rules.env_conflicts import NAMES
 from ..schema import keys
 from ..schema.fields import FIELDS
 from ..schema.nicknames import keys_meant, settings
 from ..suggest import folded, likely, nearest, siblings
+from .option_source import own_group
 from .pitfalls import GROUPS
 
 SHOWN = 24  # options of a group that a message lists; of more, those that may be meant
@@ -57,11 +57,6 @@ def listed(group: str, option: str, known: Iterable[str]) -> str:
     return f"it has {len(known)}{named}; `hydra-overlap explain {own_group(group)}` lists them"
 
 
-def own_group(group: str) -> str:
-    """The folder of our option files behind a group, which other apps know under a prefix."""
-    return group.removeprefix("overlap/")
-
-
 def _described(group: str, name: str) -> str:
     """What an option of ours is, in a few words; nothing of anybody else's."""
     try:
@@ -82,21 +77,6 @@ def layout_of(option: str) -> str | None:
     if "dp" in sizes:
         said.append(f"{keys.WORLD}={sizes['dp'] * prod(sizes.get(name, 1) for name in ('tp', 'pp', 'cp'))}")
     return " ".join(said)
-
-
-@lru_cache(maxsize=1)
-def _by_option() -> dict[str, tuple[tuple[str, str], ...]]:
-    """Folded name of an option -> (group, option) of each group that has one of that name."""
-    found: dict[str, tuple[tuple[str, str], ...]] = {}
-    for group in (*GROUPS, "experiment"):
-        for option in option_files.options(own_group(group)):
-            found[folded(option)] = (*found.get(folded(option), ()), (group, option))
-    return found
-
-
-def chosen(word: str) -> list[str]:
-    """`group=option` for every group that has an option of this name."""
-    return [f"{group}={option}" for group, option in _by_option().get(folded(word), ())]
 
 
 def group_fixes(word: str, value: Any, typed: str) -> list[Fix]:
@@ -126,8 +106,8 @@ def key_fixes(word: str, value: Any, typed: str) -> list[Fix]:
     if is_variable(word):
         override = f"++hydra.job.env_set.{word}={yaml_value(value)}"
         return [Fix(override, f"in place of {typed}: sets the variable for the job", typed)]
-    if isinstance(value, str) and not keys_meant(word) and len(chosen(value)) == 1:
-        return [in_place(chosen(value)[0], typed)]
+    if isinstance(value, str) and not keys_meant(word) and len(option_pages.choices(value)) == 1:
+        return [in_place(option_pages.choices(value)[0], typed)]
     return []
 
 
@@ -138,7 +118,7 @@ def is_variable(word: str) -> bool:
 
 def bare_fixes(word: str) -> list[Fix]:
     """What a word without a value may mean: an option, or a field to switch on."""
-    fixes = [in_place(choice, word) for choice in chosen(word)]
+    fixes = [in_place(choice, word) for choice in option_pages.choices(word)]
     switches = [key for key in keys_meant(word) if FIELDS[key].kind is bool]
     if not fixes and len(switches) == 1:
         fixes = [in_place(f"{switches[0]}=true", word)]

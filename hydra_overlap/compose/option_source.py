@@ -55,6 +55,16 @@ def ours(path: str | None) -> bool:
     return os.path.isdir(name) and os.path.samefile(name, here)
 
 
+def own_group(group: str) -> str:
+    """The folder of our option files behind a group, which other apps know under a prefix."""
+    return group.removeprefix(f"{PREFIX}/")
+
+
+def seen_by_host(choices: Any) -> bool:
+    """Whether chosen options are named as another app names them: then its bundle chose a platform there."""
+    return f"{PREFIX}/platform" in choices
+
+
 def offered(choice: str) -> bool:
     """Whether a choice is of a group that another app has of us: `comm_overlap/tp`, `overlap/parallelism@x`."""
     group = choice.partition("@")[0]

@@ -11,12 +11,12 @@ from omegaconf import DictConfig, OmegaConf, ValueNode
 from .. import dotted, option_files
 from ..schema.fields import DEFAULTS, NODES
 from .interpolations import stands_alone
-from .option_source import PREFIX, OptionFileSource
+from .option_source import OptionFileSource, own_group
 from .overrides import COMMAND_LINE, overrides_of
 
 File = tuple[Mapping[str, Any], Any]
 """The header of an option file (`# @package`) and its content."""
-_GLOBAL = "_global_"
+GLOBAL = "_global_"  # the package of the top level
 DEFAULT = "default"  # nobody said it: the schema's default
 
 
@@ -115,16 +115,16 @@ def said_by(key: str, overrides: Mapping[str, Any]) -> bool:
 def node_of(choice: str) -> str:
     """The node a choice of ours fills: `parallelism@_global_.parallelism` -> parallelism. Empty: not one of ours."""
     group, _, package = choice.partition("@")
-    node = package.removeprefix("_global_.") or group.removeprefix(f"{PREFIX}/").replace("/", ".")
+    node = package.removeprefix(f"{GLOBAL}.") or own_group(group).replace("/", ".")
     return node if node.partition(".")[0] in NODES else ""
 
 
 def package_of(choice: str, header: Mapping[str, Any]) -> str:
     """Where Hydra puts the content of a chosen file; empty for the top level. header: of the file."""
     package = choice.partition("@")[2] or str(header.get("package") or "")
-    if package == _GLOBAL:
+    if package == GLOBAL:
         return ""
-    return package.removeprefix(f"{_GLOBAL}.") or node_of(choice)
+    return package.removeprefix(f"{GLOBAL}.") or node_of(choice)
 
 
 def _options(hydra: DictConfig) -> Iterator[tuple[str, str]]:

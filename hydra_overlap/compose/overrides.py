@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from .. import dotted, option_files
 from ..schema.fields import FIELDS
+from .option_source import own_group
 
 COMMAND_LINE = "command line"  # the origin of a value that an override says
 
@@ -48,7 +49,7 @@ def _asked(override: Override) -> Iterator[str]:
     if "." in key or key in FIELDS:
         yield from (one for one in FIELDS if one == key or one.startswith(f"{key}."))
         return
-    group = key.removeprefix("overlap/")
+    group = own_group(key)
     for name in value if isinstance(value, list) else [value]:
         if isinstance(name, str) and name in option_files.options(group):
             yield from _decided(group, name)
@@ -58,13 +59,8 @@ def _asked(override: Override) -> Iterator[str]:
 
 def _decided(group: str, name: str) -> Iterator[str]:
     """The fields that an option file of ours sets, and those that the options set which it chooses."""
-    text = option_files.text(group, name)
-    prefix = "" if "@package _global_" in text else group.replace("/", ".")
-    yield from (one for one in dotted.flatten(option_files.option(group, name), prefix) if one in FIELDS)
-    for line in option_files.parse(text).get("defaults") or ():
-        if isinstance(line, dict):
-            for choice, option in line.items():
-                below = str(choice).removeprefix("override ").partition("@")[0]
-                chosen = below.removeprefix("/") if below.startswith("/") else f"{group}/{below}"
-                if isinstance(option, str) and option in option_files.options(chosen):
-                    yield from _decided(chosen, option)
+    values = dotted.flatten(option_files.option(group, name), option_files.package(group, name))
+    yield from (one for one in values if one in FIELDS)
+    for chosen, option in option_files.chosen(group, name):
+        if option in option_files.options(chosen):
+            yield from _decided(chosen, option)

@@ -21,7 +21,6 @@ from .overrides import COMMAND_LINE
 _FALLBACKS = ("default", "auto")
 """Options that a bundle brings so that there is one; whoever chooses another for the group is right."""
 _ALL_FIELDS = ("parallelism", "comm_overlap")  # of other nodes an option repeats defaults that say nothing
-_GLOBAL = "_global_"
 
 
 @dataclass
@@ -84,9 +83,9 @@ def _choice(key: str, folder: str) -> str:
     """What Hydra calls the choice that an entry of a defaults list makes: `tp` in comm_overlap -> comm_overlap/tp."""
     name, _, where = key.split(" ")[-1].partition("@")
     path = name.lstrip("/") if name.startswith("/") else f"{folder}/{name}"
-    if where.startswith(_GLOBAL):
-        where = where.removeprefix(_GLOBAL).lstrip(".")
-        return path if where == path.replace("/", ".") else f"{path}@{where or _GLOBAL}"
+    if where.startswith(origins.GLOBAL):
+        where = where.removeprefix(origins.GLOBAL).lstrip(".")
+        return path if where == path.replace("/", ".") else f"{path}@{where or origins.GLOBAL}"
     return path
 
 

@@ -21,7 +21,7 @@ from ..schema.nodes import Overlap
 from ..schema.targets import DDP_FIELDS, OPTIMIZER_FIELDS, TRANSFORMER_FIELDS
 from ..suggest import nearest
 from . import overruled
-from .option_source import PREFIX, PREFIXED
+from .option_source import PREFIX, PREFIXED, seen_by_host
 from .overrides import COMMAND_LINE, overrides_of
 
 INPUTS = ("env_copy", "reads")  # of the output node
@@ -65,7 +65,7 @@ def _numbers_for_flags(overrides: list[Override]) -> Iterator[Finding]:
 
 def _groups_of_train_py(root: DictConfig, overrides: list[Override]) -> Iterator[Finding]:
     """`parallelism=tp8` in an app where the group is `overlap/parallelism`: it would put a text in place of the node."""
-    if f"{PREFIX}/platform" not in root.hydra.runtime.choices:
+    if not seen_by_host(root.hydra.runtime.choices):
         return
     for override in overrides:
         group, option = override.key_or_group, override.value()

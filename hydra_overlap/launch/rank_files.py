@@ -5,14 +5,14 @@ run's own report, once for each rank.
 """
 
 import logging
-import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from .local import RANKS, plan_of_this_rank
 from .plan import Plan
+from .streams import redirected
 
 
 @contextmanager
@@ -27,28 +27,18 @@ def in_files(plan: Plan, rank: int) -> Iterator[None]:
         return
     folder = Path(plan.output_dir, RANKS, str(rank))
     names = {1: "stdout.log", 2: "stderr.log"} if rank else {2: "stderr.log"}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        files = {
-            stream: os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND) for stream, name in names.items()
-        }
-    except OSError as error:  # a machine that does not share the folder; the run matters more
-        print(f"what this rank writes stays on the terminal: {folder}: {error.strerror}", file=sys.stderr)
-        yield
-        return
-    before = {stream: os.dup(stream) for stream in files}
-    with _logs_on_stderr():
-        _flush()
-        for stream, file in files.items():
-            os.dup2(file, stream)
-            os.close(file)
+    with ExitStack() as opened:
         try:
+            folder.mkdir(parents=True, exist_ok=True)
+            files = {
+                number: opened.enter_context((folder / name).open("ab")).fileno() for number, name in names.items()
+            }
+        except OSError as error:  # a machine that does not share the folder; the run matters more
+            print(f"what this rank writes stays on the terminal: {folder}: {error.strerror}", file=sys.stderr)
             yield
-        finally:
-            _flush()
-            for stream, copy in before.items():
-                os.dup2(copy, stream)
-                os.close(copy)
+            return
+        with _logs_on_stderr(), redirected(files):
+            yield
 
 
 @contextmanager
@@ -62,8 +52,3 @@ def _logs_on_stderr() -> Iterator[None]:
         for handler, stream in zip(handlers, streams, strict=True):
             if stream is not None:
                 handler.setStream(stream)
-
-
-def _flush() -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()

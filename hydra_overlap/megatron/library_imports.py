@@ -5,11 +5,11 @@ that starts ranks would show it all between our lines. It goes to a file beside 
 """
 
 import gc
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from ..launch.streams import redirected
 
 
 def load(log: str | Path) -> bool:
@@ -46,23 +46,8 @@ def kept_from_terminal(log: str | Path) -> Iterator[None]:
     """Append to `log` what this process, C++ libraries included, writes to its output and error streams within."""
     log = Path(log)
     log.parent.mkdir(parents=True, exist_ok=True)
-    _flush()
-    terminal = {stream: os.dup(stream) for stream in (1, 2)}
-    try:
-        with log.open("ab") as file:
-            for stream in terminal:
-                os.dup2(file.fileno(), stream)
+    with log.open("ab") as file, redirected({1: file.fileno(), 2: file.fileno()}):
         yield
-    finally:
-        _flush()
-        for stream, copy in terminal.items():
-            os.dup2(copy, stream)
-            os.close(copy)
-
-
-def _flush() -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
 
 
 @contextmanager

@@ -7,10 +7,10 @@ from rich.console import Console
 from rich.text import Text
 
 from ..errors import GatingError
-from ..findings import PROSE, yaml_value
+from ..findings import PROSE, wrapped, yaml_value
 from ..resolver.resolution import Resolution
 from ..resolver.resolve import resolve
-from ..screen import Column, print_pairs, print_rows, wrapped
+from ..screen import Column, print_pairs, print_rows
 from .catalogue import DIMENSIONS, REASONS, Candidate, Preset, map_of, memory_of
 from .gemms import NAMED, Gemm, Layers
 

@@ -6,14 +6,13 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from ..findings import PROSE
 from ..presets.one_line import in_one_line
 from ..presets.tables import facts_of, hidden, memory
 from ..resolver.ledger import LedgerRow
 from ..resolver.ledger_table import because, print_ledger, setting
 from ..resolver.resolution import Resolution
 from ..schema.targets import UPSTREAM
-from ..screen import print_findings, print_pairs, wrapped
+from ..screen import print_findings, print_pairs, print_prose
 
 COMMAND_LINE = "command line"
 NAMES = {"torch": "torch", "megatron_core": "megatron-core", "transformer_engine": "Transformer Engine"}
@@ -27,8 +26,7 @@ def print_accepted(resolution: Resolution, console: Console, *, verbose: bool = 
 
     verbose: every field of the ledger instead. rest: how the reader gets the fields that are left out.
     """
-    for number, line in enumerate(wrapped(f"accepted: {in_one_line(resolution)}", console.width - 2)):
-        console.print(Text(line if number == 0 else f"  {line}", "bold green"), soft_wrap=True)
+    print_prose(f"accepted: {in_one_line(resolution)}", console, style="bold green", most=console.width)
     if verbose:
         console.print()
         print_ledger(resolution.ledger, console)
@@ -90,8 +88,7 @@ def _print_software(ledger: Sequence[LedgerRow], console: Console) -> None:
 
 def _print_aside(text: str, console: Console) -> None:
     console.print()
-    for line in wrapped(text, min(console.width, PROSE)):
-        console.print(Text(line, "dim"), soft_wrap=True)
+    print_prose(text, console, style="dim", hanging=0)
 
 
 def _print_gemms(resolution: Resolution, console: Console) -> None:
@@ -99,8 +96,8 @@ def _print_gemms(resolution: Resolution, console: Console) -> None:
     if facts is None:
         return
     console.print()
-    for line in wrapped(f"GEMMs that hide communication: {hidden(facts)}; buffers: {memory(facts)}", console.width):
-        console.print(Text(line, "bold"), soft_wrap=True)
+    said = f"GEMMs that hide communication: {hidden(facts)}; buffers: {memory(facts)}"
+    print_prose(said, console, style="bold", hanging=0, most=console.width)
     methods: dict[str, list[str]] = {}
     for gemm in facts["gemms"]:
         if gemm["overlaps"]:

@@ -35,6 +35,11 @@ def _options() -> dict[str, tuple[str, ...]]:
     return found
 
 
+def choices(word: str) -> tuple[str, ...]:
+    """`group=option` for every group that has an option of this name."""
+    return _options().get(folded(word), ())
+
+
 def places(name: str) -> list[str]:
     """`group` or `group=option` of everything that is called so."""
     group, sign, option = _bare(name).partition("=")
@@ -43,7 +48,7 @@ def places(name: str) -> list[str]:
         return [f"{group}={known[folded(option)]}"] if folded(option) in known else []
     word = folded(group)
     groups = [one for one in GROUPS if word in (one, one.rpartition("/")[2]) or SHORT.get(word) == one]
-    return [*groups, *_options().get(word, ())]
+    return [*groups, *choices(word)]
 
 
 def _bare(name: str) -> str:
@@ -85,10 +90,9 @@ def _group(group: str) -> Page:
 
 def _option(group: str, name: str) -> Page:
     text = option_files.text(group, name)
-    prefix = "" if "@package _global_" in text else group.replace("/", ".")
+    prefix = option_files.package(group, name)
     source = next((line.removeprefix("# source: ") for line in text.splitlines() if line.startswith("# source: ")), "")
-    chosen = [_choice(group, line) for line in option_files.parse(text).get("defaults") or () if isinstance(line, dict)]
-    chosen = [line for line in chosen if line]
+    chosen = [f"{chosen}={option}" for chosen, option in option_files.chosen(group, name)]
     whole = [f"userbuffers.layers.{gemm}" for gemm in option_files.option(group, name).get("layers") or ()]
     values = dotted.flatten(option_files.option(group, name), prefix, whole=whole)
     values = {key: value for key, value in values.items() if key in FIELDS or key in whole}
@@ -105,14 +109,6 @@ def _option(group: str, name: str) -> Page:
         "source": source or None,
     }
     return Page(kind="option", name=f"{group}={name}", title=data["description"], blocks=tuple(blocks), data=data)
-
-
-def _choice(parent: str, line: dict[str, Any]) -> str:
-    """`override /platform@_global_.platform: h100` of a defaults list -> platform=h100; empty for our own machinery."""
-    place, option = next(iter(line.items()))
-    below = str(place).removeprefix("override ").partition("@")[0]
-    group = below.removeprefix("/") if below.startswith("/") else f"{parent}/{below}"
-    return "" if option is None or group.startswith("_overlap") else f"{group}={option}"
 
 
 def _refused(name: str) -> list[Block]:

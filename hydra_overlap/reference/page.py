@@ -1,12 +1,11 @@
 """A page of `hydra-overlap explain` as data and as lines: a headline, and blocks below it."""
 
 import re
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..findings import PROSE, Span
+from ..findings import PROSE, Span, plain, wrapped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +47,7 @@ class Page:
             yield from _block(block, min(width, PROSE))
 
     def __str__(self) -> str:
-        return "\n".join("".join(text for text, _ in line).rstrip() for line in self.lines())
+        return plain(self.lines())
 
 
 def _block(block: Block, width: int) -> Iterator[list[Span]]:
@@ -76,4 +75,4 @@ def _sentence(text: str) -> bool:
 def _wrapped(text: str, width: int) -> list[str]:
     if re.search(r"^(\s|[-*|])", text, re.MULTILINE):  # a list or a table in a docstring: as it is written
         return text.splitlines()
-    return textwrap.wrap(text, max(20, width), break_long_words=False, break_on_hyphens=False)
+    return wrapped(text, width)
