@@ -18,7 +18,8 @@ def plan(tmp_path: Path) -> Plan:
 
 
 def as_outside_of_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python's streams write to the descriptors; pytest's own are set anew when a test begins."""
+    """Python's streams write to the descriptors; pytest's own are set anew when a test begins, and so are handlers of logs."""
+    monkeypatch.setattr(logging.root, "handlers", [])  # one that another test left writes to a stream that is closed
     for number, name in ((1, "stdout"), (2, "stderr")):
         monkeypatch.setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
 
