@@ -196,7 +196,7 @@ def test_all_ways_in_agree(gating: str, platform: str, flat: dict[str, Any]) -> 
 
 
 @pytest.mark.slow
-@drawn(40)
+@drawn(20)
 @given(gating=GATINGS, platform=PLATFORMS, flat=changes())
 def test_all_ways_in_agree_on_many_more(gating: str, platform: str, flat: dict[str, Any]) -> None:
     _all_agree(gating, platform, flat)

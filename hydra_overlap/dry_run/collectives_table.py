@@ -8,8 +8,7 @@ from rich.text import Text
 from ..screen import Column, Rows
 from .build import Recorded
 from .collectives import Collective
-
-UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")  # each 1024 of the one before
+from .sizes import size
 
 _COLUMNS = (
     Column(title="stage"),
@@ -46,7 +45,7 @@ def collectives_table(stages: Sequence[Recorded]) -> Rows:
                     f"{one.ranks:,}",
                     f"{sum(row.times for row in same):,}",
                     _sizes([row.bytes for row in same]),
-                    _size(sum(row.bytes_per_step for row in same)),
+                    size(sum(row.bytes_per_step for row in same)),
                     _by(same),
                 )
             )
@@ -62,17 +61,8 @@ def merged(rows: Sequence[Collective]) -> list[list[Collective]]:
 
 
 def _sizes(sizes: Sequence[int]) -> str:
-    low, high = _size(min(sizes)), _size(max(sizes))
+    low, high = size(min(sizes)), size(max(sizes))
     return low if low == high else f"{low} to {high}"
-
-
-def _size(size: float) -> str:
-    """Bytes, to three digits or four."""
-    for unit in UNITS:
-        if size < 1024 or unit == UNITS[-1]:
-            break
-        size /= 1024
-    return f"{size:,.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
 
 
 def _by(rows: Sequence[Collective]) -> str:

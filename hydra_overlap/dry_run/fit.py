@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 from ..schema.nodes import Request
 from .holdings import RankFigures
-
-GIB, MIB = 2**30, 2**20  # bytes
+from .sizes import GIB, MIB, size
 
 DRIVER_SHARE = 0.01
 """Of a GPU's memory: what the driver keeps. An H100 of 80 GiB offers 79.1 GiB (torch.cuda.mem_get_info; "total capacity" in
@@ -54,11 +53,9 @@ class Fit:
 
     def __str__(self) -> str:
         who = f"rank {self.rank} (stage {self.stage}) needs the most"
-        parts = (
-            f"{self.counted / GIB:.1f} GiB counted and {(self.fixed + self.margin) / GIB:.1f} GiB assumed (computed)"
-        )
+        parts = f"{size(self.counted)} counted and {size(self.fixed + self.margin)} assumed (computed)"
         if self.usable is None:
-            return f"{who}, {self.needed / GIB:.1f} GiB: {parts}; platform.memory_gib is not set"
+            return f"{who}, {size(self.needed)}: {parts}; platform.memory_gib is not set"
         share = self.needed / self.usable
         return f"{self.verdict}: {who}, {self.needed / GIB:.1f} of {self.usable / GIB:.1f} GiB usable, {share:.0%}: {parts}"
 

@@ -8,8 +8,8 @@ from rich.text import Text
 
 from ..screen import Column, Rows
 from .holdings import Chunk, RankFigures
+from .sizes import common_unit
 
-GIB = 2**30  # bytes
 _CHUNKS = (
     Column(title="stage", right=True),
     Column(title="chunk"),
@@ -31,10 +31,11 @@ def rank_classes(figures: Sequence[RankFigures]) -> list[tuple[RankFigures, ...]
     return [tuple(group) for _, group in groupby(ordered, key)]
 
 
-def memory_table(classes: Sequence[tuple[RankFigures, ...]]) -> Rows:
-    """GiB of the fullest rank of every class, by what they are for."""
+def memory_table(classes: Sequence[tuple[RankFigures, ...]]) -> tuple[str, Rows]:
+    """(unit, table): memory of the fullest rank of every class, by what it is for."""
     parts = ("weights", "gradients", "optimizer", "userbuffers", "activations")
     fullest = [max(ranks, key=lambda rank: rank.optimizer_bytes) for ranks in classes]
+    unit, unit_bytes = common_unit(max(one.total_bytes for one in fullest))
     used = [name for name in parts if name != "userbuffers" or any(one.userbuffers_bytes for one in fullest)]
     columns = [
         Column(title="stage", right=True),
@@ -48,12 +49,12 @@ def memory_table(classes: Sequence[tuple[RankFigures, ...]]) -> Rows:
             str(one.stage),
             _ranks(ranks),
             f"{one.parameters:,}",
-            *(f"{getattr(one, f'{name}_bytes') / GIB:.2f}" for name in used),
-            Text(f"{one.total_bytes / GIB:.2f}", "bold"),
+            *(f"{getattr(one, f'{name}_bytes') / unit_bytes:.2f}" for name in used),
+            Text(f"{one.total_bytes / unit_bytes:.2f}", "bold"),
         )
         for one, ranks in zip(fullest, classes, strict=True)
     ]
-    return Rows(columns, rows)
+    return unit, Rows(columns, rows)
 
 
 def chunks_table(classes: Sequence[tuple[RankFigures, ...]]) -> Rows:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.text import Text
 
 from .. import files
 from ..launch.plan import Plan, world_size
@@ -21,63 +20,75 @@ from .collectives_table import collectives_table
 from .fit import DOES_NOT_FIT, FITS, TIGHT, assumptions, fit
 from .holdings import RankFigures
 from .progress import shown
-from .ranks_table import GIB, chunks_table, memory_table, rank_classes
+from .ranks_table import chunks_table, memory_table, rank_classes
 from .schedule_page import write_schedule
 from .schedule_text import LEGEND, schedule_text
+from .sizes import GIB
 from .timeline import Timeline, summary, timeline
-
-__all__ = ["print_dry_run", "rank_classes", "show", "write"]
 
 FILE_NAME = "dry_run.json"
 DRY_RUN = "dry run"  # mode of the record
 STYLES = {FITS: "bold green", TIGHT: "bold yellow", DOES_NOT_FIT: "bold red", None: "bold"}  # of the verdict
 
 
-def show(plan: Plan, resolution: Resolution) -> dict[str, Any]:
+def show(plan: Plan, resolution: Resolution, *, sweeping: bool) -> dict[str, Any]:
     """The whole dry run of train.py: the plan, the ranks built, the tables; -> what a sweep compares.
 
+    sweeping: one point of many. Its plan was printed before the first, and its numbers stand in the sweep's table.
     Raises LaunchError for what megatron-core refuses.
     """
     console = make_console()
-    print_accepted(resolution, console, rest=RUN_ALL)
+    if not sweeping:
+        print_accepted(resolution, console, rest=RUN_ALL)
     started = time.perf_counter()
     with shown(console) as told:
         found = run(plan, told)
-    print_dry_run(plan, found, console, seconds=time.perf_counter() - started)
+    line = timeline([stage.events for stage in found.stages])
+    files_written = write(plan, found, line), write_schedule(plan, line, layout(plan, found.ranks[0]))
+    print_verdict(plan, found, console)
+    if not sweeping:
+        print_tables(plan, found, line, console)
+    _print_files(*files_written, time.perf_counter() - started, console)
     return record(plan, found)
 
 
-def print_dry_run(plan: Plan, found: DryRun, console: Console, *, seconds: float) -> None:
-    """Print the verdict, the tables, the schedule and what is not in them; write `dry_run.json` and `schedule.html`.
-
-    seconds: what building took, measured by the caller.
-    """
-    figures = found.ranks
-    line = timeline([stage.events for stage in found.stages])
-    classes = rank_classes(figures)
-    title = (
-        f"DRY RUN of {world_size(plan):,} ranks, {len(figures)} of them built: no rank was started, nothing allocated."
-    )
+def print_verdict(plan: Plan, found: DryRun, console: Console) -> None:
+    """How many ranks were built, whether they fit, and the layout."""
+    title = f"DRY RUN of {world_size(plan):,} ranks, {len(found.ranks)} of them built: no rank was started, nothing allocated."
+    found_fit = fit(plan.request, found.ranks)
     console.print()
-    console.print(Text(title, "bold yellow"), soft_wrap=True)
-    found_fit = fit(plan.request, figures)
+    print_prose(title, console, style="bold yellow")
     print_prose(str(found_fit), console, style=STYLES[found_fit.verdict])
-    console.print(f"\n{layout(plan, figures[0])}", soft_wrap=True)
-    console.print("\nmemory of a rank, GiB of 2^30 bytes (computed)")
-    console.print(memory_table(classes))
-    console.print("\nmodel chunks and DDP buckets of a rank, sizes in parameters with padding (computed)")
+    print_prose(layout(plan, found.ranks[0]), console)
+
+
+def print_tables(plan: Plan, found: DryRun, line: Timeline, console: Console) -> None:
+    """Memory, chunks, collectives, the schedule, and what is not in them."""
+    classes = rank_classes(found.ranks)
+    unit, memory = memory_table(classes)
+
+    def heading(text: str) -> None:
+        console.print()
+        print_prose(text, console)
+
+    heading(f"memory of a rank, {unit} (computed)")
+    console.print(memory)
+    heading("model chunks and DDP buckets of a rank, sizes in parameters with padding (computed)")
     console.print(chunks_table(classes))
-    console.print("\ncollectives of a step of one rank (recorded from megatron-core's code)")
+    heading("collectives of a step of one rank (recorded from megatron-core's code)")
     console.print(collectives_table(found.stages))
-    console.print(f"\npipeline schedule: {summary(line)} (computed)", soft_wrap=True)
+    heading(f"pipeline schedule: {summary(line)} (computed)")
     console.print(schedule_text(line, console.width), no_wrap=True, overflow="crop")
-    console.print(Text(LEGEND, "dim"))
-    picture = write_schedule(plan, line, layout(plan, figures[0]))
-    console.print("\nhow this was computed, and what is left out:")
-    for remark in [assumptions(found_fit), *remarks(plan)]:
+    print_prose(LEGEND, console, style="dim")
+    heading("how this was computed, and what is left out:")
+    for remark in [assumptions(fit(plan.request, found.ranks)), *remarks(plan)]:
         print_prose(f"  - {remark}", console, hanging=4)
-    path = write(plan, found, line)
-    console.print(f"\n{seconds:.1f} s to build, {peak_gib():.2f} GiB of this process at its peak (measured); every number in {path}; the schedule as a picture in {picture}", soft_wrap=True)  # fmt: skip
+
+
+def _print_files(numbers: Path, picture: Path, seconds: float, console: Console) -> None:
+    console.print()
+    print_prose(f"{seconds:.1f} s to build, {peak_gib():.2f} GiB of this process at its peak (measured)", console)
+    console.print(f"every number: {numbers}\nthe schedule as a picture: {picture}", soft_wrap=True)
 
 
 def record(plan: Plan, found: DryRun) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 import textwrap
 
 from rich.console import Console
-from rich.table import Table as Grid
 from rich.text import Text
 
+from ..screen import Column, print_prose, print_rows
 from . import job
 from .outputs import REPORT, RESULTS_CSV, RESULTS_JSON
 from .results import MERGED, ORDER, REFUSED, Row, Table, effects
@@ -23,21 +23,17 @@ def print_results(table: Table, console: Console) -> None:
         ended_badly = [row for row in shown if row.status not in (job.COMPLETED, MERGED)]
         shown = [*table.measured[: SHORT // 2], *ended_badly[: SHORT // 2]]
     console.print()
-    console.print(_rows(table, shown))
-    if table.dry and len(shown) < len(table.rows) - table.counts[REFUSED]:
-        text = f"without those that do not fit; all {len(table.rows):,} points stand in {RESULTS_CSV}"
-        console.print(Text(text, style="dim"), soft_wrap=True)
-    elif len(shown) < len(table.rows) - table.counts[REFUSED]:
-        console.print(
-            Text(f"the best and those that failed; all {len(table.rows):,} points stand in {RESULTS_CSV}", style="dim")
-        )
+    _print_points(table, shown, console)
+    if len(shown) < len(table.rows) - table.counts[REFUSED]:
+        which = "without those that do not fit" if table.dry else "the best and those that failed"
+        print_prose(f"{which}; all {len(table.rows):,} points stand in {RESULTS_CSV}", console, style="dim")
     _print_effects(table, console)
     console.print()
     counts = [f"{table.counts[status]:,} {status}" for status in ORDER if table.counts[status]]
-    console.print(Text(f"{len(table.rows):,} points: {', '.join(counts)}", style="bold"), soft_wrap=True)
+    print_prose(f"{len(table.rows):,} points: {', '.join(counts)}", console, style="bold")
     _print_best(table, console)
     if _left(table):
-        console.print("hydra.sweeper.resume=true added to the same command runs what did not complete", soft_wrap=True)
+        print_prose("hydra.sweeper.resume=true added to the same command runs what did not complete", console)
     console.print(Text(f"{REPORT}, {RESULTS_CSV}, {RESULTS_JSON} in {table.folder}"), soft_wrap=True)
 
 
@@ -49,38 +45,38 @@ def _print_best(table: Table, console: Console) -> None:
     if table.best is None:
         by = f" by {table.metric.name}" if table.metric else ""
         if table.counts[job.COMPLETED] and not table.dry:
-            console.print(f"nothing was measured, so no point is called the best{by}")
+            print_prose(f"nothing was measured, so no point is called the best{by}", console)
         return
     assert table.metric is not None
     by = f"{'smallest' if table.metric.less_is_better else 'greatest'} {table.metric.name}"
     text = f"best ({by}): {label(table.best, table.keys)}: {says(table, table.best)}"
-    console.print(Text(text, style="bold green"), soft_wrap=True)
-    if table.within_spread:
-        others = ", ".join(f"#{row.number}" for row in table.within_spread[:8])
-        console.print(Text(f"      not told apart by the spread of their steps: {others}"), soft_wrap=True)
-    for sentence in (ranks(table), f"{REHEARSED}." if table.rehearsed else ""):
+    print_prose(text, console, style="bold green", hanging=6)
+    others = ", ".join(f"#{row.number}" for row in table.within_spread[:8])
+    below = (
+        (f"not told apart by the spread of their steps: {others}" if others else "", ""),
+        (ranks(table), ""),
+        (f"{REHEARSED}." if table.rehearsed else "", "yellow"),
+    )
+    for sentence, style in below:
         if sentence:
-            console.print(
-                Text(f"      {sentence}", style="yellow" if sentence.startswith(REHEARSED) else ""), soft_wrap=True
-            )
+            print_prose(f"      {sentence}", console, style=style, hanging=6)
 
 
-def _rows(table: Table, rows: list[Row]) -> Grid:
+def _print_points(table: Table, rows: list[Row], console: Console) -> None:
     figures = columns(table, rows)
-    grid = Grid(header_style="bold", box=None, pad_edge=False)
-    grid.add_column("#", justify="right", no_wrap=True)
     named = any(row.name for row in rows)
-    if named:
-        grid.add_column("name", overflow="fold")
-    for key in table.keys:
-        grid.add_column(short_key(key, table.keys), overflow="fold")
-    grid.add_column("status", no_wrap=True)
-    for title, _ in figures:
-        grid.add_column(title, justify="right", no_wrap=True)
-    grid.add_column("", overflow="fold")
+    titles = [
+        Column(title="#", right=True),
+        *([Column(title="name", prose=True)] if named else []),
+        *(Column(title=short_key(key, table.keys), prose=True) for key in table.keys),
+        Column(title="status"),
+        *(Column(title=title, right=True) for title, _ in figures),
+        Column(title="", prose=True),
+    ]
+    cells = []
     for row in rows:
-        cells = [str(row.number), *([row.name] if named else []), *(row.swept.get(key, "") for key in table.keys)]
-        cells_after = [cell(row) for _, cell in figures]
+        before = [str(row.number), *([row.name] if named else []), *(row.swept.get(key, "") for key in table.keys)]
+        after = [cell(row) for _, cell in figures]
         note = (
             f"same as #{row.same_as}"
             if row.same_as is not None
@@ -88,8 +84,9 @@ def _rows(table: Table, rows: list[Row]) -> Grid:
         )
         status = Text(row.status, style=STYLES.get(row.status, ""))
         style = "bold" if table.best is not None and row.number == table.best.number else ""
-        grid.add_row(*map(Text, cells), status, *map(Text, cells_after), Text(note, style="dim"), style=style)
-    return grid
+        plain = [[Text(cell, style) for cell in part] for part in (before, after)]
+        cells.append((*plain[0], status, *plain[1], Text(note, "dim")))
+    print_rows(titles, cells, console)
 
 
 def _print_effects(table: Table, console: Console) -> None:
@@ -111,10 +108,10 @@ def _print_effects(table: Table, console: Console) -> None:
                 )
     if not lines or table.metric is None:
         return
-    grid = Grid(header_style="bold", box=None, pad_edge=False)
-    for title, justify in ((f"effect on {table.metric.name}", "left"), ("", "right"), ("", "left")):
-        grid.add_column(title, justify=justify)  # type: ignore[arg-type]
-    for line in lines:
-        grid.add_row(*map(Text, line))
+    titles = (
+        Column(title=f"effect on {table.metric.name}", prose=True),
+        Column(title="", right=True),
+        Column(title="", prose=True),
+    )
     console.print()
-    console.print(grid)
+    print_rows(titles, lines, console)

@@ -14,6 +14,7 @@ DRY_COLUMNS = {
     "bubble %": "bubble_percent",
 }
 DRY_COLUMNS |= {f"{name} GiB": f"{name.lower()}_gib" for name in ("TP", "CP", "EP", "PP", "DP")}
+LEAST = 0.01  # below which a computed figure of a dry run reads `< 0.01`
 REHEARSED = "CPU rehearsal: says nothing about a GPU"
 
 
@@ -61,7 +62,11 @@ def columns(table: Table, rows: Sequence[Row]) -> list[tuple[str, Callable[[Row]
 
 def _cell(name: str, row: Row) -> str:
     found = row.figure(name)
-    return found if isinstance(found, str) else figure(found)
+    if isinstance(found, str):
+        return found
+    if found is not None and name in DRY_COLUMNS.values() and 0 < abs(found) < LEAST:
+        return f"< {LEAST}"
+    return figure(found)
 
 
 def figure(number: float | None) -> str:

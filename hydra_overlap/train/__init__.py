@@ -60,10 +60,11 @@ def main(cfg: DictConfig) -> dict[str, Any] | None:
     plan = requeue.resumed(plan)
 
     # 2. What this machine makes of it: GPUs, or a rehearsal; too small, or the wrong one: refused before anything starts.
-    found = preflight.check(plan, sweeping=HydraConfig.get().mode == RunMode.MULTIRUN)
+    sweeping = job_config.mode == RunMode.MULTIRUN
+    found = preflight.check(plan, sweeping=sweeping)
     plan = found.plan
     if plan.request.launch.dry_run:  # instead of all that follows: ranks of any world size, in this process
-        return report.show(plan, resolution)
+        return report.show(plan, resolution, sweeping=sweeping)
     if preflight.rehearses(plan):
         plan = rehearsal.rehearse(plan, preflight.other_versions(plan))
 

@@ -78,10 +78,12 @@ def unjudged(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("unjudged")
-@pytest.mark.parametrize("seed", [pytest.param(0), pytest.param(1, marks=pytest.mark.slow)])
-def test_whatever_the_command_line_chooses_is_in_the_config_or_refused_by_name(composed: Compose, seed: int) -> None:
+@pytest.mark.parametrize(("seed", "lines"), [pytest.param(0, 40), pytest.param(1, 120, marks=pytest.mark.slow)])
+def test_whatever_the_command_line_chooses_is_in_the_config_or_refused_by_name(
+    composed: Compose, seed: int, lines: int
+) -> None:
     chance, refused = random.Random(seed), 0
-    for _ in range(150):
+    for _ in range(lines):
         choices = draw(chance)
         try:
             cfg = composed(*choices)
@@ -92,7 +94,7 @@ def test_whatever_the_command_line_chooses_is_in_the_config_or_refused_by_name(c
             refused += 1
         else:
             assert missing(cfg, choices) == [], choices
-    assert 0 < refused < 60  # a bundle for another layout or GPU than the experiment's
+    assert 0 < refused < lines * 0.4  # a bundle for another layout or GPU than the experiment's
 
 
 @pytest.mark.parametrize(

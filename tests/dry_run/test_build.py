@@ -125,7 +125,7 @@ def test_prints_the_verdict_and_tags_numbers_as_computed(tmp_path):
     assert code == 0, output
     assert "DRY RUN of 2 ranks" in output
     assert re.search(
-        r"fits: rank 0 \(stage 0\) needs the most, 1\.\d of 79\.2 GiB usable, \d%: 0\.\d GiB counted and 1\.\d GiB assumed",
+        r"fits: rank 0 \(stage 0\) needs the most, 1\.\d of 79\.2 GiB usable, \d%: [\d.]+ MiB counted and 1\.\d GiB assumed",
         " ".join(output.split()),
     )
     said = " ".join(output.split())
@@ -134,6 +134,17 @@ def test_prints_the_verdict_and_tags_numbers_as_computed(tmp_path):
     assert found["origin"] == "computed"
     assert [one["in_flight"] for one in found["ranks"]] == [[2], [1]]  # 1F1B: as many as stages from here to the last
     assert all(one["num_microbatches"] == 16 for one in found["ranks"])
+
+
+def test_a_sweep_of_dry_runs_says_of_each_point_whether_it_fits_and_compares_them_in_one_table(tmp_path):
+    done = started(
+        tmp_path, "hydra.mode=MULTIRUN", f"hydra.sweep.dir={tmp_path}", "parallelism=tp1,pp2", *SMALL, "platform=h100"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\nfits: rank 0 ") == 2
+    assert "memory of a rank" not in done.stdout and "accepted:" not in done.stdout  # each point's files have the rest
+    assert "bubble %" in done.stdout.partition("#1 completed")[2]
+    assert all((tmp_path / number / name).exists() for number in "01" for name in ("dry_run.json", "schedule.html"))
 
 
 def test_refuses_a_rank_beyond_the_world_without_a_traceback(tmp_path):
