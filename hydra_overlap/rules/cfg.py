@@ -10,7 +10,7 @@ from typing import Any
 
 from ..findings import Finding, Fix, Place, in_place, yaml_value
 from ..schema.fields import BELOW, CHOICES, DEFAULTS, FIELDS, LISTS, MINIMUM, VERSIONS
-from ..schema.keys import BUCKET, GPU
+from ..schema.keys import BUCKET, CORE, GPU
 from ..schema.nicknames import derived, settings
 from ..schema.nodes import AUTO
 from ..schema.versions import is_version
@@ -147,12 +147,14 @@ def judge_values(flat: dict[str, Any], origin: Any) -> Iterator[Finding]:
     for key, choices in CHOICES.items():
         value = flat[key]
         if value is not None and value not in choices:
+            choices = FIELDS[key].choices_in(flat[CORE])
             match = nearest(value, choices)
             fixes = [Fix(f"{key}={choice}", "did you mean this?" if choice == match else "") for choice in choices]
             yield CFG003.refuse(key, value, origin(key), f"The choices are {', '.join(choices)}.", *fixes)
     for key, choices in LISTS.items():
         for item in flat[key] or ():
             if item not in choices:
+                choices = FIELDS[key].choices_in(flat[CORE])
                 known = [name for name in flat[key] if name in choices]
                 fix = Fix(f"{key}={yaml_value(known)}", "keeps those that exist")
                 yield CFG003.refuse(key, flat[key], origin(key), f"{item} is not one of {', '.join(choices)}.", fix)

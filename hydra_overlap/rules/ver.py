@@ -5,8 +5,10 @@ Differences that belong to one overlap are in that overlap's family (EP007, EP00
 
 from typing import Any
 
-from ..findings import Fix
-from ..schema.fields import SINCE
+from packaging.version import Version
+
+from ..findings import Fix, yaml_value
+from ..schema.fields import ARRIVED, FIELDS, SINCE
 from ..schema.keys import (
     CORE,
     EXPERTS,
@@ -24,7 +26,7 @@ class VER001(Rule):
     shows = (CORE,)
     why = "An older configuration class does not have the field, or not as a list, and nothing would read it."
     source = (
-        "megatron-core core_v0.15.0 to core_v0.19.0 megatron/core/transformer/transformer_config.py, "
+        "megatron-core core_v0.15.0 to core_v0.19.2 megatron/core/transformer/transformer_config.py, "
         "model_parallel_config.py, distributed/distributed_data_parallel_config.py, optimizer/optimizer_config.py: fields"
     )
     refused = (
@@ -57,9 +59,71 @@ class VER001(Rule):
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
         unknown = cls.unknown(c)
         off = " ".join(f"{key}={_off(c[key])}" for key in unknown)
-        newest = max((SINCE[key] for key in unknown), key=lambda since: tuple(map(int, since.split("."))))
+        newest = max((SINCE[key] for key in unknown), key=Version)
         upgrade = Fix(f"{CORE}={newest}", KEEPS + ", if the run will have that version")
         return (upgrade, Fix(off, "without the setting"))
+
+
+class VER003(Rule):
+    """A choice does not exist in the megatron-core of the plan."""
+
+    requires = ("VER001",)
+    reads = (CORE, *ARRIVED)
+    shows = (CORE,)
+    why = "megatron-core raises, or takes the name for another one, while its configuration is built."
+    source = "megatron-core core_v0.15.0 to core_v0.19.2, the choices of each release: hydra_overlap/schema/core_releases.json"
+    refused = (
+        "model.moe_flex_dispatcher_backend=ncclep", "model.moe_token_dispatcher_type=flex", f"{CORE}=0.18.2",
+    )  # fmt: skip
+
+    @classmethod
+    def newer(cls, c: Config) -> list[str]:
+        """Settings whose choice this megatron-core does not have."""
+        return [key for key in ARRIVED if _said(c[key]) - set(FIELDS[key].choices_in(c[CORE]))]
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c[CORE] is not None
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return not cls.newer(c)
+
+    @classmethod
+    def why_for(cls, c: Config) -> str:
+        told = []
+        for key in cls.newer(c):
+            known = ", ".join(FIELDS[key].choices_in(c[CORE])) or "none"
+            told += [
+                f"{name} exists from {ARRIVED[key][name]} on; the choices for {key} in megatron-core {c[CORE]} are {known}"
+                for name in sorted(_said(c[key])) if name not in FIELDS[key].choices_in(c[CORE])
+            ]  # fmt: skip
+        return f"{'; '.join(told)}. {cls.why}"
+
+    @classmethod
+    def shown(cls, c: Config) -> tuple[str, ...]:
+        return (*super().shown(c), *cls.newer(c))
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        keys = cls.newer(c)
+        needed = [ARRIVED[key][name] for key in keys for name in _said(c[key]) if name in ARRIVED[key]]
+        upgrade = Fix(f"{CORE}={max(needed, key=Version)}", KEEPS + ", if the run will have that version")
+        known = " ".join(f"{key}={_known(key, c)}" for key in keys)
+        return (upgrade, Fix(known, "what this release has"))
+
+
+def _said(value: Any) -> set[str]:
+    """The names in a setting: of one choice, of a list, of none."""
+    return set(value) if isinstance(value, (list, tuple)) else {value} - {None}
+
+
+def _known(key: str, c: Config) -> str:
+    """What this release has in place of a choice that it lacks: the default, or the list without it."""
+    field, value = FIELDS[key], c[key]
+    if field.listed:
+        return "[" + ",".join(name for name in value if name in field.choices_in(c[CORE])) + "]"
+    return str(yaml_value(field.default))
 
 
 def _off(value: Any) -> str:
@@ -132,4 +196,4 @@ class VER202(RangeRule):
     fixes = (Fix(f"{TE}=2.11.0", "the version of the reference stack"),)
 
 
-RULES: tuple[type[Rule], ...] = (VER001, VER002, VER201, VER202)
+RULES: tuple[type[Rule], ...] = (VER001, VER002, VER003, VER201, VER202)

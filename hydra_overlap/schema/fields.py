@@ -7,13 +7,14 @@ and audits read these; none has a table of its own.
 import dataclasses
 import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .. import dotted
+from . import releases
 from .annotations import unwrapped
 from .nodes import Request
-from .versions import is_version
+from .versions import at_least, is_version
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,8 @@ class Field:
 
     item: of a list, the type of its items. choices: the names that the text, or an item of the list, may be; empty = any.
     minimum, below: of a number; None = no limit. version: the text is the version of a package. since: the first
-    megatron-core that has the setting; empty = every one that is known.
+    megatron-core that has the setting; empty = every one that is known. arrived: choice -> the first megatron-core that has
+    it, for those that are newer than the field.
     """
 
     kind: type
@@ -34,6 +36,13 @@ class Field:
     below: float | None = None
     version: bool = False
     since: str = ""
+    arrived: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def choices_in(self, core: str | None) -> tuple[str, ...]:
+        """The choices that a release of megatron-core has; all that are known where its version is not."""
+        if core is None or not self.arrived or not is_version(core):
+            return self.choices
+        return tuple(name for name in self.choices if name not in self.arrived or at_least(core, self.arrived[name]))
 
     @property
     def listed(self) -> bool:
@@ -112,19 +121,29 @@ def _is_entry(name: Any, value: Any) -> bool:
 Tree = dict[str, Any]  # name -> Field or Tree
 
 
-def _tree(node: type) -> Tree:
+def _tree(node: type, prefix: str = "") -> Tree:
     hints = typing.get_type_hints(node)
     tree: Tree = {}
     for field in dataclasses.fields(node):
         kind, optional = unwrapped(hints[field.name])
         if dataclasses.is_dataclass(kind):
-            tree[field.name] = _tree(typing.cast(type, kind))
+            tree[field.name] = _tree(typing.cast(type, kind), f"{prefix}{field.name}.")
             continue
         default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
         item = typing.get_args(kind)[0] if typing.get_origin(kind) is list else str
         plain = typing.get_origin(kind) or kind
-        tree[field.name] = Field(kind=plain, optional=optional, default=default, item=item, **field.metadata)
+        key = f"{prefix}{field.name}"
+        tree[field.name] = Field(
+            kind=plain, optional=optional, default=default, item=item, since=releases.since(key, listed=plain is list),
+            arrived=_arrived(key, field.metadata.get("choices", ())), **field.metadata,
+        )  # fmt: skip
     return tree
+
+
+def _arrived(key: str, choices: Iterable[str]) -> dict[str, str]:
+    """Choice -> the first release that has it, of those that the first release with any choices does not have."""
+    (_, first), *later = releases.choices(key) or (("", ()),)
+    return {name: version for name in choices for version, known in later[::-1] if name in known and name not in first}
 
 
 TREE = _tree(Request)
@@ -142,6 +161,7 @@ MINIMUM = {key: field.minimum for key, field in FIELDS.items() if field.minimum 
 BELOW = {key: field.below for key, field in FIELDS.items() if field.below is not None}
 VERSIONS = tuple(key for key, field in FIELDS.items() if field.version)
 SINCE = {key: field.since for key, field in FIELDS.items() if field.since}
+ARRIVED = {key: field.arrived for key, field in FIELDS.items() if field.arrived}
 
 
 def complete(request: Mapping[str, Any]) -> dict[str, Any]:

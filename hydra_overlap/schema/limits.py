@@ -1,5 +1,6 @@
-"""How a field of the schema declares what it may hold beyond its type: choices, limits, the version that brought it.
+"""How a field of the schema declares what it may hold beyond its type: choices and limits.
 
+Which release of megatron-core brought a field or a choice is not declared: `releases` reads it from the wheels.
 Each function makes a dataclass field. `fields` reads what they note; rules, JSON Schema, completion, documentation and
 audits read `fields`. Nothing here imports more than dataclasses: Hydra loads the schema at every start of every app.
 """
@@ -8,24 +9,19 @@ import dataclasses
 from typing import Any
 
 
-def choice(*names: str, default: str | None = None, since: str = "") -> Any:
-    """A text that is one of `names`. since: the first megatron-core that has the setting."""
-    return _field(default, choices=names, since=since)
+def choice(*names: str, default: str | None = None) -> Any:
+    """A text that is one of `names`, of any release."""
+    return _field(default, choices=names)
 
 
-def names(*known: str, default: list[str] | None = None, since: str = "") -> Any:
-    """A list whose items are among `known`. default: a list of its own for each node. since: as in `choice`."""
-    return _field(default, choices=known, since=since)
+def names(*known: str, default: list[str] | None = None) -> Any:
+    """A list whose items are among `known`, of any release. default: a list of its own for each node."""
+    return _field(default, choices=known)
 
 
 def at_least(minimum: float, *, default: float | None = None, below: float | None = None) -> Any:
     """A number of `minimum` or more. below: it stays under this one."""
     return _field(default, minimum=minimum, below=below)
-
-
-def since(version: str, *, default: bool) -> Any:
-    """A switch that megatron-core has from `version` on."""
-    return _field(default, since=version)
 
 
 def version() -> Any:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Dict, List, Optional
 
 from .annotations import default_of
-from .limits import at_least, choice, names, since, version
+from .limits import at_least, choice, names, version
 
 AUTO = "auto"  # a fact to be read from the machine at composition; see machine/local.py
 
@@ -233,17 +233,17 @@ class Model(_Node):
     """Weight of the load-balancing loss."""
     moe_token_dispatcher_type: str = choice("allgather", "alltoall", "flex", default="allgather")
     """How tokens reach their experts: allgather, alltoall or flex."""
-    moe_flex_dispatcher_backend: Optional[str] = choice("deepep", "hybridep", since="0.16.0")
-    """Backend of the flex dispatcher: deepep or hybridep."""
+    moe_flex_dispatcher_backend: Optional[str] = choice("deepep", "hybridep", "ncclep")
+    """Backend of the flex dispatcher: deepep, hybridep or, since megatron-core 0.19, ncclep; null = deepep."""
     moe_grouped_gemm: bool = False
     """One grouped GEMM for all local experts."""
     moe_shared_expert_intermediate_size: Optional[int] = at_least(1)
     """Width of the shared expert; null = none."""
     moe_shared_expert_overlap: bool = False
     """Run the shared expert under the dispatch; excludes overlap_moe_expert_parallel_comm."""
-    overlap_dispatch_backward_with_experts_wgrad: bool = since("0.18.0", default=False)
+    overlap_dispatch_backward_with_experts_wgrad: bool = False
     """Run the experts' weight gradients under the backward of the dispatch; since megatron-core 0.18."""
-    ep_overlap_early_attn_memory_release: bool = since("0.16.0", default=False)
+    ep_overlap_early_attn_memory_release: bool = False
     """With overlap_moe_expert_parallel_comm: free attention's activations earlier."""
     mtp_num_layers: Optional[int] = at_least(0)
     """Multi-token-prediction layers."""
@@ -280,7 +280,7 @@ class Model(_Node):
     """With recompute_granularity=selective: the modules to recompute; null = core_attn."""
     # As a list from 0.16 on; before that it was one text: full, attn or full_iteration.
     cuda_graph_scope: List[str] = names(
-        "full_iteration", "attn", "mlp", "moe", "moe_router", "moe_preprocess", "mamba", default=[], since="0.16.0"
+        "full_iteration", "attn", "mlp", "moe", "moe_router", "moe_preprocess", "mamba", default=[]
     )
     """Parts of a layer to capture in CUDA graphs."""
 
@@ -331,7 +331,7 @@ class Ddp(_Node):
     """Check each bucket for NaN and Inf before it is reduced."""
     pad_buckets_for_high_nccl_busbw: bool = False
     """Pad buckets to a multiple of 2^16 parameters."""
-    reduce_scatter_with_fp32_accumulation: bool = since("0.16.0", default=False)
+    reduce_scatter_with_fp32_accumulation: bool = False
     """Reduce with an all-to-all in the gradients' format and a sum in fp32."""
     nccl_ub: bool = False
     """Allocate parameter and gradient buffers as registered NCCL user buffers; communication then uses fewer SMs."""
@@ -345,7 +345,7 @@ class Ddp(_Node):
     """With use_megatron_fsdp: no_shard, optim, optim_grads or optim_grads_params."""
     fsdp_double_buffer: bool = False
     """With use_megatron_fsdp: persistent double buffers, which nccl_ub registers."""
-    fsdp_manual_registration: bool = since("0.16.0", default=False)
+    fsdp_manual_registration: bool = False
     """With use_megatron_fsdp and nccl_ub: register all buffers in a few calls."""
     reuse_grad_buf_for_mxfp8_param_ag: bool = False
     """Gather MXFP8 parameters through the gradient buffer. Must equal optimizer.reuse_grad_buf_for_mxfp8_param_ag."""

@@ -1,18 +1,8 @@
 """VER: which settings and combinations exist in which versions."""
 
-import json
-from collections.abc import Iterator
-from importlib import metadata, util
-from pathlib import Path
-
 import pytest
 
-from hydra_overlap.megatron import configs
-from hydra_overlap.schema.fields import FIELDS, SINCE
-from hydra_overlap.schema.targets import DDP_FIELDS, OPTIMIZER_FIELDS, TRANSFORMER_FIELDS
-from tests.each import each
 from tests.overrides import errors_of, refusing, remarks, request_of
-from tests.rules import core_fields
 
 CORE = "software.megatron_core"
 TE = "software.transformer_engine"
@@ -52,56 +42,26 @@ def test_settings_of_every_configuration_class_are_looked_up(setting: str, off: 
     assert "VER001" not in refusing(setting, f"{CORE}=0.16.0")
 
 
-# what every release has, read from its wheel
-
-RECORDED = json.loads(core_fields.FILE.read_text())
-SET = {
-    "TransformerConfig": TRANSFORMER_FIELDS,
-    "DistributedDataParallelConfig": DDP_FIELDS,
-    "OptimizerConfig": OPTIMIZER_FIELDS,
-}
-OURS = {"model": "TransformerConfig", "ddp": "DistributedDataParallelConfig", "optimizer": "OptimizerConfig"}
+@pytest.mark.parametrize(("core", "rules"), [("0.18.2", ["VER003"]), ("0.19.0", []), ("0.19.2", []), ("null", [])])
+def test_a_choice_needs_a_megatron_core_that_has_it(core: str, rules: list[str]) -> None:
+    ncclep = ("model.moe_token_dispatcher_type=flex", "model.moe_flex_dispatcher_backend=ncclep")
+    assert [rule for rule in refusing(*MOE, *ncclep, f"{CORE}={core}") if rule.startswith("VER")] == rules
 
 
-def settings() -> Iterator[tuple[str, str, str]]:
-    """(our key, class, field) of everything in a request that becomes a field of a megatron-core object."""
-    for name, fields in SET.items():
-        yield from ((key, name, field) for field, key in fields.items())
-    for key in FIELDS:
-        node, _, field = key.partition(".")
-        if node in OURS and field not in configs._READ_HERE[node]:
-            yield key, OURS[node], field
-    yield from ((f"parallelism.{field}", "TransformerConfig", field) for field in configs._LAYOUT)
-    yield from ((f"precision.{field}", "TransformerConfig", field) for field in configs._PRECISION)
-    for field in ("grad_reduce_in_fp32", "fp8_param_gather"):
-        yield f"precision.{field}", "DistributedDataParallelConfig", field
+def test_a_choice_of_a_newer_release_is_answered_with_that_release_and_with_the_choices_of_this_one() -> None:
+    asked = ("model.moe_token_dispatcher_type=flex", "model.moe_flex_dispatcher_backend=ncclep", f"{CORE}=0.16.1")
+    error = next(error for error in errors_of(request_of(*MOE, *asked)) if error.rule == "VER003")
+    assert "ncclep exists from 0.19.0 on" in error.why
+    assert "in megatron-core 0.16.1 are deepep, hybridep" in error.why
+    assert error.fixes[0].override == f"{CORE}=0.19.0"
 
 
-def takes(key: str, name: str, field: str, version: str) -> bool:
-    """Whether a release has the field, as a list where ours is one."""
-    annotation = core_fields.at(RECORDED["fields"], version)[name].get(field)
-    return annotation is not None and (FIELDS[key].kind is not list or "list" in annotation.lower())
-
-
-@each("key, name, field", list(settings()))
-def test_a_setting_is_as_new_as_the_wheels_say_and_none_was_removed(key: str, name: str, field: str) -> None:
-    taken = [version for version in RECORDED["versions"] if takes(key, name, field, version)]
-    assert taken == RECORDED["versions"][-len(taken) :]
-    assert SINCE.get(key, RECORDED["versions"][0]) == taken[0]
-
-
-def test_every_setting_that_is_new_goes_to_megatron_core() -> None:
-    assert set(SINCE) <= {key for key, _, _ in settings()}
-
-
-def test_the_record_of_fields_is_what_the_installed_release_has() -> None:
-    found = util.find_spec("megatron")
-    if found is None or metadata.version("megatron-core") not in RECORDED["versions"]:
-        pytest.skip("no megatron-core of a recorded version is installed")
-    root = Path(next(iter(found.submodule_search_locations or ()))).parent
-    texts = {path: (root / path).read_text() for paths in core_fields.SOURCES.values() for path in paths}
-    installed = core_fields.fields(texts)
-    assert installed == core_fields.at(RECORDED["fields"], metadata.version("megatron-core"))
+@pytest.mark.parametrize(("core", "told"), [
+    ("0.16.1", "The choices are deepep, hybridep."), ("0.19.2", "The choices are deepep, hybridep, ncclep."),
+])  # fmt: skip
+def test_a_choice_that_exists_nowhere_is_answered_with_those_of_the_release(core: str, told: str) -> None:
+    (error,) = errors_of(request_of("model.moe_flex_dispatcher_backend=deepseek", f"{CORE}={core}"))
+    assert (error.rule, error.why) == ("CFG003", told)
 
 
 @pytest.mark.parametrize(("core", "te", "sm", "rules"), [

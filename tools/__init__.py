@@ -1,0 +1,1 @@
+"""Commands that make what the package carries; nothing imports them but tests."""
