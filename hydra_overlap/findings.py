@@ -18,6 +18,7 @@ SEVERITIES = ("error", "warning", "note")
 
 _CONSTANTS: dict[str, Any] = {"true": True, "false": False, "null": None}
 _INTEGER, _FLOAT = re.compile(r"[-+]?\d+"), re.compile(r"[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?")
+_WORD = re.compile(r"[A-Za-z0-9_./:%+@-]*")  # of texts that overrides say bare, those that Hydra reads as they stand
 
 Span = tuple[str, str]  # a text and what it is: a severity, "rule", "label", "override", "aside", or "" for plain prose
 
@@ -94,6 +95,11 @@ def yaml_value(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ",".join(f"{key}:{yaml_value(item)}" for key, item in value.items()) + "}"
     return str(value)
+
+
+def typable(value: Any) -> bool:
+    """Whether Hydra's grammar reads `yaml_value(value)` back without quotes; blanks would part one override from the next."""
+    return not isinstance(value, str) or bool(_WORD.fullmatch(value))
 
 
 def typed(text: str) -> Any:

@@ -25,6 +25,11 @@ def _parse(text: str) -> Any:
     return OverridesParser.create().parse_overrides([text])[0]
 
 
+def parsed(text: str) -> list[Any]:
+    """Overrides separated by blanks, read by Hydra's own grammar; raises OverrideParseException."""
+    return [_parse(one) for one in text.split()]
+
+
 @lru_cache(maxsize=64)
 def _option(group: str, name: str) -> dict[str, Any] | None:
     path = CONF / group / f"{name}.yaml"

@@ -13,6 +13,7 @@ from typing import Any
 from ..findings import Finding, Fix
 from ..rules import ARCHITECTURE
 from ..rules._base import GIVES_UP, KEEPS, Rule
+from ..schema.fields import FIELDS
 from ..schema.keys import GBS, UB_LAYERS, WORLD
 
 Flat = Mapping[str, Any]
@@ -27,7 +28,9 @@ class Refused:
 
 
 Judge = Callable[[Mapping[str, Any]], Refused]  # other values for some keys of the request -> its errors then
-Overridden = Callable[[str], Refused]  # the overrides of a fix -> the errors of the request then
+Overridden = Callable[
+    [str], Refused | None
+]  # the overrides of a fix -> the errors of the request then; None: not a request
 
 MAX_JOINED = 6  # fixes joined to one; more would be another plan, not a fix
 SIZES = (WORLD, GBS)  # may be adjusted twice in one fix; another key set twice would take something back
@@ -70,7 +73,9 @@ def _change(found: dict[str, Any], asked: Flat, key: str, value: Any) -> None:
 
 
 def _value(text: str) -> Any:
-    """`null`, `true`, `8`, `3e-05`, `[a,b]` or text, as Hydra reads them."""
+    """`null`, `true`, `8`, `3e-05`, `[a,b]`, `{}` or text, as Hydra reads them."""
+    if text == "{}":
+        return {}
     if text.startswith("["):
         return [_value(item) for item in text[1:-1].split(",") if item]
     if text in ("null", "true", "false"):
@@ -89,9 +94,15 @@ def proven(errors: Iterable[Finding], asked: Flat, judge: Judge) -> tuple[Findin
     """
     errors = tuple(errors)
     refused = {finding.rule for finding in errors}
-    found = cache(lambda override: judge(changes(asked, override)))  # several rules propose the same
+    found = cache(lambda override: _tried(changes(asked, override), judge))  # several rules propose the same
     proof = (replace(finding, fixes=_proven(finding, refused, found)) for finding in errors)
     return tuple(replace(finding, fixes=_on_the_same_gpus(finding.fixes, asked)) for finding in proof)
+
+
+def _tried(values: Mapping[str, Any], judge: Judge) -> Refused | None:
+    """In two steps, as requests are: rules may only see values that their fields allow. A world_size of 0 is refused before."""
+    allowed = all(key in FIELDS and FIELDS[key].allows(value) for key, value in values.items())
+    return judge(values) if allowed else None
 
 
 def _on_the_same_gpus(fixes: tuple[Fix, ...], asked: Flat) -> tuple[Fix, ...]:
@@ -126,6 +137,8 @@ def _joined(fix: Fix, rule: str, refused: set[str], judge: Overridden) -> tuple[
     left = ""
     for _ in range(MAX_JOINED):
         found = judge(fix.override)
+        if found is None:
+            return fix, rule
         names = {one.__name__: one for one in found.rules}
         left = rule if rule in names else next((name for name in names if name not in refused), "")
         if left in ("", rule):

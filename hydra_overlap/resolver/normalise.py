@@ -5,11 +5,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..errors import GatingError
-from ..findings import Finding, Fix, yaml_value
+from ..findings import Finding, Fix, typable, typed, yaml_value
 from ..rules import cfg
 from ..rules._base import Origin
 from ..rules.cfg import CFG001, CFG002
 from ..schema.fields import FIELDS, IGNORED, NODES, TREE, Field, Tree
+from ..schema.nodes import AUTO
 
 
 def normalise(request: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
@@ -55,17 +56,23 @@ def _read(
         elif value is not None or key != "userbuffers":
             why = f"{key} is a group of settings: {', '.join(spec)}."
             option = Fix(f"{key.replace('.', '/')}={value}", "chooses this option, if the group has it")
-            fixes = [option] if isinstance(value, str) and value.isidentifier() else []
+            named = isinstance(value, str) and value.isidentifier() and value != AUTO and _stays(value)
+            fixes = [option] if named else []
             findings.append(CFG002.refuse(key, value, origin(key), why, *fixes))
 
 
 def _as_typed(key: str, value: Any, spec: Field) -> Iterator[Fix]:
     """The same value in the type of the field, where only the way of writing it is wrong: `1e6`, `"8"`, one item of a list."""
-    if spec.kind is list and type(value) is spec.item:
+    if spec.kind is list and type(value) is spec.item and spec.allows([value]) and _stays(value):
         yield Fix(f"{key}=[{value}]", "a list with this one item")
     number = _whole(value) if spec.kind is int else None
     if number is not None and spec.allows(number):
         yield Fix(f"{key}={number}", "the same as a whole number")
+
+
+def _stays(value: Any) -> bool:
+    """Whether an override of this value is read as what it is: the text `true` would become a truth value."""
+    return value != "" and typable(value) and type(typed(yaml_value(value))) is type(value)
 
 
 def _whole(value: Any) -> int | None:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from ..findings import Finding, Fix, Place, in_place, yaml_value
+from ..findings import Finding, Fix, Place, in_place, typable, yaml_value
 from ..schema.fields import BELOW, CHOICES, DEFAULTS, FIELDS, LISTS, MINIMUM, VERSIONS
 from ..schema.keys import BUCKET, CORE, GPU
 from ..schema.nicknames import derived, settings
@@ -52,7 +52,7 @@ class CFG001(CfgRule):
             COMMAND_LINE,
         )  # an app's own key, or a slip of the pen; nobody typed a short name there
         if match and near not in DEFAULTS:  # a node, whatever is put into it
-            meant: str | None = f"{near}={yaml_value(value)}"
+            meant: str | None = f"{near}={yaml_value(value)}" if typable(value) else None
         else:
             meant = settings(str(near) if match else key, value) if match or not in_file else None
         if match and meant is None and near in FIELDS:

@@ -319,7 +319,7 @@ class TP010(TpRule):
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        replicas = c[WORLD] // c[TP]
+        replicas = max(1, c[WORLD] // c[TP])
         below = max(size for size in TP_SIZES if size < c[TP])
         above = [size for size in TP_SIZES if size > c[TP]][:1]
         keeps = (Fix(f"{TP}={n} {WORLD}={replicas * n}", f"{KEEPS}, with as many replicas") for n in (below, *above))

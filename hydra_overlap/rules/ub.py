@@ -179,7 +179,7 @@ class UB001(Rule):
         if ranks * c[TP] % (tuned * model_ranks(c)) == 0:
             there = Fix(f"{TP}={tuned} {WORLD}={ranks}", f"keeps the overlap, the preset and the {ranks} GPUs")
         else:
-            more = ranks // c[TP] * tuned
+            more = max(1, ranks // c[TP]) * tuned
             there = Fix(
                 f"{TP}={tuned} {WORLD}={more}", f"keeps the overlap and the preset, on {more} GPUs instead of {ranks}"
             )

@@ -80,7 +80,8 @@ class Field:
 
     def _in_range(self, value: float) -> bool:
         above = self.minimum is None or value >= self.minimum
-        return math.isfinite(value) and above and (self.below is None or value < self.below)
+        finite = isinstance(value, int) or math.isfinite(value)  # an int may be larger than any float
+        return finite and above and (self.below is None or value < self.below)
 
     def describe(self) -> str:
         """What type of value it holds, in words."""

@@ -6,7 +6,7 @@
 from collections.abc import Iterable
 from functools import lru_cache
 
-from ..findings import yaml_value
+from ..findings import typable, yaml_value
 from ..suggest import folded, nearest
 from . import keys
 from .fields import FIELDS
@@ -106,7 +106,7 @@ def settings(word: str, value: object) -> str | None:
     meant = keys_meant(word)
     if len(meant) != 1 and meant not in BOTH.values():
         return None
-    if any(not FIELDS[key].allows(value) for key in meant):
+    if not typable(value) or any(not FIELDS[key].allows(value) for key in meant):
         return None
     return " ".join(f"{key}={yaml_value(value)}" for key in meant)
 

@@ -8,10 +8,11 @@ from hypothesis import HealthCheck, example, given, settings
 from omegaconf import OmegaConf
 
 from hydra_overlap import GatingError, Resolution, resolve
+from hydra_overlap.resolver.fixes import changes
 from hydra_overlap.rules import DERIVATIONS, RULES
-from hydra_overlap.schema.fields import DEFAULTS
+from hydra_overlap.schema.fields import DEFAULTS, FIELDS
 from hydra_overlap.schema.targets import DDP_FIELDS, OPTIMIZER_FIELDS, TRANSFORMER_FIELDS
-from tests.overrides import errors_of, overridden
+from tests.overrides import errors_of, overridden, parsed
 from tests.strategies import SCENARIOS, nest, plausible, wild
 
 OBJECTS = (
@@ -20,6 +21,13 @@ OBJECTS = (
     ("optimizer_config", OPTIMIZER_FIELDS),
 )
 DERIVED_BY = {derivation.key: derivation.id for derivation in DERIVATIONS}
+SMALLER_THAN_TP = {
+    "parallelism": {"tensor_model_parallel_size": 8, "sequence_parallel": True, "world_size": 4},
+    "comm_overlap": {"tp": {"tp_comm_overlap": True}},
+    "userbuffers": {"name": "tuned", "tuned_for": {"tp": 4}},
+    "training": {"global_batch_size": 64},
+}
+"""Fewer ranks than TP, so that a whole number of replicas is none."""
 RULE_IDS = {rule.__name__ for rule in RULES}
 OVERLAP_KEYS = [key for key in DEFAULTS if key.startswith("comm_overlap.")]
 MOST_STEPS = 12  # pastes to a legal request; the longest of 4,000 drawn requests took 8
@@ -174,6 +182,8 @@ def test_the_request_of_an_answer_gets_the_same_answer(request: dict[str, Any]) 
 @example({"parallelism": {"tensor_model_parallel_size": 0, "world_size": -4}})
 @example({"parallelism": {"sequence_parallel": 1, "tensor_model_parallel_size": True}})
 @example({"optimizer": {"lr": float("nan")}, "software": {"torch": "x" * 99}})
+@example({"launch": {"trainer": "train.py"}, "parallelism": {"microbatch_group_size_per_vp_stage": 10**400}})
+@example(SMALLER_THAN_TP)
 def test_nothing_but_a_gating_error_is_ever_raised(request: Any) -> None:
     result = answer(request)
     assert isinstance(result, Resolution) or (result.findings and str(result))
@@ -200,6 +210,19 @@ def test_a_composed_config_may_carry_hydras_node_and_our_answer() -> None:
     cfg.model.hidden_size = "${training.micro_batch_size}"
     cfg.training = {"micro_batch_size": 4}
     assert resolve(cfg).request["model"]["hidden_size"] == 4
+
+
+@drawn(400)
+@given(wild())
+@example(SMALLER_THAN_TP)
+def test_no_fix_says_a_value_that_its_field_refuses_or_that_hydra_cannot_read(request: Any) -> None:
+    refusal = answer(request)
+    for finding in refusal.findings if isinstance(refusal, GatingError) else ():
+        for fix in finding.fixes:
+            assert parsed(fix.override), fix
+            said = changes(DEFAULTS, fix.override)
+            wrong = [key for key, value in said.items() if key in FIELDS and not FIELDS[key].allows(value)]
+            assert not wrong or said[wrong[0]] == "auto", (finding.rule, fix)
 
 
 @drawn(250)
