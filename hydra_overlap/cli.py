@@ -29,7 +29,8 @@ class Commands(click.Group):
     def main(self, args: Sequence[str] | None = None, *rest: Any, standalone_mode: bool = True, **extra: Any) -> Any:  # type: ignore[override]
         """As click's. A usage error is told on standard output if the command is to print JSON."""
         words = list(sys.argv[1:] if args is None else args)
-        if not (standalone_mode and "--json" in words and self._answers(words)):
+        own = words[: words.index("--")] if "--" in words else words
+        if not (standalone_mode and "--json" in own and self._answers(words)):
             return super().main(args, *rest, standalone_mode=standalone_mode, **extra)  # type: ignore[call-overload]
         try:
             code = super().main(args, *rest, standalone_mode=False, **extra)  # type: ignore[call-overload]
@@ -410,6 +411,142 @@ def audit(source: str | None, overrides: tuple[str, ...], bridge_recipes: str | 
     result = {name: value for name, value in found.to_dict().items() if name not in ("verdict", "findings")}
     if not _say(as_json, found.verdict, found.exit_code, findings=found.findings, result=result):
         print_audit(found, make_console())
+    sys.exit(found.exit_code)
+
+
+class BeforeLauncher(click.Command):
+    """A command whose words after the first `--` are those of another program, which it gets as `launcher`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click's, for the words before `--`. Raises UsageError if no launcher follows."""
+        own, rest = (args[: args.index("--")], args[args.index("--") + 1 :]) if "--" in args else (args, [])
+        left = super().parse_args(ctx, own)
+        if not rest and not ctx.resilient_parsing:
+            raise click.UsageError(f"Write -- and the launcher after it: {ctx.command_path} -- {self.example}", ctx)
+        ctx.params["launcher"] = tuple(rest)
+        return left
+
+    @property
+    def example(self) -> str:
+        """Words that can follow."""
+        return {"gate": "torchrun --nproc-per-node 8 pretrain_gpt.py ...", "record": "bash script.sh"}[self.name or ""]
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """As click's, with what follows `--`."""
+        return [
+            *super().collect_usage_pieces(ctx),
+            "--",
+            {"gate": "LAUNCHER...", "record": "SCRIPT..."}[self.name or ""],
+        ]
+
+
+@main.command(
+    cls=BeforeLauncher,
+    context_settings={"ignore_unknown_options": True},
+    short_help="Judge a launch where it stands, then let it start.",
+)
+@click.argument("overrides", nargs=-1, shell_complete=completion.overrides)
+@click.option("--report-only", is_flag=True, help="Start the launcher whatever the verdict is.")
+@click.option("--print", "only_print", is_flag=True, help="Print the verdict, on standard output, and start nothing.")
+@JSON
+def gate(
+    overrides: tuple[str, ...], report_only: bool, only_print: bool, as_json: bool, launcher: tuple[str, ...]
+) -> None:
+    """Judge the launch after --, with the arguments and the environment it really has, and then become the launcher.
+
+    For torchrun, python -m torch.distributed.run, srun, mpirun, deepspeed, or python pretrain_gpt.py. A refused launch does not
+    start, with exit code 1; any other one starts as if this command were not there. OVERRIDES set what the launch does not say,
+    for example platform=h100. The verdict is printed on standard error, by one rank alone.
+    """
+    import os
+
+    from .audit import UnreadableError
+    from .audit.gate import become, first_rank, judge
+    from .audit.overrides import OverrideError
+    from .audit.screen import print_audit
+    from .errors import GatingError
+    from .screen import make_console
+
+    if report_only and only_print:
+        raise click.UsageError(
+            "--report-only and --print exclude each other: one always starts the launcher, one never."
+        )
+    try:
+        found = judge(launcher, os.environ, overrides)
+    except UnreadableError as error:
+        if not report_only:
+            raise click.UsageError(str(error)) from None
+        click.echo(f"hydra-overlap gate: nothing was judged. {error}", err=True)
+        become(launcher)
+    except (GatingError, OverrideError) as error:
+        _refuse(error, as_json)
+    starts = not only_print and (report_only or found.verdict != "refused")
+    exit_code = 0 if starts else found.exit_code
+    if first_rank(os.environ):
+        result = {name: value for name, value in found.to_dict().items() if name not in ("verdict", "findings")}
+        result["starts"] = starts
+        if as_json:
+            from .answers import answer
+
+            text = answer("gate", found.verdict, exit_code, findings=found.findings, result=result)
+            click.echo(text, err=not only_print)
+        else:
+            print_audit(found, make_console(stderr=not only_print))
+            if not starts and not only_print:
+                click.echo(
+                    "\nNothing was started. To start it all the same: hydra-overlap gate --report-only -- ...", err=True
+                )
+    if starts:
+        become(launcher)
+    sys.exit(exit_code)
+
+
+@main.command(
+    cls=BeforeLauncher,
+    context_settings={"ignore_unknown_options": True},
+    short_help="Judge every launch that a script makes; start none.",
+)
+@click.argument("overrides", nargs=-1, shell_complete=completion.overrides)
+@JSON
+def record(overrides: tuple[str, ...], as_json: bool, launcher: tuple[str, ...]) -> None:
+    """Run the script after -- with its launchers replaced by recorders, and judge each launch that it would have made.
+
+    No launcher starts, and no Python program that trains. All other commands of the script do run: they write and delete files,
+    download and install as they always do. OVERRIDES set what the launches do not say, for example platform=h100.
+    """
+    import os
+    import shlex
+
+    from .audit.overrides import OverrideError
+    from .audit.record import judge
+    from .audit.record import record as run
+    from .audit.screen import print_audit
+    from .errors import GatingError
+    from .screen import make_console
+
+    script = shlex.join(launcher)
+    click.echo(f"Recording {script}: its launchers are not started; all its other commands run.", err=True)
+    try:
+        recording = run(launcher, os.environ)
+    except OSError as error:
+        raise click.UsageError(f"{launcher[0]} cannot be run: {error.strerror}.") from None
+    try:
+        found, left = judge(recording, overrides)
+    except (GatingError, OverrideError) as error:
+        _refuse(error, as_json)
+    if found is None:
+        why = "\n".join(left) or f"{script} started no launcher and no Python program that trains."
+        raise click.UsageError(f"Nothing can be judged (the script ended with exit code {recording.exit_code}). {why}")
+    result = {name: value for name, value in found.to_dict().items() if name not in ("verdict", "findings")}
+    result |= {"launches": [list(one.words) for one in recording.launches], "not_judged": left}
+    result |= {"script_exit_code": recording.exit_code, "job": dict(recording.job)}
+    if not _say(as_json, found.verdict, found.exit_code, findings=found.findings, result=result):
+        for said in recording.told:
+            click.echo(said)
+        click.echo()
+        print_audit(found, make_console())
+        for said in left:
+            click.echo(f"\nnot judged: {said}")
     sys.exit(found.exit_code)
 
 

@@ -75,17 +75,18 @@ def _overrides(text: str) -> list[Content]:
         script = shell.read(text)
     except ValueError:
         return []
-    found = [(command, nested) for command in script.commands if (nested := _nested(command.words))]
+    found = [(command, nested) for command in script.commands if (nested := overrides(command.words))]
     programs = [(command, nested) for command, nested in found if any(word.endswith(".py") for word in command.words)]
     if programs:
         return [Content(nested, (command.line,), shell.conditions(command)) for command, nested in programs]
     # One override a line is a list, not a script; `mixed_precision=...` is an assignment to the shell.
     assigned = [f"{name}={value}" for name, value in script.variables.items() if name in NODES]
-    nested = _nested([*assigned, *(word for command, _ in found for word in command.words)])
+    nested = overrides([*assigned, *(word for command, _ in found for word in command.words)])
     return [Content(nested)] if nested else []
 
 
-def _nested(words: Iterable[str]) -> dict[str, Any]:
+def overrides(words: Iterable[str]) -> dict[str, Any]:
+    """What overrides among the words say, nested."""
     nested: dict[str, Any] = {}
     for word in words:
         name, equals, text = word.lstrip("+").partition("=")

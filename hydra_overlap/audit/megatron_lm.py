@@ -1,64 +1,23 @@
-"""A Megatron-LM command line or launch script -> a request: what `pretrain_gpt.py` of core_v0.16.1 would make of it."""
+"""A Megatron-LM command line or launch script, as text -> the arguments of its training commands."""
 
-import argparse
 import re
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from math import prod
 from pathlib import Path
-from typing import Any
 
-import yaml
+from . import megatron_arguments, shell
+from .intake import Intake, UnreadableError
+from .launchers import Launch, launch
+from .megatron_arguments import KIND, flagged, known_flags, say
 
-from ..export.megatron_lm import TRANSLATED, destination, spell
-from ..export.megatron_lm_parser import VERSION, by_dest, default, parser, rows
-from ..export.megatron_lm_parser import UnreadableError as WrongFlagError
-from ..rules.env import CONNECTIONS
-from ..schema.fields import FIELDS
-from . import dictionary, shell, yamls
-from .intake import Intake, UnreadableError, bears
+__all__ = ["KIND", "looks_like", "read", "say", "trains"]
 
-KIND = "Megatron-LM command line"
-DICTIONARY = "tp_comm_overlap_cfg"
-LAUNCHER = {
-    "gpus": re.compile(r"(?:--nproc[-_]per[-_]node|--ntasks-per-node|--gpus-per-node)(?:=(?:gpu:)?|$)(\d*)"),
-    "nodes": re.compile(r"(?:--nnodes|--nodes|-N)(?:=|$)(\d*)"),
-}
 TRAINS = re.compile(r"train|finetun|sft")  # in the name of a script
-STARTS_RANKS = ("torchrun", "torch.distributed.run", "torch.distributed.launch", "deepspeed")
 TOOL = re.compile(r"(^|/)tools/")
-PLAIN = (
-    "Megatron-LM reads the file with yaml.safe_load: ${...} is an interpolation only for OmegaConf; here it stays text."
-)
-STOPS = "Megatron-LM stops at an unknown flag; it does not accept abbreviated flags."
-PARSER = f"Megatron-LM {VERSION} megatron/training/arguments.py:87-102 (allow_abbrev=False, parse_args)"
-# Destinations that other flags of the same command decide with.
-HELPERS = (
-    "swiglu", "untie_embeddings_and_output_weights", "group_query_attention", "num_query_groups", "ffn_hidden_size",
-    "cuda_graph_impl", "cuda_graph_scope", "cp_comm_type", "moe_aux_loss_coeff", "moe_router_load_balancing_type",
-    "grad_reduce_in_bf16", "accumulate_allreduce_grads_in_fp32", "transformer_impl", "use_distributed_optimizer",
-    "num_layers_per_virtual_pipeline_stage", "reuse_grad_buf_for_mxfp8_param_ag", "max_position_embeddings", DICTIONARY,
-    "recompute_activations", "use_rotary_position_embeddings", "ckpt_format",
-)  # fmt: skip
-
-
-@lru_cache(maxsize=1)
-def _known() -> frozenset[str]:
-    """Every flag of Megatron's parser."""
-    return frozenset(flag for row in rows() for flag in row["flags"])
-
-
-@lru_cache(maxsize=1)
-def _judged_flags() -> tuple[str, ...]:
-    """Flags on whose fields a verdict hangs."""
-    dests = {_translated(key) or destination(key) for key in FIELDS if bears(key)} | {DICTIONARY}
-    return tuple(flag for row in rows() if row["dest"] in dests for flag in row["flags"])
 
 
 def looks_like(text: str) -> bool:
     """Whether the text has flags of pretrain_gpt.py in it."""
-    return any(word.partition("=")[0] in _known() for word in re.findall(r"--[a-z][\w-]*=?", text))
+    return any(word.partition("=")[0] in known_flags() for word in re.findall(r"--[a-z][\w-]*=?", text))
 
 
 def read(text: str, folder: Path | None = None) -> list[Intake]:
@@ -70,12 +29,12 @@ def read(text: str, folder: Path | None = None) -> list[Intake]:
         script = shell.read(text)
     except ValueError as error:
         raise UnreadableError(f"This is not a shell script: {error}.") from error
-    chosen, others = _training([_Run.of(command) for command in script.commands])
+    chosen, others = _training([_Run.of(command, script.directives) for command in script.commands])
     if not chosen:
         raise UnreadableError("No training command in this text has flags of pretrain_gpt.py.")
-    intakes = [_intake(run, script, folder) for run in chosen]
+    intakes = [_intake(run, folder) for run in chosen]
     for run in others:
-        what = run.script or (run.launcher[0] if run.launcher else "")
+        what = run.started.program or (run.started.outer[0] if run.started.outer else "")
         why = f"{what} is not a training program" if what else "these flags belong to no command"
         intakes[0].notes.append(f"not judged: line {run.command.line}, {why}")
     return intakes
@@ -83,237 +42,58 @@ def read(text: str, folder: Path | None = None) -> list[Intake]:
 
 @dataclass
 class _Run:
-    """A command around its script: what starts it, and its arguments from the first flag of Megatron's parser on."""
+    """A command, what it starts, and its arguments from the first flag of Megatron's parser on."""
 
     command: shell.Command
-    launcher: list[str]
-    script: str
+    started: Launch
     words: list[str]
 
     @classmethod
-    def of(cls, command: shell.Command) -> "_Run":
-        words = command.words
+    def of(cls, command: shell.Command, directives: list[str]) -> "_Run":
+        words = [*command.outer, *command.words]
+        started = launch(words, command.variables, directives)
+        if started.program and not started.program.startswith(("-", "$")):
+            return cls(command, started, list(started.arguments))
         scripts = [i for i, word in enumerate(words) if word.endswith(".py") and not word.startswith("-")]
         first = next((i for i in scripts if "pretrain" in Path(words[i]).name), scripts[0] if scripts else None)
-        if first is not None:
-            return cls(command, [*command.outer, *words[:first]], words[first], words[first + 1 :])
-        start = next((i for i, word in enumerate(words) if word.partition("=")[0] in _known()), len(words))
-        return cls(command, [*command.outer, *words[:start]], "", words[start:])
+        start = next((i for i, word in enumerate(words) if word.partition("=")[0] in known_flags()), len(words))
+        start = start if first is None else first + 1
+        program = "" if first is None else words[first]
+        outer = tuple(words[: start if first is None else first])
+        found = Launch(program=program, outer=outer, launchers=started.launchers, ranks=started.ranks, env=started.env, inherited=started.inherited, removed=started.removed)  # fmt: skip
+        return cls(command, found, words[start:])
 
     @property
     def flagged(self) -> bool:
-        return any(word.partition("=")[0] in _known() for word in self.words)
+        return flagged(self.words)
 
-    @property
-    def trains(self) -> bool:
-        started = any(word.rpartition("/")[2] in STARTS_RANKS for word in self.launcher)
-        return not TOOL.search(self.script) and (started or bool(TRAINS.search(Path(self.script).name)))
+
+def trains(started: Launch) -> bool:
+    """Whether a program is one that trains: by its name, or because several ranks of it are started."""
+    return not TOOL.search(started.program) and (
+        started.starts_ranks or bool(TRAINS.search(Path(started.program).name))
+    )
 
 
 def _training(runs: list[_Run]) -> tuple[list[_Run], list[_Run]]:
     """(commands that train, other programs with flags of Megatron's). Flags without any program are one command."""
     runs = [run for run in runs if run.flagged]
-    scripts = [run for run in runs if run.script]
-    chosen = [run for run in scripts if run.trains] or [run for run in scripts if not TOOL.search(run.script)]
+    scripts = [run for run in runs if run.started.program]
+    chosen = [run for run in scripts if trains(run.started)] or [
+        run for run in scripts if not TOOL.search(run.started.program)
+    ]
     if scripts:
         return chosen, [run for run in runs if run not in chosen]
-    bare = [run for run in runs if not run.launcher]
+    bare = [run for run in runs if not run.started.outer]
     if bare:  # one flag a line is a list, not a script
         bare[0].words = [word for run in bare for word in run.words]
-    return [*bare[:1], *(run for run in runs if run.launcher)], []
+    return [*bare[:1], *(run for run in runs if run.started.outer)], []
 
 
-def _intake(run: _Run, script: shell.Script, folder: Path | None) -> Intake:
-    command = run.command
-    intake = Intake(kind=KIND, lines=(command.line,) if run.launcher or run.script else ())
-    given, said = _given(run.words, intake)
-    intake.env = {name: value for name, value in command.variables.items() if name.isupper()}
-    intake.notes += shell.conditions(command)
-    world = _world(run.launcher + script.directives, command.variables)
-    if world is not None:
-        intake.take("parallelism.world_size", world, f"{world} ranks started")
-    values = {row["dest"]: default(row) for row in rows()} | given
-    for key in FIELDS:
-        dest = destination(key)
-        if dest is not None:
-            _take(intake, key, dest, values, said)
-    _translate(intake, values, said)
-    _dictionary(intake, given, folder)
-    known = {destination(key) for key in FIELDS} | set(HELPERS)
-    for dest, flag in said.items():
-        if dest not in known:
-            intake.overlook(flag)
+def _intake(run: _Run, folder: Path | None) -> Intake:
+    intake = megatron_arguments.read(run.words, run.started.ranks, folder)
+    intake.lines = (run.command.line,) if run.started.outer or run.started.program else ()
+    variables = {name: value for name, value in run.command.variables.items() if name.isupper()}
+    intake.env = run.started.environment(variables)
+    intake.notes += shell.conditions(run.command)
     return intake
-
-
-def _given(words: list[str], intake: Intake) -> tuple[dict[str, Any], dict[str, str]]:
-    """Destination -> value and destination -> text, of every flag that Megatron's parser takes."""
-    taken = parser(suppress_defaults=True)
-    given: dict[str, Any] = {}
-    said: dict[str, str] = {}
-    for chunk in _chunks(words):
-        text = " ".join(chunk)
-        try:
-            found, unknown = taken.parse_known_args(chunk, argparse.Namespace())
-        except WrongFlagError as error:
-            intake.notes.append(f"not read: {text} ({error})")
-            intake.undecided |= dict.fromkeys(_keys_of(chunk[0]), text)
-            continue
-        intake.notes += [f"not known: {word}" for word in unknown if word.startswith("$")]
-        flag = chunk[0].partition("=")[0]
-        if not vars(found):
-            intake.unknown(flag, _judged_flags(), text, STOPS, PARSER)
-        for dest, value in vars(found).items():
-            given[dest] = value
-            said[dest] = " ".join(word for word in chunk if word not in unknown)
-    return given, said
-
-
-def _keys_of(flag: str) -> list[str]:
-    """The fields a flag sets, of those a verdict hangs on."""
-    name = flag.partition("=")[0]
-    dests = {row["dest"] for row in rows() if name in row["flags"]}
-    return [key for key in FIELDS if bears(key) and (_translated(key) or destination(key)) in dests]
-
-
-def _translated(key: str) -> str | None:
-    """The flag's destination of a field that several flags decide."""
-    return key.rpartition(".")[2] if key in TRANSLATED else None
-
-
-def _chunks(words: list[str]) -> Iterator[list[str]]:
-    """A flag and the words after it."""
-    chunk: list[str] = []
-    for word in words:
-        if word.startswith("--"):
-            if chunk:
-                yield chunk
-            chunk = [word]
-        elif chunk:
-            chunk.append(word)
-    if chunk:
-        yield chunk
-
-
-def _take(intake: Intake, key: str, dest: str, values: Mapping[str, Any], said: Mapping[str, str]) -> None:
-    """One field with a flag of its own. What Megatron-LM does unasked is an ask only where that leaves an overlap off."""
-    row, value = by_dest()[dest], values[dest]
-    chosen = key.startswith("comm_overlap.") and default(row) is not False
-    if dest not in said and (chosen or (FIELDS[key].default is None and not key.startswith("comm_overlap."))):
-        return
-    text = said.get(dest, f"no {row['flags'][0]}")
-    if value is None or (isinstance(value, str) and FIELDS[key].kind is not str):
-        return
-    intake.take(key, value, text)
-
-
-def _translate(intake: Intake, v: Mapping[str, Any], said: Mapping[str, str]) -> None:
-    """Fields that several flags decide, as validate_args and core_transformer_config_from_args do."""
-
-    def take(key: str, value: Any, *dests: str) -> None:
-        text = next((said[dest] for dest in dests if dest in said), f"no {by_dest()[dests[0]]['flags'][0]}")
-        intake.take(key, value, text)
-
-    take("model.activation_func", "silu" if v["swiglu"] else "gelu", "swiglu")
-    take("model.gated_linear_unit", bool(v["swiglu"]), "swiglu")
-    take("model.share_embeddings_and_output_weights", not v["untie_embeddings_and_output_weights"],
-         "untie_embeddings_and_output_weights")  # fmt: skip
-    if v["use_rotary_position_embeddings"]:
-        take("model.position_embedding_type", "rope", "use_rotary_position_embeddings")
-    take("model.num_query_groups", v["num_query_groups"] if v["group_query_attention"] else None, "num_query_groups")
-    ffn, hidden = v["ffn_hidden_size"], v["hidden_size"]
-    if ffn is None and hidden is not None and v["swiglu"]:
-        ffn = int((4 * hidden * 2 / 3) / 64) * 64  # validate_args:812
-    take("model.ffn_hidden_size", ffn, "ffn_hidden_size")
-    scope, how = v["cuda_graph_scope"] or [], v["cuda_graph_impl"]
-    if how == "none" or scope:
-        take("model.cuda_graph_scope", scope if how != "none" else [], "cuda_graph_scope")
-    else:
-        intake.overlook(f"--cuda-graph-impl {how} (a whole layer)")
-    kinds = v["cp_comm_type"] or ["p2p"]
-    if len(set(kinds)) == 1 and v["context_parallel_size"] > 1:
-        take("model.cp_comm_type", kinds[0], "cp_comm_type")
-    if v["num_experts"] is not None:
-        take("model.moe_router_load_balancing_type", _first(v["moe_router_load_balancing_type"]),
-             "moe_router_load_balancing_type")  # fmt: skip
-        take("model.moe_aux_loss_coeff", float(_first(v["moe_aux_loss_coeff"])), "moe_aux_loss_coeff")
-    if v["recompute_activations"]:
-        take("model.recompute_granularity", "selective", "recompute_activations")
-    in_fp32 = not v["grad_reduce_in_bf16"] if v["bf16"] else v["accumulate_allreduce_grads_in_fp32"]
-    take("precision.grad_reduce_in_fp32", bool(in_fp32), "grad_reduce_in_bf16", "accumulate_allreduce_grads_in_fp32")
-    for dest in ("use_distributed_optimizer", "reuse_grad_buf_for_mxfp8_param_ag"):
-        for owner in ("ddp", "optimizer"):
-            take(f"{owner}.{dest}", v[dest], dest)
-    intake.flat["model.deallocate_pipeline_outputs"] = True  # core_transformer_config_from_args:1324
-    if v["fp16"]:
-        intake.flat["ddp.check_for_nan_in_grad"] = False  # validate_args:702
-    if v["transformer_impl"] == "local":
-        take("software.transformer_engine", None, "transformer_impl")
-    chunk = v["num_layers_per_virtual_pipeline_stage"]
-    if chunk and v["num_layers"]:
-        vpp = v["num_layers"] // v["pipeline_model_parallel_size"] // chunk
-        take("parallelism.virtual_pipeline_model_parallel_size", vpp, "num_layers_per_virtual_pipeline_stage")
-    if v["tensor_model_parallel_size"] == 1 and not v["tp_comm_overlap"]:
-        intake.flat["parallelism.sequence_parallel"] = False  # validate_args:906-913
-
-
-def _first(value: Any) -> Any:
-    return value[0] if isinstance(value, list) else value
-
-
-def _dictionary(intake: Intake, given: Mapping[str, Any], folder: Path | None) -> None:
-    """The file of --tp-comm-overlap-cfg, if it is there."""
-    name = given.get(DICTIONARY)
-    if name is None:
-        return
-    file = folder / name if folder is not None else None
-    if file is None or not file.is_file():
-        intake.notes.append(f"--tp-comm-overlap-cfg {name} was not found, so the dictionary is not judged.")
-        return
-    try:
-        layers = yamls.load(file.read_text(), yaml.SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        what = yamls.describe(error) if isinstance(error, yaml.YAMLError) else str(error)
-        raise UnreadableError(f"{name} is not valid YAML: {what}.") from error
-    said = f"--tp-comm-overlap-cfg {name}"
-    if isinstance(layers, Mapping):
-        dictionary.take(intake, layers, said, PLAIN)
-        intake.flat["userbuffers.name"] = Path(name).stem
-    elif layers is not None:
-        intake.take("userbuffers.layers", layers, said)
-
-
-def _world(words: list[str], variables: Mapping[str, str]) -> int | None:
-    """Ranks: GPUs per node x nodes as the launcher is told; else WORLD_SIZE."""
-    found: dict[str, int] = {}
-    for name, pattern in LAUNCHER.items():
-        for word, after in zip(words, [*words[1:], ""], strict=False):
-            match = pattern.fullmatch(word)
-            number = match and (match[1] or after)
-            if number and number.isdigit():
-                found[name] = int(number)
-    if "gpus" in found:
-        return prod(found.values())
-    world = variables.get("WORLD_SIZE", "")
-    return int(world) if world.isdigit() else None
-
-
-def say(override: str) -> str:
-    """An override of ours in Megatron-LM's words; unchanged where it has none."""
-    about_dictionary = dictionary.say(override, "", "without --tp-comm-overlap-cfg")
-    if about_dictionary is not None:
-        return about_dictionary
-    key, _, text = override.partition("=")
-    value = yaml.safe_load(text) if text else None
-    if key == "parallelism.world_size":
-        return "any legal number of ranks" if value is None else f"{text} ranks"
-    if key.startswith("env."):
-        return f"{CONNECTIONS}={text}"
-    names = {"ddp.use_distributed_optimizer": "use_distributed_optimizer"}
-    dest = destination(key) or names.get(key)
-    if dest is None or (key in TRANSLATED and key not in names):
-        return override
-    row = by_dest()[dest]
-    if value is None or (row["action"] != "store" and bool(value) == default(row)):
-        return f"without {row['flags'][0]}"
-    return spell(row, value)

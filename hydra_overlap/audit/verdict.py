@@ -18,6 +18,7 @@ from .intake import Intake, UnreadableError, facts_of
 from .overrides import COMMAND_LINE, values
 
 WORLD = "parallelism.world_size"
+VERSIONS = ("torch", "megatron_core", "transformer_engine")
 ASKED_BY_ENVIRONMENT = {
     "launch.layernorm_sm_margin": "NVTE_FWD_LAYERNORM_SM_MARGIN",
     "launch.nccl_pp_comm_chunksize": "NCCL_P2P_NET_CHUNKSIZE",
@@ -160,9 +161,18 @@ def audit(text: str, overrides: Sequence[str] = (), *, folder: Path | None = Non
     where files it names are looked for. Several answers for a script with several training commands.
     Raises UnreadableError, GatingError for a key or an option that does not exist, OverrideError for a word that is no override.
     """
+    return concluded(_read(text, folder), [*facts_of(text), *overrides])
+
+
+def concluded(read: Iterable[tuple[Intake, Callable[[str], str]]], overrides: Sequence[str] = ()) -> Audit | Audits:
+    """The verdict on what was read. read: each with how a fix is said there. overrides: win over what was read.
+
+    Raises GatingError for a key or an option that does not exist, OverrideError for a word that is no override.
+    """
+    said = list(values(overrides))
     found: list[Audit] = []
-    for intake, say in _read(text, folder):
-        assumed = _complete(intake, [*values(facts_of(text)), *values(overrides)])
+    for intake, say in read:
+        assumed = _complete(intake, said)
         _add(found, judged(intake, say, assumed))
     return found[0] if len(found) == 1 else Audits(tuple(found))
 
@@ -206,15 +216,13 @@ def _complete(intake: Intake, said: list[tuple[str, Any]]) -> list[str]:
         intake.flat[key] = value
         intake.said[key] = COMMAND_LINE
     assumed: list[str] = []
-    if "software.torch" not in intake.flat:
-        stack = {
-            f"software.{name}": value
-            for name, value in option_files.option("software", option_files.REFERENCE_STACK).items()
-        }
-        for key, value in stack.items():
-            intake.flat.setdefault(key, value)
-        intake.flat["software.origin"] = "assumed"
-        assumed.append("software=reference")
+    missing = [name for name in VERSIONS if f"software.{name}" not in intake.flat]
+    stack = option_files.option("software", option_files.REFERENCE_STACK)
+    for name in missing:
+        intake.flat[f"software.{name}"] = stack[name]
+    intake.flat.setdefault("software.origin", "assumed" if missing else "installed")
+    whole = len(missing) == len(VERSIONS)
+    assumed += ["software=reference"] if whole else [f"software.{name}={stack[name]}" for name in missing]
     if intake.flat.get(WORLD) is None:
         flat = {key: intake.flat.get(key, leaf.default) for key, leaf in FIELDS.items()}
         smallest, batch = smallest_world(flat), flat["training.global_batch_size"]

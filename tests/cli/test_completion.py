@@ -89,7 +89,17 @@ def test_bash_gets_the_rest_of_the_word_it_has_in_hand(words, found):
 
 
 @pytest.mark.parametrize(
-    "command", [("check",), ("train",), ("doctor",), ("export", "te"), ("presets", "nearest"), ("audit", "x")]
+    "command",
+    [
+        ("check",),
+        ("train",),
+        ("doctor",),
+        ("export", "te"),
+        ("presets", "nearest"),
+        ("audit", "x"),
+        ("gate",),
+        ("record",),
+    ],
 )
 def test_every_command_that_takes_overrides_completes_them(command):
     assert offered(*command, "comm_overlap.dp.buck") == ["comm_overlap.dp.bucket_size="]

@@ -40,6 +40,11 @@ COMMANDS = [
     ("audit good.sh --platform h100", "audit", "usage error"),
     ("audit good.sh platform=h1000", "audit", "refused"),
     ("audit none.sh", "audit", "usage error"),
+    ("gate --print platform=h100 -- sh good.sh", "gate", "usage error"),
+    ("gate --print platform=h100", "gate", "usage error"),
+    ("gate --print platform=h100 -- ./" + SCRIPT.format(tp=4).strip(), "gate", "refused"),
+    ("record platform=h100 -- sh good.sh", "record", "refused"),
+    ("record platform=h100", "record", "usage error"),
     ("report .", "report", "usage error"),
     ("new bundle mine -C nowhere", "new", "usage error"),
     ("new bundle mine -C conf", "new", "ok"),
@@ -61,14 +66,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_answer_has_the_same_keys_and_says_what_the_exit_code_means(
     words: str, command: str, verdict: str
 ) -> None:
-    done = CliRunner().invoke(main, [*words.split(), "--json"])
+    own, dashes, launcher = words.partition(" -- ")
+    done = CliRunner().invoke(main, [*own.split(), "--json", *dashes.split(), *launcher.split()])
     answer = json.loads(done.stdout)
     assert list(answer) == KEYS and answer["format"] == answers.FORMAT
     assert answer["command"] in (command, command.partition(" ")[0]) and answer["verdict"] == verdict
     meant = {"accepted": 0, "ok": 0, "refused": 1, "usage error": 2}[verdict]
     assert (done.exit_code, answer["exit_code"]) == (meant, meant)
     assert (answer["result"] is None) == (
-        (meant > 0 and words.partition(" ")[0] != "audit") or verdict == "usage error" or "h1000" in words
+        (meant > 0 and words.partition(" ")[0] not in ("audit", "gate", "record"))
+        or verdict == "usage error"
+        or "h1000" in words
     )
     assert any(finding["severity"] == "error" for finding in answer["findings"]) == (meant > 0)
 
