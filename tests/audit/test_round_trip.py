@@ -39,7 +39,7 @@ def test_an_exported_plan_audits_clean_and_means_the_same(
     counted = {"accepted": 0, "refused by the target": 0}
 
     @given(request=plausible())
-    @settings(max_examples=260, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+    @settings(max_examples=130, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
     def check(request) -> None:
         try:
             resolution = resolve(request)
@@ -67,4 +67,4 @@ def test_an_exported_plan_audits_clean_and_means_the_same(
 
     check()
     print(target, counted)
-    assert counted["accepted"] >= 200
+    assert counted["accepted"] >= 100

@@ -171,8 +171,8 @@ def test_fixes_of_commands_with_random_slips_work() -> None:
         "comm_overlap/dp=overlap", "model=llama3_8b", "optimizer.lr=0.001", "ddp.check_for_nan_in_grad=true",
         "experiment=llama3_8b_8gpu_h100_bf16", "comm_overlap.tp.tp_comm_overlap=false", "model.num_layers=8",
     ]  # fmt: skip
-    tried = sum(prove([slipped(random, random.choice(good))]) for _ in range(60))
-    assert tried > 30  # most slips are understood
+    tried = sum(prove([slipped(random, random.choice(good))]) for _ in range(30))
+    assert tried > 15  # most slips are understood
 
 
 def slipped(random: Random, override: str) -> str:

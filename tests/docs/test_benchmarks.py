@@ -15,6 +15,7 @@ def output(script: str, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_cost_of_composition_is_measured_against_a_bare_hydra_app() -> None:
     told = output("compose.py", "--rounds", "2")
     assert told.count("ratios to bare Hydra of medians") == 2  # of wall time and of processor time

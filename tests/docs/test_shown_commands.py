@@ -129,7 +129,15 @@ def judge(command: Command, words: list[str]) -> None:
         assert done.exit_code == int(command.refused), f"{command}\n{done.output}"
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(commands(page))], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow if page.stem in ("planning", "sweeps") else [])
+        for page in PAGES
+        if any(commands(page))
+    ],
+    ids=lambda page: page.stem,
+)
 def test_what_a_page_shows_does_what_it_shows(page: Path, shell: Path) -> None:
     for command in commands(page):
         trains = TRAIN.match(command.line)

@@ -44,7 +44,9 @@ def judged_or_refused(build: Host, *overrides: str) -> bool:
         return refusal_in(error) is not None
 
 
-@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize(
+    "group", [pytest.param(group, marks=pytest.mark.slow if group == "comm_overlap" else []) for group in GROUPS]
+)
 def test_every_option_alone_is_judged_or_refused_with_the_way_to_a_bundle(host: Host, group: str) -> None:
     """A few presets stand for the 76: they differ in values alone."""
     chosen = options(group)

@@ -86,7 +86,7 @@ def said(command: str) -> dict:
 @each(
     "kind, start",
     [
-        *(("bundle", name) for name in option_files.options("comm_overlap")),
+        ("bundle", "tp4_h100"),
         *(("app", name) for name in ("default", "dp", "tp8_h100", "none")),
         *(("experiment", name) for name in ("llama3_8b_8gpu_h100_bf16", "llama3_70b_64gpu_h100_bf16", "qwen3_30b_a3b_16gpu_h100_bf16")),
         *(("preset", name) for name in ("bf16_h100_h8192_tp4_mbs1_seq8192", "fp8_h100_h8192_tp4_mbs1_seq8192")),
@@ -94,6 +94,16 @@ def said(command: str) -> dict:
     ids=str,
 )  # fmt: skip
 def test_what_is_written_is_accepted_by_the_command_that_is_printed(conf: Path, kind: str, start: str) -> None:
+    assert_accepted_as_it_is_written(conf, kind, start)
+
+
+@pytest.mark.slow
+@each("start", option_files.options("comm_overlap"))
+def test_a_copy_of_any_bundle_is_accepted_by_the_command_that_is_printed(conf: Path, start: str) -> None:
+    assert_accepted_as_it_is_written(conf, "bundle", start)
+
+
+def assert_accepted_as_it_is_written(conf: Path, kind: str, start: str) -> None:
     done = new(kind, f"my_{start}", "--from", start, "-C", str(conf))
     assert done.exit_code == 0, done.output
     answer = said(done.stderr.partition("To check it:")[2].strip())

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 PAGE_FAULTS = """
 import resource
 from hydra_overlap.megatron import cpu
@@ -22,6 +24,7 @@ print(faults(10), faults(10))
 """
 
 
+@pytest.mark.slow
 def test_memory_that_a_step_frees_is_there_for_the_next_one():
     """Ten rounds take 240,000 page faults with glibc's own settings, and none with these once the first are over."""
     done = subprocess.run([sys.executable, "-c", PAGE_FAULTS], capture_output=True, text=True, check=True)

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 WORDY = """
 import logging, os, sys, warnings
 from pathlib import Path
@@ -56,6 +58,7 @@ print(library_imports.load(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_has_loaded_all_may_fork(tmp_path):
     """No thread was begun, and what ranks import where they first need it is there. After a dry run it may not."""
     environment = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

@@ -87,6 +87,7 @@ def test_the_one_number_that_jobs_return_is_compared_in_the_direction_asked_for(
     assert "hydra.sweeper.direction=minimize" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_a_worker_of_joblib_that_dies_takes_no_other_job_with_it(sweeps: Sweeps) -> None:
     joblib = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     done = sweeps.run("layers=1,2,3,4", "seconds=0.2", "deeds.n2=dies", *joblib, "hydra.sweep.dir=s")
@@ -108,6 +109,7 @@ def test_a_job_of_submitit_that_dies_loses_no_result(sweeps: Sweeps) -> None:
     assert statuses(sweeps.folder / "s") == ["failed", "completed"]
 
 
+@pytest.mark.slow
 def test_joblib_never_runs_more_ranks_at_once_than_the_machine_holds(sweeps: Sweeps) -> None:
     file = sweeps.folder / "times"
     done = sweeps.run(

@@ -40,6 +40,7 @@ def test_sizes_are_those_of_megatron_cores_calculator(start, increments, step, s
     assert batches.consumed(training([start, step, samples], last, 1), 120) == batch.first + batch.size
 
 
+@pytest.mark.slow
 def test_a_run_ramps_up_and_resumes_within_the_ramp_exactly(train, tmp_path):
     saved = (f"checkpoint.save={tmp_path}/saved", "checkpoint.save_interval=3", "checkpoint.keep=9")
     whole = train(RAMP, "training.train_iters=7", *saved)

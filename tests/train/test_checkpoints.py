@@ -129,6 +129,7 @@ def test_a_checkpoint_of_another_model_is_refused_and_named(train, stopped_at):
     assert "model.num_layers=2, but 4 in the checkpoint" in run.said
 
 
+@pytest.mark.slow
 def test_a_directory_without_checkpoints_starts_anew(train, tmp_path):
     (tmp_path / "none" / "iter_0000003.partial").mkdir(parents=True)
     run = train(f"checkpoint.load={tmp_path}/none", f"checkpoint.save={tmp_path}/none")
@@ -196,6 +197,7 @@ def assert_saved_where_it_stopped(folder):
     assert record["peak_memory_gib"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1], ids=["SIGTERM", "SIGUSR1"])
 def test_a_run_asked_to_stop_saves_and_ends_with_the_code_to_requeue(training, tmp_path, signum):
     os.kill(training.pid, signum)
@@ -205,6 +207,7 @@ def test_a_run_asked_to_stop_saves_and_ends_with_the_code_to_requeue(training, t
     assert_saved_where_it_stopped(tmp_path)
 
 
+@pytest.mark.slow
 def test_ranks_whose_parent_is_killed_save_and_end(training, tmp_path):
     ranks = psutil.Process(training.pid).children()
     assert len(ranks) == 2

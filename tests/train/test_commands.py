@@ -60,6 +60,7 @@ def test_the_manifest_tells_versions_ledger_settings_and_what_was_read_back(trai
     assert manifest["readback"]["schedule"] == "no pipelining"
 
 
+@pytest.mark.slow
 def test_tp4_h100_is_judged_for_an_h100_and_rehearsed_on_four_ranks(train):
     run = train("comm_overlap=tp4_h100", "training.train_iters=5")
     assert run.code == 0, run.output
@@ -88,6 +89,7 @@ def test_published_models_rehearse_at_shrunk_dimensions(train, overrides):
     assert run.losses[-1] < run.losses[0]
 
 
+@pytest.mark.slow
 def test_joins_the_ranks_torchrun_started(train):
     torchrun = (shutil.which("torchrun", path=str(Path(sys.executable).parent)), "--standalone", "--nproc-per-node=2")
     run = train(launcher=torchrun)

@@ -24,6 +24,7 @@ LAYOUTS = {
     "dp2, replicated optimizer": ("ddp=replicated", "optimizer=adam_replicated"),
     "dp2 pp2 vpp2, gathers aligned": ("parallelism=pp2_vpp2_dp2",),
 }
+FAST = ("dp2", "tp2, sequence parallel", "pp2 vpp2, interleaved, p2p overlapped")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,11 @@ def one_rank(tmp_path_factory):
     return {}
 
 
-@pytest.mark.parametrize("overrides", LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.mark.parametrize(
+    "overrides",
+    [pytest.param(overrides, marks=[] if name in FAST else pytest.mark.slow) for name, overrides in LAYOUTS.items()],
+    ids=LAYOUTS.keys(),
+)
 @pytest.mark.xdist_group("layouts")
 def test_losses_equal_those_of_one_rank(train, one_rank, overrides):
     if not one_rank:
