@@ -153,10 +153,12 @@ def requests() -> dict[str, dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=15, help="2 or more")
     parser.add_argument("--override", default="comm_overlap=tp4_h100", help="what all compose")
     parser.add_argument("--instructions", action="store_true", help="count instructions as well; needs valgrind")
     arguments = parser.parse_args()
+    if arguments.rounds < 2:
+        parser.error("--rounds: a median with its spread needs 2 or more")
     seen: dict[str, list[tuple[float, float]]] = {name: [] for name in NAMES}
     counted: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as name:

@@ -6,9 +6,13 @@ from hypothesis import strategies as st
 
 from hydra_overlap import dotted
 
-NAMES = st.text(st.characters(exclude_characters="."), min_size=1, max_size=3)
-LEAVES = st.none() | st.integers() | st.lists(st.integers()) | st.just({})
-TREES = st.dictionaries(NAMES, st.recursive(LEAVES, lambda node: st.dictionaries(NAMES, node, min_size=1)))
+NAMES = st.text(st.characters(codec="ascii", exclude_characters=".") | st.sampled_from("é漢"), min_size=1, max_size=2)
+LEAVES = st.none() | st.integers() | st.lists(st.integers(), max_size=2) | st.just({})
+TREES = st.dictionaries(
+    NAMES,
+    st.recursive(LEAVES, lambda node: st.dictionaries(NAMES, node, min_size=1, max_size=3), max_leaves=6),
+    max_size=3,
+)
 
 
 @given(TREES)
