@@ -155,13 +155,23 @@ def families(context: Context, parameter: Parameter, incomplete: str) -> "list[C
 
 
 def pages(context: Context, parameter: Parameter, incomplete: str) -> "list[CompletionItem[str]]":
-    """Completion of what `explain` has a page for: rules, derivations and, a level of nodes at a time, fields."""
+    """Completion of what `explain` has a page for: rules, derivations, variables, groups and, a level of nodes at a time, fields.
+
+    Behind `group=` the options of that group. Flags begin with a dash, where click completes the command's own.
+    """
     from ..rules import DERIVATIONS, RULES
     from ..schema.descriptions import descriptions
+    from . import option_pages, variable_pages
+
+    group, sign, _ = incomplete.partition("=")
+    if sign:
+        return _items(_starting(incomplete, {f"{group}={name}": text for name, text in _values(group).items()}))
 
     ids = {rule.__name__: rule.title() for rule in RULES}
     ids |= {derivation.id: f"decides {derivation.key}" for derivation in DERIVATIONS}
-    return _items({**_starting(incomplete.upper(), ids), **_level(incomplete, descriptions().items())})
+    others = {**dict.fromkeys(variable_pages.names(), ""), **{f"{name}=": "" for name in option_pages.GROUPS}}
+    found = {**_starting(incomplete.upper(), ids), **_level(incomplete, descriptions().items())}
+    return _items({**found, **_starting(incomplete, others)} if incomplete else found)
 
 
 def nodes(context: Context, parameter: Parameter, incomplete: str) -> "list[CompletionItem[str]]":

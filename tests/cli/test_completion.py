@@ -147,6 +147,9 @@ def test_the_names_that_commands_take_are_offered():
     assert set(offered("explain", "")) >= {rule.__name__ for rule in RULES} | {one.id for one in DERIVATIONS}
     assert offered("explain", "tp00")[:2] == ["TP001", "TP002"]
     assert offered("explain", "comm_overlap.dp.buck") == ["comm_overlap.dp.bucket_size"]
+    assert offered("explain", "CUDA_DEVICE") == ["CUDA_DEVICE_MAX_CONNECTIONS"]
+    assert "comm_overlap=tp4_h100" in offered("explain", "comm_overlap=tp4_h")
+    assert "userbuffers=" in offered("explain", "userb")
     assert offered("rules", "--family", "t") == ["TP", "TRN"]
     assert {"model", "comm_overlap", "comm_overlap.tp"} <= set(offered("schema", ""))
     completer = ShellComplete(main, {}, "hydra-overlap", "_HYDRA_OVERLAP_COMPLETE")
