@@ -32,6 +32,7 @@ def read(words: Sequence[str], environment: Mapping[str, str], folder: Path) -> 
     started = launch(words, environment, exact=True)
     intake, say = _read(started, folder)
     intake.env = started.environment(environment)
+    intake.exact = not started.contained
     for key, (value, said) in facts(started, environment, folder).items():
         intake.take(key, value, said)
     return intake, say
@@ -47,7 +48,9 @@ def _read(started: Launch, folder: Path) -> tuple[Intake, Callable[[str], str]]:
     if not started.program:
         raise UnreadableError(f"No program is started here. {MAY_READ}")
     if megatron_arguments.flagged(started.arguments):
-        return megatron_arguments.read(started.arguments, started.ranks, folder), megatron_arguments.say
+        return megatron_arguments.read(
+            started.arguments, started.ranks, folder, started.program
+        ), megatron_arguments.say
     nested = megatron_bridge.overrides(started.arguments)
     if megatron_bridge.looks_like(nested):
         intake = megatron_bridge.read(megatron_bridge.Content(nested))

@@ -1,7 +1,7 @@
 """What a reader of a foreign configuration hands over."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from typing import Any
@@ -13,6 +13,7 @@ from ..rules import RULES
 from ..rules.cfg import CFG001
 from ..rules.trn import TrainerRule
 from ..schema.fields import FIELDS
+from ..schema.keys import FSDP
 from ..suggest import did_you_mean, nearest
 
 # Names of settings that bear on overlap, in Megatron-LM, Bridge and NeMo: named when no rule reads them.
@@ -42,7 +43,10 @@ class Intake:
     overlooked: settings that bear on overlap and that no rule reads, with what was said. ignored: how many others were
     left alone. env: variables the source sets. notes: what the reader assumed. undecided: key -> the setting as it stands
     there, whose value is not known or not usable. findings: what the source's own reader would refuse or pass over.
-    lines: of the command, in a script.
+    lines: of the command, in a script. exact: whether env is the whole environment of the run. asserts_connections: whether the
+    program asserts CUDA_DEVICE_MAX_CONNECTIONS as Megatron-LM's validate_args does. torch_fsdp: whether torch's own FSDP is
+    used, which no field of ours says. checks: what the program itself would
+    refuse, looked at when all that was said is in `flat`.
     """
 
     kind: str
@@ -55,6 +59,27 @@ class Intake:
     notes: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     lines: tuple[int, ...] = ()
+    exact: bool = False
+    asserts_connections: bool = False
+    torch_fsdp: bool = False
+    checks: list[Callable[["Intake"], Iterable[Finding]]] = field(default_factory=list)
+
+    @property
+    def tells_environment(self) -> bool:
+        """Whether what is not in `env` is worth a word: of a launch, or of a command in a script."""
+        return self.exact or bool(self.lines)
+
+    @property
+    def several_queues(self) -> str:
+        """What Megatron-LM asserts more than one hardware queue for; empty if it does not."""
+        if not self.asserts_connections:
+            return ""
+        return "--use-torch-fsdp2" if self.torch_fsdp else "--use-megatron-fsdp" if self.flat.get(FSDP) else ""
+
+    @property
+    def of_environment(self) -> str:
+        """Where the variables stand, for messages."""
+        return "environment" if self.exact else "in the source"
 
     def take(self, key: str, value: Any, said: str) -> bool:
         """Set one key, if the value is one our field can hold; else a verdict that hangs on it stays open."""

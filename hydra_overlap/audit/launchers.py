@@ -17,6 +17,8 @@ PYTHON = re.compile(r"python(\d(\.\d+)?)?|pypy3?")
 RUN_MODULES = ("torch.distributed.run", "torch.distributed.launch")
 DEEPSPEED_MODULES = ("deepspeed", "deepspeed.launcher.runner")
 ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
+CONTAINERS = frozenset({"docker", "podman", "nerdctl", "apptainer", "singularity"})
+INSIDE = re.compile(r"--container-(image|name)(=|$)")  # of srun with pyxis
 PER_NODE = "PET_NPROC_PER_NODE"  # torchrun reads each of its options from PET_...
 NODES_OF_TORCHRUN = "PET_NNODES"
 
@@ -57,6 +59,11 @@ class Launch:
         """The variables that the program gets. around: those in which the command line is called."""
         kept = around if self.inherited is None else {name: around[name] for name in self.inherited if name in around}
         return {name: value for name, value in kept.items() if name not in self.removed} | dict(self.env)
+
+    @property
+    def contained(self) -> bool:
+        """Whether it runs in a container, whose files and variables are not those around it."""
+        return bool(CONTAINERS & set(self.launchers)) or any(INSIDE.match(word) for word in self.outer)
 
     @property
     def starts_ranks(self) -> bool:

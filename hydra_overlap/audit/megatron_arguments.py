@@ -11,9 +11,10 @@ import yaml
 from ..export.megatron_lm import TRANSLATED, destination, spell
 from ..export.megatron_lm_parser import VERSION, by_dest, default, parser, rows
 from ..export.megatron_lm_parser import UnreadableError as WrongFlagError
+from ..findings import Finding, Fix, Place
 from ..rules.env import CONNECTIONS
 from ..schema.fields import FIELDS
-from . import dictionary, yamls
+from . import dictionary, megatron_checks, yamls
 from .intake import Intake, UnreadableError, bears
 from .launchers import Ranks
 
@@ -32,6 +33,7 @@ HELPERS = (
     "grad_reduce_in_bf16", "accumulate_allreduce_grads_in_fp32", "transformer_impl", "use_distributed_optimizer",
     "num_layers_per_virtual_pipeline_stage", "reuse_grad_buf_for_mxfp8_param_ag", "max_position_embeddings", DICTIONARY,
     "recompute_activations", "use_rotary_position_embeddings", "ckpt_format",
+    "use_torch_fsdp2", "deterministic_mode",
 )  # fmt: skip
 
 
@@ -53,12 +55,12 @@ def _judged_flags() -> tuple[str, ...]:
     return tuple(flag for row in rows() if row["dest"] in dests for flag in row["flags"])
 
 
-def read(words: Sequence[str], ranks: Ranks, folder: Path | None = None) -> Intake:
+def read(words: Sequence[str], ranks: Ranks, folder: Path | None = None, program: str = "") -> Intake:
     """The request in the arguments of a training program. folder: where files they name are looked for; None reads none.
 
     Raises UnreadableError.
     """
-    intake = Intake(kind=KIND)
+    intake = Intake(kind=KIND, asserts_connections=True)
     given, said = _given(list(words), intake)
     take_ranks(intake, ranks)
     values = {row["dest"]: default(row) for row in rows()} | given
@@ -67,6 +69,10 @@ def read(words: Sequence[str], ranks: Ranks, folder: Path | None = None) -> Inta
         if dest is not None:
             _take(intake, key, dest, values, said)
     _translate(intake, values, said)
+    for key, value in megatron_checks.normalised(intake.flat, values).items():
+        intake.take(key, value, "as Megatron-LM sets it")
+    intake.torch_fsdp = bool(values["use_torch_fsdp2"])
+    intake.checks.append(lambda complete: megatron_checks.checks(complete, values, said, program))
     _dictionary(intake, given, folder)
     known = {destination(key) for key in FIELDS} | set(HELPERS)
     for dest, flag in said.items():
@@ -98,12 +104,26 @@ def _given(words: list[str], intake: Intake) -> tuple[dict[str, Any], dict[str, 
             continue
         intake.notes += [f"not known: {word}" for word in unknown if word.startswith("$")]
         flag = chunk[0].partition("=")[0]
+        left = [word for word in unknown if "$" not in word and not word.startswith("--")]
+        if vars(found) and left:
+            intake.findings.append(_too_many(flag, left, text))
         if not vars(found):
             intake.unknown(flag, _judged_flags(), text, STOPS, PARSER)
         for dest, value in vars(found).items():
             given[dest] = value
             said[dest] = " ".join(word for word in chunk if word not in unknown)
     return given, said
+
+
+def _too_many(flag: str, left: list[str], text: str) -> Finding:
+    """A flag with more words after it than it takes: `--sequence-parallel True`."""
+    row = next(row for row in rows() if flag in row["flags"])
+    takes = "takes no value" if row["action"] != "store" else "takes one value"
+    return Finding(
+        rule=megatron_checks.RULE, severity="error", title="A flag has a value that it does not take", source=PARSER,
+        where=(Place(text, "", ""),), fixes=(Fix(text.removesuffix(" " + " ".join(left)), "what is read"),),
+        why=f"{flag} {takes}: Megatron-LM stops at {' '.join(left)} (unrecognized arguments).",
+    )  # fmt: skip
 
 
 def _keys_of(flag: str) -> list[str]:
@@ -132,6 +152,9 @@ def _chunks(words: list[str]) -> Iterator[list[str]]:
         yield chunk
 
 
+NO_STAGES = "num_virtual_stages_per_pipeline_rank"
+
+
 def _take(intake: Intake, key: str, dest: str, values: Mapping[str, Any], said: Mapping[str, str]) -> None:
     """One field with a flag of its own. What Megatron-LM does unasked is an ask only where that leaves an overlap off."""
     row, value = by_dest()[dest], values[dest]
@@ -139,6 +162,8 @@ def _take(intake: Intake, key: str, dest: str, values: Mapping[str, Any], said: 
     if dest not in said and (chosen or (FIELDS[key].default is None and not key.startswith("comm_overlap."))):
         return
     text = said.get(dest, f"no {row['flags'][0]}")
+    if dest == NO_STAGES and value == 1:  # Megatron-LM makes it none: validate_args:552-554
+        return
     if value is None or (isinstance(value, str) and FIELDS[key].kind is not str):
         return
     intake.take(key, value, text)
@@ -189,7 +214,8 @@ def _translate(intake: Intake, v: Mapping[str, Any], said: Mapping[str, str]) ->
     chunk = v["num_layers_per_virtual_pipeline_stage"]
     if chunk and v["num_layers"]:
         vpp = v["num_layers"] // v["pipeline_model_parallel_size"] // chunk
-        take("parallelism.virtual_pipeline_model_parallel_size", vpp, "num_layers_per_virtual_pipeline_stage")
+        if vpp != 1:
+            take("parallelism.virtual_pipeline_model_parallel_size", vpp, "num_layers_per_virtual_pipeline_stage")
     if v["tensor_model_parallel_size"] == 1 and not v["tp_comm_overlap"]:
         intake.flat["parallelism.sequence_parallel"] = False  # validate_args:906-913
 

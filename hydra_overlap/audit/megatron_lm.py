@@ -91,7 +91,7 @@ def _training(runs: list[_Run]) -> tuple[list[_Run], list[_Run]]:
 
 
 def _intake(run: _Run, folder: Path | None) -> Intake:
-    intake = megatron_arguments.read(run.words, run.started.ranks, folder)
+    intake = megatron_arguments.read(run.words, run.started.ranks, folder, run.started.program)
     intake.lines = (run.command.line,) if run.started.outer or run.started.program else ()
     variables = {name: value for name, value in run.command.variables.items() if name.isupper()}
     intake.env = run.started.environment(variables)

@@ -10,18 +10,16 @@ from typing import Any
 from ..machine import local
 from .launchers import Launch
 
-CONTAINERS = frozenset({"docker", "podman", "nerdctl", "apptainer", "singularity"})
 ELSEWHERE = frozenset(
     {"srun", "sbatch", "salloc", "mpirun", "mpiexec", "mpiexec.hydra", "prun", "ray"}
 )  # other machines
 PACKAGE_INFO = Path("megatron", "core", "package_info.py")
 NUMBERS = re.compile(r"^(?:MAJOR|MINOR|PATCH)\s*=\s*(\d+)", re.MULTILINE)
-INSIDE = re.compile(r"--container-(image|name)(=|$)")  # of srun with pyxis
 
 
 def facts(started: Launch, environment: Mapping[str, str], folder: Path) -> dict[str, tuple[Any, str]]:
     """Field -> (value, where it was found). Nothing of a container, whose contents are not those of this machine."""
-    if CONTAINERS & set(started.launchers) or any(INSIDE.match(word) for word in started.outer):
+    if started.contained:
         return {}
     found: dict[str, tuple[Any, str]] = {}
     if not ELSEWHERE & set(started.launchers) and local.gpu_names():

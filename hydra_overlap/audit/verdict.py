@@ -7,13 +7,13 @@ from typing import Any
 
 from .. import dotted, option_files
 from ..errors import GatingError
-from ..findings import Finding, Fix, Place, render
+from ..findings import Finding, Fix, render
 from ..presets.one_line import in_one_line
 from ..resolver.resolution import Resolution
 from ..resolver.resolve import resolve
-from ..rules.env import CONNECTIONS, ENV002
 from ..rules.layout import data_parallel_size, smallest_world
 from ..schema.fields import FIELDS
+from . import environment
 from .intake import Intake, UnreadableError, facts_of
 from .overrides import COMMAND_LINE, values
 
@@ -258,28 +258,13 @@ def judged(intake: Intake, say: Callable[[str], str] | None = None, assumed: Seq
 
 
 def _judge(intake: Intake, request: Mapping[str, Any]) -> tuple[Resolution | None, list[Finding]]:
+    own = [*intake.findings, *(finding for check in intake.checks for finding in check(intake))]
     try:
         resolution = resolve(request, origins=intake.said)
     except GatingError as refusal:
-        return None, [*intake.findings, *refusal.findings]
-    return resolution, [*intake.findings, *resolution.findings, *_environment(intake, resolution)]
+        return None, [*own, *refusal.findings]
+    return resolution, [*own, *resolution.findings, *environment.findings(intake, resolution)]
 
 
 def _said(fix: Fix, say: Callable[[str], str]) -> Fix:
     return replace(fix, override=" ".join(say(token) for token in fix.override.split()))
-
-
-def _environment(intake: Intake, resolution: Resolution) -> Iterable[Finding]:
-    """Variables that the source sets against the plan: refused where Megatron-LM asserts the value, else a warning."""
-    for name, needed in resolution.env.items():
-        found = intake.env.get(name)
-        if found is not None and "$" not in found and found != needed:
-            reason = next((row.reason for row in resolution.ledger if row.field == f"env.{name}"), "")
-            yield replace(
-                ENV002.contradiction(name, found, needed),
-                severity="error" if (name, needed) == (CONNECTIONS, "1") else "warning",
-                title="The environment contradicts the plan",
-                where=(Place(f"{name}={found}", "", "set in the source"),),
-                why=f"The plan needs {name}={needed}. {reason}.",
-                fixes=(Fix(f"{name}={needed}", ""),),
-            )
