@@ -88,7 +88,7 @@ def _missing(intake: Intake, resolution: Resolution) -> Iterator[Finding]:
             ENV002.contradiction(name, "", "1"),
             severity="error" if intake.exact else "warning",
             title="A variable that the run needs is not set",
-            where=(Place(name, "not set", intake.of_environment),),
+            where=(Place(name, "", f"not set in the {'environment' if intake.exact else 'source'}"),),
             why=f"The plan needs {name}=1; {here}. {STOPS[name]}",
             fixes=(Fix(f"export {name}=1", ""),),
             source=SOURCES[name],

@@ -25,6 +25,7 @@ BEARS_ON_OVERLAP = re.compile(
 
 # An audited configuration is another program's: what train.py alone needs (TRN) is not judged in it.
 JUDGED = frozenset(key for rule in RULES if not issubclass(rule, TrainerRule) for key in rule.reads)
+FACTS = ("platform.", "software.", "parallelism.world_size")  # no recipe says them
 LIKE = 0.9  # of difflib, from which on an unknown name is taken for a known one misspelt
 
 
@@ -45,7 +46,8 @@ class Intake:
     there, whose value is not known or not usable. findings: what the source's own reader would refuse or pass over.
     lines: of the command, in a script. exact: whether env is the whole environment of the run. asserts_connections: whether the
     program asserts CUDA_DEVICE_MAX_CONNECTIONS as Megatron-LM's validate_args does. torch_fsdp: whether torch's own FSDP is
-    used, which no field of ours says. checks: what the program itself would
+    used, which no field of ours says. rest_is_default: whether what is not said is
+    known to be the default; in Megatron-Bridge it is the recipe's. settle: what the program changes first, applied when all that was said is in `flat`. checks: what the program itself would
     refuse, looked at when all that was said is in `flat`.
     """
 
@@ -62,7 +64,17 @@ class Intake:
     exact: bool = False
     asserts_connections: bool = False
     torch_fsdp: bool = False
+    rest_is_default: bool = True
+    settle: Callable[["Intake"], None] | None = None
     checks: list[Callable[["Intake"], Iterable[Finding]]] = field(default_factory=list)
+
+    def open_in(self, finding: Finding) -> tuple[str, ...]:
+        """Keys that a finding hangs on and that only the recipe behind the source says."""
+        if self.rest_is_default:
+            return ()
+        keys = (place.key for place in finding.where)
+        said = (*self.said, *self.undecided)
+        return tuple(key for key in keys if key in FIELDS and key not in said and not key.startswith(FACTS))
 
     @property
     def tells_environment(self) -> bool:
@@ -92,6 +104,12 @@ class Intake:
         else:
             self.overlook(said)
         return False
+
+    def change(self, key: str, value: Any, why: str) -> None:
+        """What the program makes of a field before anything reads it. why: a note, where that was not said."""
+        if self.flat.get(key) not in (None, value):
+            self.notes.append(why)
+        self.flat[key] = value
 
     def leave(self, key: str, said: str, wanted: str = "") -> None:
         """Leave one key undecided. wanted: what it can be; empty where its value is known only where the program runs."""

@@ -11,6 +11,7 @@ from .. import dotted, option_files
 from ..export.megatron_bridge import path
 from ..export.megatron_lm import BASES
 from ..schema.fields import FIELDS
+from ..schema.keys import SP, TP
 from . import dictionary, shell, yamls
 from .intake import Intake, Unknown, bears
 
@@ -118,7 +119,7 @@ def looks_like(nested: Mapping[str, Any]) -> bool:
 
 def read(content: Content) -> Intake:
     """The request in one Megatron-Bridge file or list of overrides, which `contents` found."""
-    intake = Intake(kind=KIND, lines=content.lines, notes=list(content.notes))
+    intake = Intake(kind=KIND, lines=content.lines, notes=list(content.notes), settle=_settle, rest_is_default=False)
     nested = yamls.resolved(content.nested)
     for node, fields in nested.items():
         if node not in NODES and intake.misspelt(node, NODES, node, SKIPS, SKIPPED):
@@ -137,6 +138,13 @@ def read(content: Content) -> Intake:
     _distributed(intake)
     _experts(intake)
     return intake
+
+
+def _settle(intake: Intake) -> None:
+    """What finalize() of Bridge's model providers does: v0.4.0 to main, models/transformer_config.py (v0.6.0:176-177)."""
+    if intake.flat.get(TP) == 1 and SP in intake.said:
+        why = "Megatron-Bridge sets sequence_parallel to false where tensor_model_parallel_size is 1"
+        intake.change(SP, False, why)
 
 
 def _field(intake: Intake, place: str, value: Any) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ..findings import Finding, Fix, Place
+from ..schema.keys import SP, TP, VPP
 from . import dictionary, yamls
 from .intake import Intake, Unknown, bears
 from .megatron_bridge import preset
@@ -76,6 +78,10 @@ WHOLE: dict[str, str] = {
 """Overrides of fields that a NeMo YAML says in another way."""
 
 
+RECOMPUTED = ("activations_checkpoint_num_layers",)  # read only where a method says how: 0 is NeMo's way to say none
+CHANGES = "NVIDIA NeMo v2.0.0 nemo/collections/nlp/models/language_modeling/megatron_base_model.py _validate_and_override_config"
+
+
 def looks_like(nested: Mapping[str, Any]) -> bool:
     """Whether this is a NeMo training config: a model with its optimizer inside."""
     model = nested.get("model")
@@ -84,17 +90,19 @@ def looks_like(nested: Mapping[str, Any]) -> bool:
 
 def read(content: Mapping[str, Any]) -> Intake:
     """The request in a NeMo or MLPerf YAML. content: of the YAML, nested."""
-    intake = Intake(kind=KIND)
+    intake = Intake(kind=KIND, settle=_settle)
     nested = yamls.resolved(content)
     model: Mapping[str, Any] = nested["model"]
     trainer = nested.get("trainer") or {}
     for name, value in model.items():
         said = f"model.{name}={yamls.shown(value)}"
         if name in MODEL:
-            if value is not None:
+            if value is not None and not (name in RECOMPUTED and model.get("activations_checkpoint_method") is None):
                 intake.take(MODEL[name], value, said)
         elif name not in HANDLED and not isinstance(value, dict):
             intake.unknown(str(name), _judged(MODEL), said, UNREAD, SOURCE)
+    if model.get("fsdp") is True and model.get("ub_tp_comm_overlap") is True:
+        intake.findings.append(_lost_to_fsdp())
     _precision(intake, model, trainer.get("precision"))
     _ranks(intake, trainer)
     optim = model.get("optim")
@@ -103,6 +111,23 @@ def read(content: Mapping[str, Any]) -> Intake:
     _norm_and_activation(intake, model)
     _dictionary(intake, model.get("ub_tp_comm_overlap_cfg"))
     return intake
+
+
+def _lost_to_fsdp() -> Finding:
+    return Finding(
+        rule="NEMO", severity="error", title="Userbuffers are asked for, and NeMo switches them off with FSDP", source=CHANGES,
+        why="One line of the log says so, and the run goes on without TP overlap.",
+        where=(Place("comm_overlap.tp.tp_comm_overlap", "true", "model.ub_tp_comm_overlap=true"), Place("model.fsdp", "true", "model.fsdp=true")),
+        fixes=(Fix("model.fsdp=false", "keeps the overlap"), Fix("model.ub_tp_comm_overlap=false", "gives the overlap up")),
+    )  # fmt: skip
+
+
+def _settle(intake: Intake) -> None:
+    """What NeMo changes first, in _validate_and_override_config."""
+    if intake.flat.get(TP, 1) == 1 and SP in intake.said:
+        intake.change(SP, False, "NeMo sets sequence_parallel to false where tensor_model_parallel_size is 1")
+    if intake.flat.get(VPP) == 1:
+        intake.change(VPP, None, "NeMo sets virtual_pipeline_model_parallel_size to null where it is 1")
 
 
 def _judged(names: Mapping[str, str]) -> list[str]:

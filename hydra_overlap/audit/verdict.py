@@ -235,22 +235,33 @@ def _complete(intake: Intake, said: list[tuple[str, Any]]) -> list[str]:
 
 def judged(intake: Intake, say: Callable[[str], str] | None = None, assumed: Sequence[str] = ()) -> Audit:
     """The verdict on what was read. say: spells an override in the source's words. assumed: overrides nobody said."""
+    if intake.settle is not None:
+        intake.settle(intake)
     request = dotted.nested(intake.flat)
     undecided = tuple(key for key in intake.undecided if intake.said.get(key) != COMMAND_LINE)
     resolution, findings = (None, list(intake.findings)) if undecided else _judge(intake, request)
+    hanging = {id(finding): intake.open_in(finding) for finding in findings if finding.severity == "error"}
+    undecided += tuple(dict.fromkeys(key for keys in hanging.values() for key in keys if key not in undecided))
+    hang = [finding for finding in findings if hanging.get(id(finding))]
+    findings = [finding for finding in findings if not hanging.get(id(finding))]
+    recipes = [
+        f"{finding.rule} ({finding.title}) hangs on what the recipe says of {', '.join(hanging[id(finding)])}"
+        for finding in hang
+    ]
     if say is not None:
         findings = [replace(finding, fixes=tuple(_said(fix, say) for fix in finding.fixes)) for finding in findings]
     notes = [
         *intake.notes,
+        *recipes,
         *([f"assumed: {' '.join(assumed)}; to change this, pass other values after the file name"] if assumed else []),
     ]
     return Audit(
         kind=intake.kind,
         findings=tuple(findings),
-        resolution=None if any(finding.severity == "error" for finding in findings) else resolution,
+        resolution=None if undecided or any(finding.severity == "error" for finding in findings) else resolution,
         overlooked=tuple(intake.overlooked),
         ignored=intake.ignored,
-        notes=tuple(intake.notes if undecided else notes),
+        notes=tuple(intake.notes if undecided and not recipes else notes),
         request=request,
         undecided=undecided,
         lines=intake.lines,
