@@ -2,10 +2,7 @@
 
 import shlex
 import sys
-from importlib import metadata
 from pathlib import Path
-
-from packaging.requirements import Requirement
 
 SCRIPT = "train.py"  # at the top of the repository
 
@@ -27,6 +24,10 @@ def install(extra: str) -> str:
 
     `hydra-overlap[train]` itself only helps where pip finds this package: not on an index, but where it was installed from.
     """
+    from importlib import metadata
+
+    from packaging.requirements import Requirement
+
     try:
         declared = [Requirement(text) for text in metadata.requires("hydra-overlap") or ()]
     except metadata.PackageNotFoundError:  # imported from a folder that was never installed

@@ -2,13 +2,15 @@
 
 import os
 import re
-import socket
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .. import commands
 from ..errors import LaunchError
-from .plan import Plan, world_size
+
+if TYPE_CHECKING:
+    from .plan import Plan
 
 QUIET = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=stdout")
 
@@ -94,8 +96,10 @@ def require_single_run(job: Joined, *, sweeping: bool) -> None:
         )
 
 
-def require_same_size(plan: Plan, job: Joined) -> None:
+def require_same_size(plan: "Plan", job: Joined) -> None:
     """Raise LaunchError if the job has another number of ranks than the plan."""
+    from .plan import world_size
+
     planned = world_size(plan)
     if job.world_size != planned:
         raise LaunchError(
@@ -129,6 +133,8 @@ def _address_of_rank_0(environment: Mapping[str, str]) -> str:
     The two are one machine in a batch job. An srun on a login node is called from there, and rank 0 runs elsewhere.
     """
     name = first_node(environment["SLURM_STEP_NODELIST"])
+    import socket
+
     try:
         socket.getaddrinfo(name, None)
     except OSError:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..errors import LaunchError
-from . import heartbeat, processes, rank_tags
+from . import RANK_PLAN, heartbeat, processes, rank_tags
 from .plan import Plan, load, save, world_size
 from .processes import AskedToStop, Failure
 from .stopping import REQUEUE, Stopped, message
@@ -21,12 +21,11 @@ from .stopping import REQUEUE, Stopped, message
 STOP_TIME_S = 120  # for a last checkpoint, before ranks that were asked to stop are killed
 PARENT_S = 1.0  # between two looks at whether the parent lives
 RANKS = "ranks"  # folder of the logs of ranks, below the output directory
-PLAN_FILE = "HYDRA_OVERLAP_RANK_PLAN"  # set in ranks alone: where the plan lies
 
 
 def plan_of_this_rank() -> Plan | None:
     """The plan, in a process that `start` started; None in any other."""
-    path = os.environ.get(PLAN_FILE)
+    path = os.environ.get(RANK_PLAN)
     return load(path) if path else None
 
 
@@ -74,7 +73,7 @@ def start(plan: Plan, script: str, environment: Mapping[str, str], *, fork: bool
     script, fork = os.path.abspath(script), fork and processes.single_threaded()
     ranks: list[processes.Rank] = []
     meeting = socket.create_server(("localhost", 0))
-    with meeting, exported({**environment, PLAN_FILE: str(save(plan))}), processes.stoppable():
+    with meeting, exported({**environment, RANK_PLAN: str(save(plan))}), processes.stoppable():
         try:
             for rank in range(number):  # while this process has one thread; the watch and the store bring more
                 said = _said_to(rank, number, meeting)

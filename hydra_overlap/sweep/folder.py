@@ -26,7 +26,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from .. import commands, files
 from ..compose.overrides import quoted, task_overrides
-from ..launch.local import PLAN_FILE, RANKS
+from ..launch import RANK_PLAN
+from ..launch.local import RANKS
 from . import job
 from .errors import SweepError
 from .judge import Judged
@@ -208,7 +209,7 @@ def _plan_of(process: Path) -> list[Path]:
     """The folders of the plans that a process was begun with."""
     variables = (process / "environ").read_bytes().split(b"\0")
     pairs = [variable.decode(errors="replace").partition("=") for variable in variables]
-    return [Path(value).parent for name, _, value in pairs if name == PLAN_FILE]
+    return [Path(value).parent for name, _, value in pairs if name == RANK_PLAN]
 
 
 def _in_slurm(folder: Path) -> list[str]:

@@ -204,11 +204,12 @@ def _steps(plan: Plan, rank: int, built: Any, done: int, heart: Heart, requests:
 
 def command() -> None:
     """Run the command line in sys.argv, or, in a process that a run started as one of its ranks, be that rank."""
-    from ..launch import external, local
+    from ..launch import RANK_PLAN, external
 
-    plan_of_this_rank = local.plan_of_this_rank()
-    if plan_of_this_rank:
-        local.as_rank(train, plan_of_this_rank)
+    if os.environ.get(RANK_PLAN):
+        from ..launch import local, plan
+
+        local.as_rank(train, plan.load(os.environ[RANK_PLAN]))
     else:
         sys.argv += external.quiet_overrides()
         app.cli(main, own_nodes_only=True)

@@ -37,14 +37,19 @@ class HydraOverlapSearchPathPlugin(SearchPathPlugin):
 def _check(*, _root_: DictConfig) -> list[str]:
     from hydra_overlap.compose import option_source
 
-    if "hydra" not in _root_ or not _root_.hydra.runtime.choices:
-        return []  # in the middle of a merge
+    if _merging(_root_):
+        return []
     if ENFORCE not in sys.modules and option_source.absent(_root_):
         _root_.hydra.job._get_node("env_copy")._set_value([])  # an app that uses nothing of ours loads nothing for it
         return []
     from hydra_overlap.compose import enforce
 
     return enforce.check(_root_)
+
+
+def _merging(root: DictConfig) -> bool:
+    """Whether Hydra is still putting files together; OmegaConf asks for the value of what a file is merged into."""
+    return "hydra" not in root or not root.hydra.runtime.choices
 
 
 def _guard(*, _root_: DictConfig) -> str:
@@ -54,6 +59,8 @@ def _guard(*, _root_: DictConfig) -> str:
 
 
 def _help(*, _root_: DictConfig) -> str:
+    if _merging(_root_):
+        return ""
     from hydra_overlap.reference import hydra_help as page
 
     return page.text(_root_.hydra.runtime.choices)

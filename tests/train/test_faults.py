@@ -75,7 +75,7 @@ def kept(*args):
     for batch in batches(*args):
         taken.append(1)
         if os.environ["RANK"] == "1" and len(taken) == {call}:
-            torch.save(batch["tokens"], pathlib.Path(os.environ[local.PLAN_FILE]).with_name("tokens"))
+            torch.save(batch["tokens"], pathlib.Path(os.environ[local.RANK_PLAN]).with_name("tokens"))
         yield batch
 data._of_this_rank = kept
 """
