@@ -7,6 +7,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Where it is set, each of the many processes that a run or the tests start compiles the whole package anew: half a second.
+unexport PYTHONDONTWRITEBYTECODE
+
 # One stamp per set of packages: done again when the pins or the package's declaration change.
 $(VENV)/.train: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
