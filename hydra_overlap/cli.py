@@ -328,9 +328,9 @@ def _preset(name: str) -> "Preset":
 @of_an_app
 def export(target: str, overrides: tuple[str, ...], output: str | None, as_json: bool, primary: "Primary") -> None:
     """Export the plan of OVERRIDES for another launcher: flags, YAML, a userbuffers dictionary or a shell file."""
-    import shlex
     from pathlib import Path
 
+    from . import quoting
     from .compose.check import check as judge
     from .compose.overrides import asked_keys
     from .export import ExportError
@@ -340,7 +340,7 @@ def export(target: str, overrides: tuple[str, ...], output: str | None, as_json:
     if verdict.resolution is None:
         _refuse(verdict, as_json)
     try:
-        command = shlex.join(["hydra-overlap", "export", target, *overrides])
+        command = quoting.command(["hydra-overlap", "export", target, *overrides])
         files = write(target, verdict.resolution, command, asked=asked_keys(overrides))
     except ExportError as error:
         _refuse(error, as_json)

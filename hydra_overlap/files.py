@@ -9,12 +9,14 @@ from typing import Any
 def write_text(path: Path, text: str) -> Path:
     """Write a UTF-8 file whole, or leave what was there; -> the file. Its permissions are those of any new file.
 
+    What UTF-8 has no bytes for, as in the name of a folder that is not UTF-8 itself, is written as its escape.
+
     Written beside the file under a name of its own and renamed, so that processes, hosts and threads may write the same file
     at once: one of them comes last. Raises OSError, and then leaves nothing beside it.
     """
     draft = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     try:
-        draft.write_text(text, encoding="utf-8")
+        draft.write_text(text, encoding="utf-8", errors="backslashreplace")
         draft.replace(path)
     except BaseException:
         draft.unlink(missing_ok=True)

@@ -97,6 +97,13 @@ def yaml_value(value: Any) -> str:
     return str(value)
 
 
+def visible(text: str) -> str:
+    r"""The text on one line, with each character that would not be seen as its escape: `\n`, `\x1b`, `\u2028`, `\udcff`."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 def typable(value: Any) -> bool:
     """Whether Hydra's grammar reads `yaml_value(value)` back without quotes; blanks would part one override from the next."""
     return not isinstance(value, str) or bool(_WORD.fullmatch(value))
@@ -132,7 +139,15 @@ def wrapped(text: str, width: int) -> list[str]:
 
 
 def lines(finding: Finding, width: int = WIDTH) -> Iterator[list[Span]]:
-    """The block line by line, for `width` columns. No word is broken: what is longer than a line stands on one of its own."""
+    """The block line by line, for `width` columns. No word is broken: what is longer than a line stands on one of its own.
+
+    What would end a line or steer a terminal, such as a line break in a value, is shown as its escape.
+    """
+    for line in _lines(finding, width):
+        yield [(visible(text), kind) for text, kind in line]
+
+
+def _lines(finding: Finding, width: int) -> Iterator[list[Span]]:
     head = f"{finding.severity} {finding.rule}  "
     for index, line in enumerate(_wrapped(finding.title, width - len(head))):
         lead: list[Span] = [(f"{finding.severity} ", finding.severity), (f"{finding.rule}  ", "rule")]

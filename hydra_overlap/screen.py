@@ -1,9 +1,12 @@
 """How anything looks on a terminal: its width, its colours, findings, and rows that stack where a table has no room.
 
-Colours are rich's decision: none where output is piped, and none where NO_COLOR is set.
+Colours are rich's decision: none where output is piped, and none where NO_COLOR is set. A text is a text: `[/x]` and `:x:` in a
+path or a value mean nothing.
 """
 
+import io
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,8 +34,20 @@ def make_console(*, stderr: bool = False) -> Console:
     Where that is no terminal, it is as wide as COLUMNS says or as the terminal that reads another stream of this process
     (`| less`), and wide enough for a log file where there is none.
     """
-    console = Console(highlight=False, stderr=stderr)
-    return console if console.is_terminal else Console(highlight=False, stderr=stderr, width=_width())
+    print_all_characters()
+    console = Console(highlight=False, markup=False, emoji=False, stderr=stderr)
+    if not console.is_terminal:
+        console.width = _width()
+    return console
+
+
+def print_all_characters() -> None:
+    """From now on a character that standard output cannot encode is printed as its escape; it was a UnicodeEncodeError.
+
+    Python does so on standard error. It happens in a terminal that is not UTF-8, and with a path that is not.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _width() -> int:

@@ -12,6 +12,7 @@ from hydra_overlap.findings import Finding, Fix, Place, render
 from hydra_overlap.reference.accepted import print_accepted
 from hydra_overlap.reference.explain import explain
 from hydra_overlap.screen import PLAIN_WIDTH, Column, make_console, print_lines, print_pairs, print_rows, print_told
+from tests import hostile
 
 WIDTHS = (60, 80, 100, 140)
 PATH = "megatron/core/distributed/distributed_data_parallel_with_a_long_name.py:915-916"
@@ -144,3 +145,20 @@ def test_lines_are_printed_as_they_are_wrapped() -> None:
     console = terminal(20)
     print_lines([[("error ", "error"), ("a/long/path/that/is/not/broken", "aside")]], console)
     assert shown(console) == ["error a/long/path/that/is/not/broken"]
+
+
+def test_a_text_is_text_on_every_console_whatever_stands_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    console = make_console()
+    for text in hostile.ONE_LINE:
+        console.print(text, soft_wrap=True)
+    print_rows([Column(title="[/x]")], [[text] for text in hostile.ONE_LINE], console)
+    printed = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    expected = [text.strip() for text in hostile.ONE_LINE]
+    assert printed == [*expected, "[/x]", *expected]
+
+
+def test_a_finding_shows_what_would_end_its_line_as_an_escape() -> None:
+    finding = Finding(rule="X", severity="error", title="T", where=[Place("model.name", t) for t in hostile.ALL])  # type: ignore[arg-type]
+    lines = render(finding).splitlines()
+    assert len(lines) == 1 + len(hostile.ALL) and all(line.isprintable() for line in lines)
+    assert r"model.name=x\ntouch PWNED\n#" in render(finding)

@@ -1,6 +1,7 @@
 """What a reader of a foreign configuration hands over."""
 
 import re
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
@@ -162,4 +163,12 @@ def _holds(key: str, value: Any) -> bool:
 def facts_of(text: str) -> list[str]:
     """The overrides in the header of one of our own exports."""
     lines = (line.strip() for line in text.splitlines())
-    return [word for line in lines if line.startswith(FACTS_MARK) for word in line.removeprefix(FACTS_MARK).split()]
+    return [word for line in lines if line.startswith(FACTS_MARK) for word in _words(line.removeprefix(FACTS_MARK))]
+
+
+def _words(text: str) -> list[str]:
+    """Words as a shell reads them, which is how they were written; as they stand where somebody left a quote open."""
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return text.split()

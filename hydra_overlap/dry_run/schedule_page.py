@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
-from .. import commands, files
+from .. import commands, files, quoting
 from ..launch.plan import Plan, world_size
 from .timeline import Mark, Slot, Timeline, summary, waits_for, windows
 
@@ -70,7 +70,7 @@ def page(plan: Plan, line: Timeline, layout: str) -> str:
         data_parallel=bool(line.marks),
         svg=_drawing(line, axis, under_works=bool(settings.get("overlap_p2p_comm"))),
         command=commands.train(),
-        overrides=" ".join(plan.overrides),
+        overrides=quoting.command(plan.overrides),
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from .. import dotted
+from .. import dotted, quoting
 from .._version import __version__
 from ..errors import GatingError
 from ..findings import Finding, Fix, Place, yaml_value
@@ -82,14 +82,14 @@ def left_open(left: Collection[str], names: Mapping[str, str], *also: str) -> li
     yours = [names[key] for key in left if key in YOURS and key in names]
     switches = [names[key] for key in left if key in UPSTREAM_ON and key in names]
     lines = (
-        ["# yours to choose; the plan does not say them:", *(f"#   {name}" for name in (*yours, *also))]
+        ["# yours to choose; the plan does not say them:", *(quoting.comment(f"  {name}") for name in (*yours, *also))]
         if yours
         else []
     )
     if switches:
         lines += [
             "# left as the target has them, because the plan does not ask for them:",
-            *(f"#   {n}" for n in switches),
+            *(quoting.comment(f"  {name}") for name in switches),
         ]
     return lines
 
@@ -141,7 +141,7 @@ def common_refusals(flat: Mapping[str, Any]) -> list[Finding]:
 
 def header(target: str, command: str, flat: Mapping[str, Any], *notes: str) -> str:
     """Comment lines that open every file. target: name and version of what reads it."""
-    facts = " ".join(f"{key}={yaml_value(flat[key])}" for key in FACTS)
-    lines = [f"# For {target}. Made by hydra-overlap {__version__}.", *([f"# command: {command}"] if command else [])]
-    lines += [f"{FACTS_MARK} {facts}", *(f"# {note}" for note in notes)]
-    return "\n".join(lines) + "\n"
+    facts = quoting.command(f"{key}={yaml_value(flat[key])}" for key in FACTS)
+    said = [f"For {target}. Made by hydra-overlap {__version__}.", *([f"command: {command}"] if command else [])]
+    said += [f"{FACTS_MARK.removeprefix('# ')} {facts}", *notes]
+    return "".join(f"{quoting.comment(line)}\n" for line in said)

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 
+from .. import quoting
 from ..resolver.resolution import Resolution
 from ._base import Files, effective, header
 
@@ -12,7 +13,7 @@ def text(resolution: Resolution, command: str) -> str:
     """`export NAME=value` lines, sorted; each value is what every rank must find."""
     reasons = {row.field.removeprefix("env."): row.reason for row in resolution.ledger}
     lines = [
-        f"export {name}={value}" + (f"  # {reasons[name]}" if name in reasons else "")
+        quoting.shell_export(name, value) + (f"  {quoting.comment(reasons[name])}" if name in reasons else "")
         for name, value in sorted(resolution.env.items())
     ]
     if not lines:

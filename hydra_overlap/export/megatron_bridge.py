@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from ..findings import Finding, Fix
+from ..quoting import python_literal, python_name
 from ..resolver.resolution import Resolution
 from ..schema.fields import DEFAULTS, FIELDS
 from ._base import (
@@ -209,11 +210,11 @@ def _snippet(found: Mapping[str, dict[str, Any]], layers: Mapping[str, tuple[str
             continue
         for name, value in fields.items():
             if node == "env_vars":
-                lines.append(f"    config.env_vars[{name!r}] = {value!r}")
+                lines.append(f"    config.env_vars[{python_literal(name)}] = {python_literal(value)}")
             elif name == "activation_func":
-                lines.append(f"    config.model.activation_func = torch.nn.functional.{value}")
+                lines.append(f"    config.model.activation_func = torch.nn.functional.{python_name(value)}")
             else:
-                lines.append(f"    config.{node}.{name} = {value!r}")
+                lines.append(f"    config.{python_name(f'{node}.{name}')} = {python_literal(value)}")
     lines += _call("    config.mixed_precision = MixedPrecisionConfig", found["mixed_precision"], closed=False)
     kind = f"torch.{_dtype(found['mixed_precision'])}"
     lines += [f"        params_dtype={kind},", f"        pipeline_dtype={kind},", "    )"]
@@ -233,12 +234,12 @@ def _dtype(precision: Mapping[str, Any]) -> str:
 
 
 def _made(name: str, arguments: Mapping[str, Any]) -> str:
-    return f"{name}({', '.join(f'{argument}={value!r}' for argument, value in arguments.items())})"
+    return f"{name}({', '.join(f'{python_name(argument)}={python_literal(value)}' for argument, value in arguments.items())})"
 
 
 def _call(start: str, fields: Mapping[str, Any], *, closed: bool = True) -> list[str]:
     return [
         f"{start}(",
-        *(f"        {name}={value!r}," for name, value in fields.items()),
+        *(f"        {python_name(name)}={python_literal(value)}," for name, value in fields.items()),
         *(["    )"] if closed else []),
     ]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LaunchError
+from ..quoting import breaks_lines
 from . import external, preflight, requeue
 from .local import RankError
 from .plan import Plan, known, save, world_size
@@ -49,6 +50,7 @@ def submit(plan: Plan, run: Run) -> Any:
     from submitit.core.utils import FailedJobError
 
     wanted, folder = plan.request.launch.slurm, Path(plan.output_dir, FOLDER)
+    _require_one_line(str(folder))
     executor = submitit.SlurmExecutor(folder)
     executor.update_parameters(**parameters(plan))
     try:
@@ -69,6 +71,17 @@ def submit(plan: Plan, run: Run) -> Any:
         flush=True,
     )
     return _wait(plan, job) if wanted.wait else None
+
+
+def _require_one_line(folder: str) -> None:
+    """The batch script names the folder in comment lines; of the plan's own texts rule CFG011 has asked the same."""
+    if breaks_lines(folder):
+        raise LaunchError(
+            "The output directory's name holds a line break or another control character",
+            where=[f"hydra.run.dir={folder}"],
+            why="Slurm reads it from lines of the batch script; a line break would make a command of what follows.",
+            fixes=[("hydra.run.dir=outputs/NAME", "a name on one line")],
+        )
 
 
 def _count(number: int, what: str) -> str:

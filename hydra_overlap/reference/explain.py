@@ -2,8 +2,8 @@
 
 import inspect
 import re
-import shlex
 
+from .. import quoting
 from ..findings import yaml_value
 from ..rules import DERIVATIONS, RULES, Derivation, Rule
 from ..schema.descriptions import descriptions
@@ -94,7 +94,7 @@ def _rule(rule: type[Rule]) -> Page:
     if rule.reads:
         blocks.append(Block(label="reads", items=rule.reads))
     fixes = finding.fixes if finding else ()
-    command = shlex.join(["hydra-overlap", "check", *rule.refused]) if finding else ""
+    command = quoting.command(["hydra-overlap", "check", *rule.refused]) if finding else ""
     if finding is not None:
         blocks.append(Block(label="example", items=(command,)))
         effects = tuple(fix.effect for fix in fixes)

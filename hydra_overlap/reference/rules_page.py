@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import rules as families
-from ..findings import yaml_value
+from ..findings import visible, yaml_value
 from ..resolver.resolve import resolve
 from ..rules import DERIVATIONS, RULES, Rule
 from ..rules._base import Derivation
@@ -107,7 +107,7 @@ def _rule(rule: type[Rule]) -> Iterator[str]:
     if rule.reads:
         yield f"**Reads.** {', '.join(f'`{key}`' for key in rule.reads)}\n"
     if rule.refused:
-        yield f"**Example.** `{' '.join(rule.refused)}`\n"
+        yield f"**Example.** `{visible(' '.join(rule.refused))}`\n"
     if finding and finding.fixes:
         yield "**How to fix.**\n"
         yield from (f"- `{fix.override}`{f': {fix.effect}' if fix.effect else ''}" for fix in finding.fixes)

@@ -1,11 +1,10 @@
 """Starter files: an app, or an option of one's own in an app's configuration directory. Each composes and is judged as it stands."""
 
 import re
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import option_files
+from .. import option_files, quoting
 from ..errors import HydraOverlapError
 from ..suggest import nearest
 from . import json_schema
@@ -167,7 +166,7 @@ def write(kind: str, name: str, conf: Path, start: str | None = None) -> Written
             path.write_text(text)
     except OSError as error:
         raise ScaffoldError(f"{error.filename} cannot be written: {error.strerror or error}.") from None
-    return Written(files=tuple(texts), check=shlex.join(["hydra-overlap", "check", *made.check]))
+    return Written(files=tuple(texts), check=quoting.command(["hydra-overlap", "check", *made.check]))
 
 
 @dataclass(frozen=True)
@@ -180,7 +179,7 @@ class _Made:
 
 def _option(kind: str, name: str, conf: Path, origin: str) -> _Made:
     group = FOLDERS[kind]
-    words = {"name": name, "start": origin, "header": HEADER, "conf": shlex.quote(str(conf))}
+    words = {"name": name, "start": origin, "header": HEADER, "conf": quoting.command([str(conf)])}
     texts = {
         "bundle": lambda: BUNDLE.format(**words),
         "experiment": lambda: EXPERIMENT.format(**words),

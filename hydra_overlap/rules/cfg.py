@@ -5,10 +5,11 @@ is judged when one of them refuses.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..findings import Finding, Fix, Place, in_place, typable, yaml_value
+from ..quoting import breaks_lines
 from ..schema.fields import BELOW, CHOICES, DEFAULTS, FIELDS, LISTS, MINIMUM, VERSIONS
 from ..schema.keys import BUCKET, CORE, GPU
 from ..schema.nicknames import derived, settings
@@ -139,7 +140,21 @@ class CFG010(CfgRule):
     source = "hydra_overlap/compose/overruled.py"
 
 
-RULES: tuple[type[Rule], ...] = (CFG001, CFG002, CFG003, CFG004, CFG005, CFG006, CFG007, CFG008, CFG009, CFG010)
+class CFG011(CfgRule):
+    """A text with a line break or another control character.
+
+    Names, paths and options become words of commands, lines of batch scripts and names of files. A line break would end the
+    line they stand in. Only the commands of launch.slurm.setup may have several lines.
+    """
+
+    source = "hydra_overlap/quoting.py"
+    refused = ("model.name='tiny\x7f'",)
+
+
+RULES: tuple[type[Rule], ...] = (
+    CFG001, CFG002, CFG003, CFG004, CFG005, CFG006, CFG007, CFG008, CFG009, CFG010, CFG011,
+)  # fmt: skip
+COMMANDS = "launch.slurm.setup"  # lines of a shell, written as they are
 
 
 def judge_values(flat: dict[str, Any], origin: Any) -> Iterator[Finding]:
@@ -184,6 +199,29 @@ def judge_values(flat: dict[str, Any], origin: Any) -> Iterator[Finding]:
             if key == BUCKET:
                 why += " It counts parameters, not bytes."
             yield CFG005.refuse(key, value, origin(key), why, _default_fix(key))
+
+    yield from _judge_texts(flat, origin)
+
+
+def _judge_texts(flat: dict[str, Any], origin: Any) -> Iterator[Finding]:
+    """CFG011: a text of one line, wherever it stands in a value."""
+    for key, value in flat.items():
+        allowed = "\n\t" if key == COMMANDS else ""
+        if any(breaks_lines(text.translate(dict.fromkeys(map(ord, allowed)))) for text in _texts(value)):
+            why = f"{key} holds a line break, a control character or bytes that are not UTF-8. Write it without them."
+            yield CFG011.refuse(key, value, origin(key), why, _default_fix(key))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _texts(name)
+            yield from _texts(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _texts(item)
 
 
 def _default_fix(key: str) -> Fix:

@@ -45,7 +45,7 @@ class RunReport:
             MofNCompleteColumn(),
             BarColumn(30),
             TimeRemainingColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
         )
         self._progress = Progress(
             *columns,

@@ -10,7 +10,6 @@ import glob
 import hashlib
 import json
 import re
-import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from .. import commands, files
+from .. import commands, files, quoting
 from ..compose.overrides import quoted, task_overrides
 from ..launch import RANK_PLAN
 from ..launch.local import RANKS
@@ -107,10 +106,10 @@ def _refuse_other(folder: Path, known: Mapping[str, Any]) -> None:
     raise SweepError(
         "This folder holds another sweep",
         where=[f"hydra.sweep.dir={folder}"],
-        why=f"It was started by: {shlex.join(known.get('command') or ['?'])}",
+        why=f"It was started by: {quoting.command(known.get('command') or ['?'])}",
         fixes=[
             ("hydra.sweep.dir=OTHER", "a folder of its own"),
-            (f"hydra-overlap report {folder}", "shows what it found"),
+            (quoting.command(["hydra-overlap", "report", str(folder)]), "shows what it found"),
         ],
     )
 

@@ -2,13 +2,14 @@
 
 import io
 import logging
-import shlex
 import statistics
+import warnings
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from .. import _version, commands
+from .. import _version, commands, quoting
+from ..findings import visible
 from . import job
 from .results import MERGED, NOT_RUN, ORDER, REFUSED, Effect, Metric, Row, Table, effects
 from .words import REHEARSED, columns, figure, label, percent, ranks, says, short_key
@@ -36,7 +37,7 @@ def render(table: Table) -> str:
     return environment.get_template("page.html.jinja").render(
         table=table,
         version=_version.__version__,
-        command=shlex.join(table.definition["command"]),
+        command=quoting.command(table.definition["command"]),
         keys=[(key, short_key(key, table.keys)) for key in table.keys],
         named=any(row.name for row in table.rows),
         counts=[(status, table.counts[status]) for status in ORDER if table.counts[status]],
@@ -50,6 +51,7 @@ def render(table: Table) -> str:
         all_points=_plot_points(table),
         plots=_plots_there(),
         how_to_plot=commands.install("sweep"),
+        rewrite=quoting.command(["hydra-overlap", "report", str(table.folder)]),
         rehearsed=REHEARSED,
         ranks=ranks(table),
         refused=list(_grouped([row for row in table.rows if row.status == REFUSED])),
@@ -96,7 +98,7 @@ def _plot_points(table: Table) -> str:
     rows, metric = table.measured[:MOST_SHOWN], table.metric
     if len(rows) < 2 or metric is None or not _plots_there():
         return ""
-    labels = [label(row, table.keys) for row in rows]
+    labels = [visible(label(row, table.keys)) for row in rows]
     figure_, axes = _axes(0.62 + 0.27 * len(rows), labels)
     for place, row in enumerate(rows):
         found, spread = metric.of(row), metric.spread(row)
@@ -104,11 +106,10 @@ def _plot_points(table: Table) -> str:
         if spread:
             axes.plot(spread, (place, place), color=colour, linewidth=2, alpha=0.55, solid_capstyle="round")
         axes.plot([found], [place], "o", color=colour, markersize=6)
-    axes.set_yticks(range(len(rows)), labels)
+    axes.set_yticks(range(len(rows)), labels, parse_math=False)
     axes.invert_yaxis()
-    axes.set_xlabel(
-        f"{metric.unit or metric.name}{'; line: quartiles of its steps' if _any_spread(rows, metric) else ''}"
-    )
+    beside = "; line: quartiles of its steps" if _any_spread(rows, metric) else ""
+    axes.set_xlabel(f"{metric.unit or metric.name}{beside}", parse_math=False)
     return _svg(figure_, "points")
 
 
@@ -121,17 +122,17 @@ def _plot_effect(table: Table, rows: Sequence[Effect]) -> str:
     shown = [row for row in rows if row.values]
     if len(shown) < 2 or table.metric is None or not _plots_there():
         return ""
-    figure_, axes = _axes(0.62 + 0.36 * len(shown), [row.value for row in shown])
+    labels = [visible(row.value) for row in shown]
+    figure_, axes = _axes(0.62 + 0.36 * len(shown), labels)
     for place, row in enumerate(shown):
         axes.plot(row.values, [place] * len(row.values), "o", color=POINT, markersize=5, alpha=0.6, markeredgewidth=0)
         middle = statistics.median(row.values)
         if len(row.values) > 2:
             axes.plot([middle, middle], [place - 0.3, place + 0.3], color=INK, linewidth=1.6)
-    axes.set_yticks(range(len(shown)), [row.value for row in shown])
+    axes.set_yticks(range(len(shown)), labels, parse_math=False)
     axes.set_ylim(len(shown) - 0.5, -0.5)
-    axes.set_xlabel(
-        f"{table.metric.unit or table.metric.name}{'; bar: median' if any(len(r.values) > 2 for r in shown) else ''}"
-    )
+    beside = "; bar: median" if any(len(row.values) > 2 for row in shown) else ""
+    axes.set_xlabel(f"{table.metric.unit or table.metric.name}{beside}", parse_math=False)
     return _svg(figure_, rows[0].key)
 
 
@@ -162,7 +163,10 @@ def _svg(drawn: Any, salt: str) -> str:
     buffer = io.StringIO()
     settings = {"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif", "svg.id": None}
     known = {name: setting for name, setting in settings.items() if name in matplotlib.rcParams}
-    with matplotlib.rc_context(known):
+    with matplotlib.rc_context(known), warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "Glyph .* missing from"
+        )  # the browser's fonts draw the text, not matplotlib's
         drawn.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]

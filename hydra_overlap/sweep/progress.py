@@ -67,7 +67,7 @@ class Line:
             TextColumn("sweep"),
             MofNCompleteColumn(),
             BarColumn(30),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
         )
         with Progress(*columns, console=self._console, disable=not self._console.is_terminal, transient=True) as live:
             shown = live.add_task("", total=self._total, completed=sum(self._ended.values()))

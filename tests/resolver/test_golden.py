@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from hydra_overlap import GatingError, resolve
+from hydra_overlap.findings import visible
 from hydra_overlap.reference.examples import example
 from hydra_overlap.rules import RULES
 from hydra_overlap.schema.fields import DEFAULTS
@@ -77,7 +78,7 @@ def test_the_refusal_reads_as_recorded(name: str) -> None:
 
 
 def test_every_rule_says_on_its_example_what_is_recorded() -> None:
-    blocks = [f"{' '.join(rule.refused)}\n{found.message}" for rule in RULES if (found := example(rule))]
+    blocks = [f"{visible(' '.join(rule.refused))}\n{found.message}" for rule in RULES if (found := example(rule))]
     path, text = GOLDEN / f"{EVERY_RULE}.txt", "\n\n".join(blocks) + "\n"
     if os.environ.get("GOLDEN") == "write":
         path.write_text(text)

@@ -1,10 +1,13 @@
 """What `launch=slurm` decides before anything is queued: nodes, tasks, GPUs, and the batch script; no Slurm needed."""
 
+import dataclasses
+
 import pytest
 
 from hydra_overlap import LaunchError, check
 from hydra_overlap.launch import preflight, requeue, slurm
 from hydra_overlap.launch.slurm_layout import laid_out as layout_of
+from tests import hostile
 from tests.plans import plan_of
 
 H100 = ("launch=slurm", "platform=h100", "training.global_batch_size=64")
@@ -101,6 +104,25 @@ def test_the_batch_script_says_what_was_asked_and_nothing_else(installed, tmp_pa
     }  # fmt: skip
     assert "module load x\n" in script
     assert "--kill-on-bad-exit=1 --cpus-per-task=4 COMMAND" in script
+
+
+def test_no_value_of_a_job_becomes_a_line_of_its_batch_script(installed, tmp_path):
+    pytest.importorskip("submitit")
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    plan = layout_of(plan_of(*H100))
+    asked = {f"launch.slurm.{name}": " ".join(hostile.ONE_LINE) for name in ("partition", "account", "qos")}
+    asked["launch.slurm.options"] = [f"--comment{number}={text}" for number, text in enumerate(hostile.ONE_LINE)]
+    values = slurm.parameters(plan.with_values(asked))
+    script = _make_sbatch_string("true", tmp_path / "$(touch PWNED) 'x'", use_srun=False, **values)
+    assert all(line.startswith(("#", "export SUBMITIT_EXECUTOR", "true")) for line in script.splitlines() if line)
+    assert hostile.bash(tmp_path, script) == b""
+
+
+def test_a_folder_that_would_end_a_line_of_the_batch_script_is_refused(installed, tmp_path):
+    pytest.importorskip("submitit")
+    with pytest.raises(LaunchError, match="line break"):
+        slurm.submit(dataclasses.replace(layout_of(plan_of(*H100)), output_dir=str(tmp_path / "a\ntouch PWNED")), print)
 
 
 def test_the_time_limit_is_the_partitions_unless_it_is_asked_for(installed, tmp_path):

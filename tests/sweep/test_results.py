@@ -3,6 +3,7 @@ import io
 import json
 import re
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from rich.console import Console
 
 from hydra_overlap import files
 from hydra_overlap.cli import main
+from hydra_overlap.screen import make_console
 from hydra_overlap.sweep import job, outputs, page, results
 from hydra_overlap.sweep.folder import DEFINITION
 from hydra_overlap.sweep.results_table import print_results
 from hydra_overlap.sweep.words import REHEARSED
+from tests import hostile
 from tests.sweep.commands import Sweeps
 
 REFUSAL = "refused by 1 rule; nothing was started.\n\nerror TP001  Title <of> a rule\n  fix     parallelism=tp2"
@@ -76,6 +79,36 @@ def grid(folder: Path) -> Made:
     made.point(overlap="tp", size="small", refusal=REFUSAL)
     made.point(overlap="tp", size="big", refusal=REFUSAL)
     return made
+
+
+class Page(HTMLParser):
+    """The texts of a page; fails on what could run or load something."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        assert tag not in ("script", "img", "iframe", "object", "a", "b"), tag
+        assert not [name for name, _ in attributes if name.startswith("on") or name in ("src", "srcdoc")], attributes
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def test_what_users_chose_is_text_on_the_page_in_the_plots_and_on_the_terminal(tmp_path: Path, capsys: Any) -> None:
+    made = Made(tmp_path / "</title><script>touch()[/x]$")
+    for number, text in enumerate((*hostile.ONE_LINE, " ".join(hostile.SEVERAL_LINES))):
+        made.ran(made.point(**{"[/k]": text, "<b>": str(number % 2)}), step_ms=100.0 + number)
+    table = made.table("step_ms")
+    outputs.write(table, table.folder)
+    html = Path(table.folder, "report.html").read_text()
+    said = "".join(Page(html).texts)
+    assert all(said.count(text) >= 2 for text in hostile.ONE_LINE if " " not in text), "in a table and in a plot"
+    print_results(table, make_console())
+    printed = capsys.readouterr().out
+    assert "[/k]" in printed and all(text.strip() in printed for text in hostile.ONE_LINE if " " not in text.strip())
 
 
 def test_the_best_point_is_the_fastest_and_points_within_its_spread_are_named(tmp_path: Path) -> None:
