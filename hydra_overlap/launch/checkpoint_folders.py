@@ -1,26 +1,19 @@
-"""The directories of checkpoints, looked at before anything starts: writable, and not another run's."""
+"""The directories of checkpoints, looked at before anything starts: writable, not another run's, and whole at first sight."""
 
 import os
 from pathlib import Path
 
 from ..errors import LaunchError
+from .checkpoint_manifest import glance, told
+from .checkpoint_names import OLDER, named
 from .plan import Plan
-
-PARTIAL = ".partial"
-STATE = "state.json"
-
-
-def complete(folder: str | Path) -> list[Path]:
-    """Complete checkpoints of a directory, oldest first; empty if there is no such directory."""
-    found = [path for path in Path(folder).glob("iter_*") if path.suffix != PARTIAL and (path / STATE).is_file()]
-    return sorted(found)
 
 
 def require_checkpoint_folders(plan: Plan) -> None:
     """Raise LaunchError for a checkpoint.save that cannot be written, or is another run's, and for nothing to resume."""
     wanted = plan.request.checkpoint
     save, load = wanted.save, wanted.load
-    if load is not None and load != save and not complete(load):
+    if load is not None and load != save and not named(load):
         raise LaunchError(
             "No complete checkpoint in checkpoint.load",
             where=[f"checkpoint.load={load}"],
@@ -30,17 +23,36 @@ def require_checkpoint_folders(plan: Plan) -> None:
                 (f"checkpoint.save={load}", "starts anew and saves there"),
             ],
         )
+    if load is not None and wanted.on_damage != OLDER:
+        _require_whole(Path(load))
     if save is not None:
         _require_own(Path(save), load)
         _require_writable(Path(save))
 
 
+def _require_whole(load: Path) -> None:
+    """Names and sizes of the newest checkpoint; its content is verified by the ranks, which share that work."""
+    found = named(load)
+    wrong = glance(found[-1])[1] if found else []
+    if wrong:
+        raise LaunchError(
+            "The newest checkpoint in checkpoint.load is damaged",
+            where=[f"checkpoint.load={load}"],
+            why=f"{told(found[-1], wrong)} Training on from it would go wrong without a word.",
+            fixes=[
+                (f"checkpoint.on_damage={OLDER}", "resumes from the newest one that is whole, and says which"),
+                (f"rm -r {found[-1]}", "gives it up for good; the one before it is resumed"),
+            ],
+            source="hydra_overlap/launch/checkpoint_manifest.py",
+        )
+
+
 def _require_own(save: Path, load: str | None) -> None:
-    if complete(save) and (load is None or Path(load).resolve() != save.resolve()):
+    if named(save) and (load is None or Path(load).resolve() != save.resolve()):
         raise LaunchError(
             "checkpoint.save holds the checkpoints of another run",
             where=[f"checkpoint.save={save}"],
-            why=f"This run does not resume from {complete(save)[-1].name}, and new checkpoints replace older ones.",
+            why=f"This run does not resume from {named(save)[-1].name}, and new checkpoints replace older ones.",
             fixes=[(f"checkpoint.load={save}", "resumes from there"), ("checkpoint.save=ANOTHER", "keeps them apart")],
         )
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..errors import HydraOverlapError
-from .checkpoint_folders import complete
+from .checkpoint_names import complete
 from .plan import Plan, known
 from .stopping import REQUEUE, Stopped, message
 

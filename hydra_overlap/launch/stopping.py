@@ -5,7 +5,7 @@ from types import FrameType
 from typing import Any
 
 from ..errors import HydraOverlapError
-from .checkpoint_folders import complete
+from .checkpoint_names import complete
 from .plan import Plan
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)

@@ -1,8 +1,9 @@
-"""Distributed checkpoints: whole or not there, resumed exactly, resharded to another layout.
+"""Distributed checkpoints: whole or not there, verified before use, resumed exactly, resharded to another layout.
 
 Written with megatron.core.dist_checkpointing (torch_dist) into `iter_0000010.TOKEN.partial` and renamed once every rank is
 done: a folder `iter_*` without that ending is complete, whatever was killed when. It holds model, optimizer,
-learning-rate schedule, random states and the step; which samples come next follows from the step alone (data.py).
+learning-rate schedule, random states and the step; which samples come next follows from the step alone (data.py). Its
+manifest, written last, says what each file held (launch/checkpoint_manifest.py): a damaged one is refused and named.
 
 With checkpoint.async_save each rank forks a process that writes the state as it was at the fork while training goes on
 (megatron-core's AsyncCallsQueue). TOKEN keeps such a process, should it outlive a killed rank, out of what the next run
@@ -15,21 +16,27 @@ import random
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial as bound
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from .. import dotted
+from .._version import __version__
 from ..errors import HydraOverlapError
-from ..launch.checkpoint_folders import PARTIAL, STATE, complete
+from ..launch import checkpoint_manifest as manifests
+from ..launch.checkpoint_names import DAMAGED, MANIFEST, OLDER, PARTIAL, STATE, complete, named
 from ..launch.plan import Plan, known
+from ..machine.local import installed_software
 from .build import Built, parameters_gathered
+
+T = TypeVar("T")
 
 # Canonical parameters and optimizer states, one tensor each over all ranks: any layout can read them.
 _METADATA = {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True}
@@ -41,11 +48,19 @@ class CheckpointError(HydraOverlapError):
 
 @dataclass(frozen=True)
 class Loaded:
-    """What was resumed. step: the last one taken. resharded: whether another layout wrote it (random states start anew)."""
+    """What was resumed. step: the last one taken. resharded: whether another layout wrote it (random states start anew).
+
+    verified: its manifest; None if it was written without one. verified_s, read_s: seconds of this rank.
+    passed_over: what was said of newer ones that are damaged.
+    """
 
     folder: Path
     step: int
     resharded: bool
+    verified: manifests.Manifest | None
+    verified_s: float = 0.0
+    read_s: float = 0.0
+    passed_over: tuple[str, ...] = ()
 
 
 def due(plan: Plan, step: int, *, stopping: bool) -> bool:
@@ -125,10 +140,23 @@ def save(plan: Plan, built: Built, step: int, *, beside: bool = False) -> Any:
         _on_rank_0(lambda: _publish(plan, partial, final, step), f"{final} cannot be completed")
 
     if request is None:
+        manifests.sum_own(partial, dist.get_rank())
+        with suppress(
+            RuntimeError
+        ):  # of a rank that died by now: everything is written, and rank 0 sums what it has not
+            dist.barrier()
         complete_it()
-    else:
-        request.add_finalize_fn(complete_it)
+        return None
+    if request.async_fn is not None:
+        request = request._replace(async_fn=bound(_written_and_summed, request.async_fn, partial, dist.get_rank()))
+    request.add_finalize_fn(complete_it)
     return request
+
+
+def _written_and_summed(write: Any, folder: Path, rank: int, *args: Any, **kwargs: Any) -> None:
+    """In the process beside a rank: the checksums cost training no time either."""
+    write(*args, **kwargs)
+    manifests.sum_own(folder, rank)
 
 
 @contextmanager
@@ -144,19 +172,21 @@ def _as_ours() -> Iterator[None]:
 
 
 def resume(plan: Plan, built: Built) -> Loaded | None:
-    """Resume from the last complete checkpoint of checkpoint.load; None if there is none. Every rank calls it.
+    """Resume from the newest checkpoint of checkpoint.load once it is verified; None if there is none. Every rank calls it.
 
-    Raises CheckpointError if it holds another model.
+    Raises CheckpointError if it is damaged, unless checkpoint.on_damage=older and an older one is whole; and if it holds
+    another model.
     """
+    began = time.perf_counter()
     if plan.request.checkpoint.load is None:
         return None
-    box = [_latest(plan)] if dist.get_rank() == 0 else [None]
-    dist.broadcast_object_list(box, src=0)
-    folder = box[0]
-    if folder is None:
+    chosen = _chosen(plan)
+    if chosen is None:
         return None
+    folder, manifest, passed_over = chosen
+    verified = time.perf_counter()
     try:
-        return _read(plan, built, folder)
+        loaded = _read(plan, built, folder)
     except (CheckpointError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # damaged files raise anything; torch's CheckpointException is no Exception
@@ -164,6 +194,67 @@ def resume(plan: Plan, built: Built) -> Loaded | None:
         raise CheckpointError(
             f"{folder} cannot be read ({what}). Remove that folder to resume the one before it."
         ) from error
+    return dataclasses.replace(
+        loaded,
+        verified=manifest,
+        passed_over=passed_over,
+        verified_s=verified - began,
+        read_s=time.perf_counter() - verified,
+    )
+
+
+def _chosen(plan: Plan) -> tuple[Path, manifests.Manifest | None, tuple[str, ...]] | None:
+    """(the checkpoint to resume, its manifest, what is wrong with newer ones); None if there is none."""
+    wanted = plan.request.checkpoint
+    folders = _from_rank_0(lambda: named(known(wanted.load)))
+    passed_over: list[str] = []
+    for number, folder in reversed(list(enumerate(folders))):
+        manifest, wrong = _verified(folder)
+        if not wrong:
+            if passed_over and _same_place(wanted.load, wanted.save):
+                _on_rank_0(bound(_set_aside, folders[number + 1 :]), "A damaged checkpoint cannot be set aside")
+            return folder, manifest, tuple(passed_over)
+        passed_over.append(manifests.told(folder, wrong))
+        if wanted.on_damage != OLDER:
+            raise CheckpointError(
+                f"{passed_over[0]}\nNothing was resumed from it. checkpoint.on_damage={OLDER} resumes from the newest "
+                f"checkpoint that is whole; or restore what is damaged, or remove that folder."
+            )
+    if passed_over:
+        raise CheckpointError(
+            "\n".join(["No checkpoint is whole, so nothing was resumed:", *passed_over])
+            + "\ncheckpoint.load=null starts anew; give it another checkpoint.save."
+        )
+    return None
+
+
+def _same_place(load: str | None, save: str | None) -> bool:
+    return load is not None and save is not None and Path(load).resolve() == Path(save).resolve()
+
+
+def _set_aside(folders: list[Path]) -> None:
+    """Rename checkpoints that were passed over: new ones of those steps will be written where they lie."""
+    for folder in folders:
+        folder.rename(folder.with_name(f"{folder.name}.{secrets.token_hex(4)}{DAMAGED}"))
+
+
+def _verified(folder: Path) -> tuple[manifests.Manifest | None, list[str]]:
+    """(the manifest, what is wrong with the checkpoint). Ranks share the reading, and all get one answer."""
+    manifest, wrong = _from_rank_0(lambda: manifests.glance(folder))
+    if wrong or manifest is None:
+        return manifest, wrong
+    ranks = dist.get_world_size()
+    found: list[list[str]] = [[] for _ in range(ranks)]
+    mine = manifests.share(manifest, dist.get_rank(), ranks)
+    dist.all_gather_object(found, manifests.verify(folder, manifest, mine))
+    return manifest, [line for lines in found for line in lines]
+
+
+def _from_rank_0(look: Callable[[], T]) -> T:
+    """What rank 0 finds, on every rank."""
+    box = [look()] if dist.get_rank() == 0 else [None]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]  # type: ignore[return-value]
 
 
 def _read(plan: Plan, built: Built, folder: Path) -> Loaded:
@@ -177,6 +268,10 @@ def _read(plan: Plan, built: Built, folder: Path) -> Loaded:
     if not resharded:
         wanted["random"] = _random_object(None)
     state = dist_checkpointing.load(wanted, str(folder))
+    if state["step"] != saved["step"]:  # of files that no manifest lists
+        raise CheckpointError(
+            f"{folder} mixes two checkpoints: {STATE} says step {saved['step']}, common.pt {state['step']}."
+        )
     for index, chunk in enumerate(built.model):
         chunk.module.load_state_dict(state[_chunk_key(built, index)])
     with _adam_step_kept(built.optimizer), _asked_rates_kept(built.optimizer):
@@ -184,7 +279,7 @@ def _read(plan: Plan, built: Built, folder: Path) -> Loaded:
     built.scheduler.load_state_dict(state["scheduler"])
     if not resharded:
         _set_random_states(state["random"])
-    return Loaded(folder=folder, step=int(state["step"]), resharded=resharded)
+    return Loaded(folder=folder, step=int(state["step"]), resharded=resharded, verified=None)
 
 
 _ASKED = ("max_lr", "min_lr", "betas", "eps")  # of a parameter group; weight decay is the scheduler's
@@ -294,11 +389,6 @@ def _require_same(plan: Plan, saved: dict[str, Any], folder: Path) -> None:
         raise CheckpointError(f"{folder} does not fit this plan:\n  " + "\n  ".join(lines))
 
 
-def _latest(plan: Plan) -> Path | None:
-    found = complete(known(plan.request.checkpoint.load))
-    return found[-1] if found else None
-
-
 def _empty(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -306,12 +396,13 @@ def _empty(folder: Path) -> None:
 
 def _publish(plan: Plan, partial: Path, final: Path, step: int) -> None:
     """The moment a checkpoint becomes one; older ones beyond `keep`, and leftovers of killed runs, go."""
-    (partial / STATE).write_text(
-        json.dumps({"step": step, "layout": _layout(plan), "identity": _identity(plan)}, indent=1)
-    )
+    facts = {"step": step, "layout": _layout(plan), "identity": _identity(plan)}
+    # What earlier releases read; that it names the manifest tells a lost one from one that was never written.
+    (partial / STATE).write_text(json.dumps({**facts, "manifest": MANIFEST}, indent=1))
+    manifests.seal(partial, {**facts, "versions": {"hydra_overlap": __version__, **installed_software()}})
     partial.rename(final)  # fails if `final` is there: launch/checkpoint_folders.py has seen to it that it is not
     for old in complete(final.parent)[: -plan.request.checkpoint.keep]:
-        shutil.rmtree(old)
+        old.rename(old.with_name(f"{old.name}.{secrets.token_hex(4)}{PARTIAL}"))  # half removed, it is none
     for leftover in final.parent.glob(f"iter_*{PARTIAL}"):
         shutil.rmtree(leftover, ignore_errors=True)
 
@@ -362,9 +453,23 @@ def _random_object(states: Any) -> Any:
 
 
 def describe(plan: Plan, resumed: Loaded | None, console: Any) -> None:
-    """One line on what was resumed."""
+    """What was resumed, and whether its files were what had been written."""
     if resumed is not None:
+        for line in resumed.passed_over:
+            console.print(f"passed over: {line}", soft_wrap=True, markup=False)
         other = "; written in another layout, so random states start anew" if resumed.resharded else ""
-        console.print(f"resumed after step {resumed.step} from {resumed.folder}{other}", soft_wrap=True)
+        console.print(f"resumed after step {resumed.step} from {resumed.folder}{other}", soft_wrap=True, markup=False)
+        console.print(_verification(resumed), soft_wrap=True, markup=False)
     elif plan.request.checkpoint.load is not None:
-        console.print(f"no complete checkpoint in {plan.request.checkpoint.load}; starting anew", soft_wrap=True)
+        console.print(
+            f"no complete checkpoint in {plan.request.checkpoint.load}; starting anew", soft_wrap=True, markup=False
+        )
+
+
+def _verification(resumed: Loaded) -> str:
+    if resumed.verified is None:
+        return f"its files could not be verified: it has no {MANIFEST}, as an older release wrote it"
+    number, size = len(resumed.verified.files), resumed.verified.size / 2**20
+    return (
+        f"its {number} files, {size:,.1f} MiB, verified in {resumed.verified_s:.2f} s, read in {resumed.read_s:.2f} s"
+    )

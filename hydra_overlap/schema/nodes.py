@@ -443,6 +443,8 @@ class Checkpoint(_Node):
     """Number of newest checkpoints to keep."""
     async_save: bool = False
     """Write checkpoints in separate processes while training continues; an interrupted one never counts as complete."""
+    on_damage: str = choice("refuse", "older", default="refuse")
+    """What happens if the newest checkpoint is damaged: refuse, or resume from the newest one that is whole (older)."""
 
 
 @dataclass(init=False, repr=False, eq=False)

@@ -8,7 +8,7 @@ Left out is what changes no number of a run:
 
 - labels: model.name, software.origin; of `userbuffers` its name, source and what it was tuned for
 - `gating`: the mode says how a request is judged, and what came of it is hashed
-- where things are kept: checkpoint.save, .save_interval, .keep, .async_save; data.cache_dir; training.log_interval, launch.loggers
+- where things are kept: checkpoint.save, .save_interval, .keep, .async_save, .on_damage; data.cache_dir; training.log_interval, launch.loggers
 - how the machine is filled, and by whom: launch.max_ranks, .distributed_timeout_minutes, .slurm, .trainer
 - Hydra's own node, and with it the number and the folder of a job
 
@@ -38,7 +38,7 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
     "model": ("name",),
     "software": ("origin",),
     "training": ("log_interval",),
-    "checkpoint": ("save", "save_interval", "keep", "async_save"),
+    "checkpoint": ("save", "save_interval", "keep", "async_save", "on_damage"),
     "data": ("cache_dir",),
     "launch": (
         *("trainer", "max_ranks", "distributed_timeout_minutes", "loggers", "slurm"),

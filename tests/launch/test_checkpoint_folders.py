@@ -3,7 +3,8 @@
 import pytest
 
 from hydra_overlap import LaunchError
-from hydra_overlap.launch.checkpoint_folders import STATE, complete, require_checkpoint_folders
+from hydra_overlap.launch.checkpoint_folders import require_checkpoint_folders
+from hydra_overlap.launch.checkpoint_names import STATE, complete
 from tests.plans import plan_of
 
 
@@ -12,7 +13,7 @@ def used(tmp_path):
     """A directory with one complete checkpoint."""
     folder = tmp_path / "used" / "iter_0000004"
     folder.mkdir(parents=True)
-    (folder / STATE).write_text("{}")
+    (folder / STATE).write_text('{"step": 4}')
     return folder.parent
 
 
@@ -51,3 +52,18 @@ def test_refuses_a_directory_that_cannot_be_written_before_the_first_step(tmp_pa
     (tmp_path / "file").write_text("")
     with pytest.raises(LaunchError, match=r"checkpoint\.save cannot be written"):
         look(f"checkpoint.save={tmp_path}/file/x")
+
+
+def test_refuses_a_newest_checkpoint_that_lacks_its_manifest_before_anything_starts_unless_an_older_one_will_do(used):
+    (used / "iter_0000008").mkdir()
+    with pytest.raises(LaunchError, match=r"checkpoint\.load is damaged") as refusal:
+        look(f"checkpoint.load={used}")
+    assert "manifest.json is missing" in str(refusal.value) and "checkpoint.on_damage=older" in str(refusal.value)
+    look(f"checkpoint.load={used}", "checkpoint.on_damage=older")
+
+
+def test_copies_under_other_names_are_no_checkpoints_and_steps_are_numbers(used):
+    for name in ("iter_0000004_bak", "iter_0000009.0a1b.damaged", "iter_12", "iter_10000000"):
+        (used / name).mkdir()
+        (used / name / STATE).write_text("{}")
+    assert [path.name for path in complete(used)] == ["iter_0000004", "iter_10000000"]

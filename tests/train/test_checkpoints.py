@@ -11,7 +11,9 @@ import time
 import psutil
 import pytest
 
+from hydra_overlap.launch import checkpoint_manifest as manifests
 from hydra_overlap.launch import local, preflight, stopping
+from hydra_overlap.launch.checkpoint_names import MANIFEST
 from hydra_overlap.megatron import checkpoint, rehearsal
 from tests import warm
 from tests.plans import plan_of
@@ -70,7 +72,7 @@ def test_a_resumed_run_goes_on_exactly(train, stopped_at, overrides):
     losses, folder = stopped_at(*overrides)
     run = train(f"checkpoint.load={folder}", f"training.train_iters={STEPS}", *overrides)
     assert run.code == 0, run.output
-    assert f"resumed after step {STOP} from {folder}" in run.said
+    assert f"resumed after step {STOP} from {folder}" in run.said and "MiB, verified in" in run.said
     assert run.losses == losses[STOP:]
 
 
@@ -110,14 +112,113 @@ def test_the_rate_asked_for_holds_whatever_the_checkpoint_was_written_with(train
     assert [step["learning_rate"] for step in run.steps] == pytest.approx([1e-4] * (STEPS - STOP))
 
 
+def flip(path, _):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def zero(path, _):
+    content = path.read_bytes()
+    middle = len(content) // 2
+    path.write_bytes(content[:middle] + bytes(min(512, len(content) - middle)) + content[middle + 512 :])
+
+
+def truncate(path, _):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def append(path, _):
+    path.write_bytes(path.read_bytes() + b"x")
+
+
+def swap(path, older):
+    path.write_bytes((older / path.name).read_bytes())
+
+
+def delete(path, _):
+    path.unlink()
+
+
+DAMAGES = (flip, zero, truncate, append, swap, delete)
+
+
+def wrong_with(folder):
+    """What all ranks together find wrong with a checkpoint."""
+    manifest, wrong = manifests.glance(folder)
+    if wrong or manifest is None:
+        return wrong
+    return [line for rank in (0, 1) for line in manifests.verify(folder, manifest, manifests.share(manifest, rank, 2))]
+
+
+@pytest.mark.xdist_group("checkpoints")
+def test_every_damage_of_every_file_is_found_and_named(run_once, tmp_path):
+    _, saved = run_once("parallelism=dp2")
+    older, newest = (saved / f"iter_{step:07d}" for step in (STOP, STEPS))
+    assert wrong_with(older) == wrong_with(newest) == []
+    names = sorted(path.relative_to(newest).as_posix() for path in newest.rglob("*") if path.is_file())
+    assert {MANIFEST, checkpoint.STATE, "common.pt", ".metadata", "metadata.json"} < set(names)
+    assert len([name for name in names if name.endswith(".distcp")]) >= 2
+    unseen = []
+    for name in names:
+        for damage in DAMAGES:
+            here = tmp_path / f"{name.replace('/', '_')}_{damage.__name__}" / newest.name
+            shutil.copytree(newest, here, copy_function=os.link)
+            content = (here / name).read_bytes()
+            (here / name).unlink()  # the link: the original stays
+            (here / name).write_bytes(content)
+            damage(here / name, older)
+            damaged = not (here / name).is_file() or (here / name).read_bytes() != content
+            said = " ".join(wrong_with(here))
+            if (name not in said) == damaged:
+                unseen.append(f"{damage.__name__} {name}: {said or 'nothing'}")
+            shutil.rmtree(here.parent)
+    assert not unseen
+    assert wrong_with(newest) == []
+
+
+@pytest.mark.xdist_group("checkpoints")
+def test_a_renamed_checkpoint_is_refused_and_a_copy_under_another_name_is_none(run_once, tmp_path):
+    _, saved = run_once("parallelism=dp2")
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(saved, folder)
+    newest = folder / f"iter_{STEPS:07d}"
+    shutil.copytree(newest, folder / f"{newest.name}_bak")
+    assert checkpoint.named(folder)[-1] == newest
+    later = newest.rename(folder / "iter_0000099")
+    (said,) = wrong_with(later)
+    assert said.startswith(f"manifest.json is of step {STEPS}, so this folder was renamed")
+
+
+@pytest.mark.xdist_group("checkpoints")
+def test_a_checkpoint_of_a_release_without_manifests_is_resumed_and_said_to_be_unverified(train, stopped_at):
+    losses, folder = stopped_at("parallelism=dp2")
+    (folder / f"iter_{STOP:07d}" / MANIFEST).unlink()
+    state = folder / f"iter_{STOP:07d}" / checkpoint.STATE
+    state.write_text(json.dumps({k: v for k, v in json.loads(state.read_text()).items() if k != "manifest"}))
+    run = train(f"checkpoint.load={folder}", f"training.train_iters={STEPS}")
+    assert run.code == 0, run.output
+    assert "its files could not be verified" in run.said and run.losses == losses[STOP:]
+
+
 @pytest.mark.slow
 @pytest.mark.xdist_group("checkpoints")
-def test_a_damaged_checkpoint_is_named(train, stopped_at):
-    _, folder = stopped_at("parallelism=dp2")
-    for file in (folder / f"iter_{STOP:07d}").glob("*.distcp"):
-        file.write_bytes(b"")
-    run = train(f"checkpoint.load={folder}")
-    assert run.code == 1 and f"iter_{STOP:07d} cannot be read" in run.said
+def test_a_flipped_byte_is_refused_by_name_or_the_newest_whole_checkpoint_is_resumed(train, run_once, tmp_path):
+    losses, saved = run_once("parallelism=dp2")
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(saved, folder)
+    newest = folder / f"iter_{STEPS:07d}"
+    flip(newest / "__1_0.distcp", None)
+    asked = (f"checkpoint.load={folder}", f"checkpoint.save={folder}", f"training.train_iters={STEPS}")
+    refused = train(*asked)
+    assert refused.code == 1 and "Traceback" not in refused.output
+    assert f"{newest} is damaged: __1_0.distcp has other content than was written" in refused.said
+    assert "checkpoint.on_damage=older" in refused.said and not (refused.folder / "metrics.jsonl").exists()
+    run = train(*asked, "checkpoint.on_damage=older")
+    assert run.code == 0, run.output
+    assert f"passed over: {newest} is damaged" in run.said and f"resumed after step {STOP}" in run.said
+    assert run.losses == losses[STOP:] and wrong_with(newest) == []
+    assert [path.name.rpartition(".")[2] for path in folder.glob("*.damaged")] == ["damaged"]
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-from hydra_overlap.launch import checkpoint_folders, local, preflight
+from hydra_overlap.launch import checkpoint_names, local, preflight
 from hydra_overlap.launch import plan as plans
 from hydra_overlap.megatron import rehearsal
 from tests import needs, ranks
@@ -217,6 +217,6 @@ def test_a_rank_killed_while_its_checkpoint_is_written_beside_it_leaves_the_one_
     script.write_text("from hydra_overlap.megatron import cpu\ncpu.install()\n" + CUT_OFF.format(root=str(ROOT)))
     with pytest.raises(local.RankError, match=r"Rank 1 failed first \(signal 9\)"):
         local.start(rehearsal.rehearse(plan), str(script), preflight.rank_environment(plan, 2))
-    assert [path.name for path in checkpoint_folders.complete(folder)] == ["iter_0000002"]
+    assert [path.name for path in checkpoint_names.complete(folder)] == ["iter_0000002"]
     left = [process for process in psutil.process_iter(["cmdline"]) if str(script) in (process.info["cmdline"] or [])]
     assert not left
