@@ -91,6 +91,9 @@ REST: dict[str, st.SearchStrategy[Any]] = {
     "model.vocab_size": st.sampled_from([None, 384, 128256]),
     "model.num_layers_in_first_pipeline_stage": st.sampled_from([None, None, 2, 3]),
     "model.num_layers_in_last_pipeline_stage": st.sampled_from([None, None, 2]),
+    "model.pipeline_model_parallel_layout": st.sampled_from(
+        [None, None, None, "Et*7|t*5L", "Et|(t|)*6tL", "Et*3|(tt|)*2tL", "EtmL", "Et*79|t|||L", "Ex"]
+    ),
     "model.account_for_embedding_in_pipeline_split": st.sampled_from([False, False, True]),
     "model.account_for_loss_in_pipeline_split": st.sampled_from([False, False, True]),
     "launch.layernorm_sm_margin": st.sampled_from([None, 16]),

@@ -14,7 +14,7 @@ from ..export.megatron_lm_parser import UnreadableError as WrongFlagError
 from ..findings import Finding, Fix, Place
 from ..rules.env import CONNECTIONS
 from ..schema.fields import FIELDS
-from . import dictionary, megatron_checks, yamls
+from . import dictionary, megatron_checks, model_chunks, yamls
 from .intake import Intake, UnreadableError, bears
 from .launchers import Ranks
 
@@ -152,9 +152,6 @@ def _chunks(words: list[str]) -> Iterator[list[str]]:
         yield chunk
 
 
-NO_STAGES = "num_virtual_stages_per_pipeline_rank"
-
-
 def _take(intake: Intake, key: str, dest: str, values: Mapping[str, Any], said: Mapping[str, str]) -> None:
     """One field with a flag of its own. What Megatron-LM does unasked is an ask only where that leaves an overlap off."""
     row, value = by_dest()[dest], values[dest]
@@ -162,8 +159,6 @@ def _take(intake: Intake, key: str, dest: str, values: Mapping[str, Any], said: 
     if dest not in said and (chosen or (FIELDS[key].default is None and not key.startswith("comm_overlap."))):
         return
     text = said.get(dest, f"no {row['flags'][0]}")
-    if dest == NO_STAGES and value == 1:  # Megatron-LM makes it none: validate_args:552-554
-        return
     if value is None or (isinstance(value, str) and FIELDS[key].kind is not str):
         return
     intake.take(key, value, text)
@@ -211,11 +206,7 @@ def _translate(intake: Intake, v: Mapping[str, Any], said: Mapping[str, str]) ->
         intake.flat["ddp.check_for_nan_in_grad"] = False  # validate_args:702
     if v["transformer_impl"] == "local":
         take("software.transformer_engine", None, "transformer_impl")
-    chunk = v["num_layers_per_virtual_pipeline_stage"]
-    if chunk and v["num_layers"]:
-        vpp = v["num_layers"] // v["pipeline_model_parallel_size"] // chunk
-        if vpp != 1:
-            take("parallelism.virtual_pipeline_model_parallel_size", vpp, "num_layers_per_virtual_pipeline_stage")
+    model_chunks.take(intake, v, said)
     if v["tensor_model_parallel_size"] == 1 and not v["tp_comm_overlap"]:
         intake.flat["parallelism.sequence_parallel"] = False  # validate_args:906-913
 

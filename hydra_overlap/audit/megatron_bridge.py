@@ -10,8 +10,9 @@ import yaml
 from .. import dotted, option_files
 from ..export.megatron_bridge import path
 from ..export.megatron_lm import BASES
+from ..rules.pipeline_layout import LayoutError, text_of
 from ..schema.fields import FIELDS
-from ..schema.keys import SP, TP
+from ..schema.keys import PIPELINE_LAYOUT, SP, TP
 from . import dictionary, shell, yamls
 from .intake import Intake, Unknown, bears
 
@@ -155,10 +156,20 @@ def _field(intake: Intake, place: str, value: Any) -> None:
         _dictionary(intake, value, said)
         return
     key = PLACES.get(place)
+    if key == PIPELINE_LAYOUT:
+        value = _layout(value)
     if key is None:
         intake.unknown(place, () if place.rpartition(".")[2] in NAMES else _siblings(place), said, SKIPS, SKIPPED)
     elif value is not None or place in ("comm_overlap.tp_comm_bootstrap_backend",):
         intake.take(key, _number(value, FIELDS[key].kind), said)
+
+
+def _layout(value: Any) -> Any:
+    """A pipeline layout as one text: recipes write it as a list of stages, too."""
+    if isinstance(value, list) and all(isinstance(stage, list) for stage in value):
+        with suppress(LayoutError):
+            return text_of(value)
+    return value
 
 
 def _siblings(place: str) -> list[str]:

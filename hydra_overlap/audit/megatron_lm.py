@@ -1,9 +1,11 @@
 """A Megatron-LM command line or launch script, as text -> the arguments of its training commands."""
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..export._base import FACTS_MARK
 from . import megatron_arguments, shell
 from .intake import Intake, UnreadableError
 from .launchers import Launch, launch
@@ -26,7 +28,7 @@ def read(text: str, folder: Path | None = None) -> list[Intake]:
     Raises UnreadableError.
     """
     try:
-        script = shell.read(text)
+        script = shell.read(_typed(text))
     except ValueError as error:
         raise UnreadableError(f"This is not a shell script: {error}.") from error
     chosen, others = _training([_Run.of(command, script.directives) for command in script.commands])
@@ -38,6 +40,14 @@ def read(text: str, folder: Path | None = None) -> list[Intake]:
         why = f"{what} is not a training program" if what else "these flags belong to no command"
         intakes[0].notes.append(f"not judged: line {run.command.line}, {why}")
     return intakes
+
+
+def _typed(text: str) -> str:
+    """The text as one would type it: our own exports list flags for `$(...)`, after which a shell looks for no `|` and no `(`."""
+    if FACTS_MARK not in text:
+        return text
+    listed = (shlex.join(line.split()) if line.startswith("--") else line for line in text.splitlines())
+    return "\n".join(listed)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from ..resolver.resolution import Resolution
 from ..resolver.resolve import resolve
 from ..rules.layout import interleaved
 from ..schema.fields import DEFAULTS, FIELDS
-from ..schema.keys import CP, PP, TP, VPP
+from ..schema.keys import CP, PIPELINE_LAYOUT, PP, TP, VPP
 from ._base import (
     UNSAID,
     ExportError,
@@ -83,7 +83,8 @@ def irrelevant(key: str, c: Mapping[str, Any]) -> bool:
     return {
         "overlap_p2p_comm": not interleaved(c),  # validate_args:585 switches it off
         "microbatch_group_size_per_vp_stage": not interleaved(c),
-        "virtual_pipeline_model_parallel_size": not interleaved(c),
+        # validate_args:505-515 takes no more than one of the two flags.
+        "virtual_pipeline_model_parallel_size": not interleaved(c) or c[PIPELINE_LAYOUT] is not None,
         "align_param_gather": not (interleaved(c) and c["comm_overlap.dp.overlap_param_gather"]),
         "bucket_size": not c["comm_overlap.dp.overlap_grad_reduce"] or c["ddp.use_megatron_fsdp"],  # training.py:1321
         "wgrad_deferral_limit": not c["comm_overlap.pp.defer_embedding_wgrad_compute"],
@@ -225,6 +226,8 @@ def spell(row: Mapping[str, Any], value: Any) -> str:
             return ""
         negated = row["action"] == "optional_bool" and not value
         return next(flag for flag in row["flags"] if flag.startswith("--no-") or not negated)
+    if value == []:  # a flag of names takes at least one; an empty list is what holds without it
+        return ""
     parts = value if isinstance(value, list) else [value]
     return " ".join([row["flags"][0], *(str(part) for part in parts)])
 

@@ -15,6 +15,7 @@ from ..findings import Finding, Place, yaml_value
 from ..rules._base import Origin
 from ..rules.env import ENV001, launch_environment
 from ..rules.layout import data_parallel_size, model_ranks, smallest_world
+from ..rules.pipeline_layout import virtual_size
 from ..schema.keys import (
     ALIGN_GATHER,
     BATCH_P2P,
@@ -73,6 +74,9 @@ def resolve(flat: dict[str, Any], origin: Origin) -> Resolution:
     request = dotted.nested(flat)
     if flat[WORLD] is None:
         flat[WORLD] = request["parallelism"]["world_size"] = smallest_world(flat)
+    if flat[VPP] is None:  # TransformerConfig takes it from the layout before Bridge looks at it
+        flat[VPP] = virtual_size(flat)
+        dotted.put(request, VPP, flat[VPP])
     user = {name: flat[key] for name, key in USER_KEYS.items()}
     if flat[WORLD] % model_ranks(flat):
         title = "world_size is not a multiple of TP x PP x CP"

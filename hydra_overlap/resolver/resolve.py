@@ -14,7 +14,7 @@ from ..rules.cfg import CfgRule
 from ..rules.dp import BASES
 from ..rules.env import EnvValue, launch_environment
 from ..schema.fields import DEFAULTS, VERSIONS
-from ..schema.keys import WORLD
+from ..schema.keys import VPP, WORLD
 from ..schema.targets import DDP_FIELDS, LEDGER_KEYS, OPTIMIZER_FIELDS, TRANSFORMER_FIELDS
 from . import bridge_mode
 from .fixes import Refused, proven
@@ -101,8 +101,10 @@ def _complete(request: Mapping[str, Any]) -> _Complete:
 def _derive(flat: dict[str, Any]) -> Iterator[Derivation]:
     """Decide every null of a request, in place; -> each derivation that did, before the next one does."""
     for derivation in DERIVATIONS:
-        if flat[derivation.key] is None:
-            flat[derivation.key] = derivation.value(flat)
+        if flat[derivation.key] is not None:
+            continue
+        value = flat[derivation.key] = derivation.value(flat)
+        if value is not None or derivation.key in LEDGER_KEYS:  # VPP mostly stays null: nobody decided that
             yield derivation
 
 
@@ -125,7 +127,8 @@ def _resolve_strict(request: dict[str, Any], origins: Mapping[str, str]) -> Reso
 
     environment = launch_environment(flat)
     answered = dotted.nested(request)
-    answered["parallelism"]["world_size"] = flat[WORLD]
+    for key in (WORLD, VPP):
+        dotted.put(answered, key, flat[key])
     on = flat["comm_overlap.tp.tp_comm_overlap"]
     return Resolution(
         gating="strict",

@@ -48,7 +48,7 @@ from ..schema.keys import (
 from ._base import GIVES_UP, KEEPS, Config, Derivation, Rule
 from .advisories import ADV001
 from .layout import (
-    UNEVEN,
+    SPLIT,
     bucketed_parameters,
     data_parallel_size,
     divisor_below,
@@ -62,7 +62,7 @@ MCORE = "megatron-core core_v0.16.1 megatron/core/"
 ARGUMENTS = "megatron-core core_v0.16.1 megatron/training/arguments.py:"
 LAYOUT = (WORLD, TP, PP)
 CHUNK = (
-    NUM_LAYERS, *UNEVEN, PP, VPP, TP, EP, ETP, WORLD, HIDDEN, HEADS, KV_CHANNELS,
+    NUM_LAYERS, *SPLIT, PP, VPP, TP, EP, ETP, WORLD, HIDDEN, HEADS, KV_CHANNELS,
     QUERY_GROUPS, FFN_HIDDEN, GATED, EXPERTS,
     EXPERT_FFN_HIDDEN, SHARED_EXPERT, VOCAB,
     TIED_EMBEDDINGS,

@@ -21,6 +21,7 @@ from ..schema.keys import (
     LAST_STAGE,
     MBS,
     NUM_LAYERS,
+    PIPELINE_LAYOUT,
     PP,
     QUERY_GROUPS,
     SHARED_EXPERT,
@@ -30,9 +31,12 @@ from ..schema.keys import (
     VPP,
     WORLD,
 )
+from . import pipeline_layout
 from ._base import Config
 
 UNEVEN = (FIRST_STAGE, LAST_STAGE, COUNT_EMBEDDING, COUNT_LOSS)
+SPLIT = (*UNEVEN, PIPELINE_LAYOUT)
+"""Every way to split layers other than evenly."""
 
 
 def expert_tensor_parallel_size(c: Config) -> int:
@@ -96,7 +100,10 @@ def divisor_below(value: int, limit: int) -> int:
 
 
 def first_chunk_layers(c: Config) -> int:
-    """Transformer layers in the first model chunk of the first pipeline stage."""
+    """Transformer layers in the first model chunk of the first pipeline stage; of a layout, in the largest chunk."""
+    written = pipeline_layout.readable(c)
+    if written is not None:
+        return max(stage.count(pipeline_layout.LAYER) for stage in written)
     layers, stages, chunks = c[NUM_LAYERS], c[PP], c[VPP] or 1
     if c[FIRST_STAGE] is not None:
         return int(c[FIRST_STAGE] // chunks)

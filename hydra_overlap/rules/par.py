@@ -27,7 +27,9 @@ from ..schema.keys import (
     LAST_STAGE,
     MBS,
     MLA,
+    MTP,
     NUM_LAYERS,
+    PIPELINE_LAYOUT,
     POSITION_EMBEDDING,
     PP,
     QUERY_GROUPS,
@@ -41,8 +43,10 @@ from ..schema.keys import (
     VPP,
     WORLD,
 )
+from . import pipeline_layout
 from ._base import ARCHITECTURE, Config, Derivation, Rule
 from .layout import (
+    SPLIT,
     UNEVEN,
     data_parallel_size,
     divisor_below,
@@ -149,7 +153,7 @@ class PAR004(Rule):
     """num_layers is not a multiple of PP x VPP."""
 
     requires = ("PAR005",)
-    reads = (NUM_LAYERS, PP, VPP, *UNEVEN)
+    reads = (NUM_LAYERS, PP, VPP, *SPLIT)
     shows = (NUM_LAYERS, PP, VPP)
     why = "Every model chunk holds the same number of layers."
     source = MCORE + "transformer/transformer_block.py:155-178"
@@ -157,7 +161,7 @@ class PAR004(Rule):
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return c[NUM_LAYERS] is not None and not any(c[key] for key in UNEVEN)
+        return c[NUM_LAYERS] is not None and not any(c[key] for key in SPLIT)
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -184,6 +188,7 @@ class PAR004(Rule):
 class PAR005(Rule):
     """VPP is 1, or set without pipeline parallelism."""
 
+    requires = ("PAR022",)
     reads = (VPP, PP)
     why = (
         "The interleaved schedule gives every pipeline rank several model chunks. With PP = 1 there is no pipeline. "
@@ -510,7 +515,8 @@ class PAR017(Rule):
     """The layers do not fit the uneven pipeline stages."""
 
     requires = ("PAR005",)
-    reads = (NUM_LAYERS, PP, VPP, *UNEVEN)
+    reads = (NUM_LAYERS, PP, VPP, *SPLIT)
+    shows = (NUM_LAYERS, PP, VPP, *UNEVEN)
     why = (
         "Layers that the first and last stage do not take are split evenly over the other stages, and each stage's "
         "layers over its model chunks. Sizes of the outer stages cannot be combined with counting the embedding or the "
@@ -521,7 +527,7 @@ class PAR017(Rule):
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return any(c[key] for key in UNEVEN)
+        return any(c[key] for key in UNEVEN) and c[PIPELINE_LAYOUT] is None
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -555,10 +561,8 @@ class PAR017(Rule):
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        reset = {FIRST_STAGE: "null", LAST_STAGE: "null", COUNT_EMBEDDING: "false", COUNT_LOSS: "false"}
-        even = " ".join(f"{key}={value}" for key, value in reset.items() if c[key])
         architecture = (Fix(f"{NUM_LAYERS}={n}", ARCHITECTURE) for n in cls._legal_neighbours(c))
-        return (Fix(even, "even stages"), *architecture)
+        return (Fix(_even(c), "even stages"), *architecture)
 
     @classmethod
     def _legal_neighbours(cls, c: Config) -> list[int]:
@@ -568,6 +572,12 @@ class PAR017(Rule):
             return []
         near = sorted(range(max(1, layers - reach), layers + reach + 1), key=lambda n: (abs(n - layers), n))
         return [n for n in near if cls._fills(c, n)][:2]
+
+
+def _even(c: Config) -> str:
+    """The overrides that take back what the outer stages were asked to hold."""
+    reset = {FIRST_STAGE: "null", LAST_STAGE: "null", COUNT_EMBEDDING: "false", COUNT_LOSS: "false"}
+    return " ".join(f"{key}={value}" for key, value in reset.items() if c[key])
 
 
 class PAR018(Rule):
@@ -656,9 +666,188 @@ class PAR020(Rule):
         return tuple(Fix(f"model.kv_channels={n}", ARCHITECTURE) for n in neighbours(cls._width(c) or 1, 2))
 
 
+EVENLY = Fix(f"{PIPELINE_LAYOUT}=null", "splits the layers evenly")
+
+
+class LayoutRule(Rule):
+    """Base: applies to a plan that writes its pipeline layout down."""
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c[PIPELINE_LAYOUT] is not None
+
+
+class PAR021(LayoutRule):
+    """The pipeline layout cannot be read."""
+
+    reads = (PIPELINE_LAYOUT,)
+    why = (
+        "E is the embedding, t a layer, m a multi-token-prediction layer, L the loss; | parts the stages, and t*3 or (tt|)*4 "
+        "repeats. megatron-core asserts."
+    )
+    source = MCORE + "transformer/pipeline_parallel_layer_layout.py:283-321"
+    refused = (f"{PIPELINE_LAYOUT}=Etx",)
+    fixes = (EVENLY,)
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return pipeline_layout.readable(c) is not None
+
+    @classmethod
+    def why_for(cls, c: Config) -> str:
+        try:
+            pipeline_layout.stages_of(c[PIPELINE_LAYOUT])
+        except pipeline_layout.LayoutError as error:
+            return f"{error} {cls.why}"
+        return cls.why
+
+
+class PAR022(LayoutRule):
+    """The pipeline layout does not have PP x VPP stages."""
+
+    requires = ("PAR021",)
+    reads = (PIPELINE_LAYOUT, PP, VPP)
+    why = (
+        "Its stages are dealt out to the pipeline ranks in turn, so PP has to divide them; that makes VPP, and megatron-core "
+        "asserts if another VPP is set."
+    )
+    source = (
+        MCORE
+        + "transformer/pipeline_parallel_layer_layout.py:39-45; megatron/core/transformer/transformer_config.py:1340-1352"
+    )
+    refused = (f"{PIPELINE_LAYOUT}=Ett|ttL",)
+
+    @classmethod
+    def _stages(cls, c: Config) -> int:
+        return len(pipeline_layout.readable(c) or ())
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        if c[PP] == 1:
+            return cls._stages(c) == 1 and c[VPP] in (None, 1)
+        return cls._stages(c) == c[PP] * (c[VPP] or 1)
+
+    @classmethod
+    def why_for(cls, c: Config) -> str:
+        return (
+            f"It has {cls._stages(c)} stages; PP x VPP is {c[PP]} x {c[VPP] or 1} = {c[PP] * (c[VPP] or 1)}. {cls.why}"
+        )
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        stages = cls._stages(c)
+        if c[PP] > 1 and stages % c[PP] == 0:
+            return (Fix(f"{VPP}=null", "as many model chunks as the layout makes"), EVENLY)
+        ranks = divisor_below(stages, c[PP]) if c[PP] > 1 else stages
+        chunks = "one stage" if stages == ranks else f"{stages // ranks} stages"
+        fewer = [Fix(f"{PP}={ranks} {VPP}=null", f"{chunks} per pipeline rank")] if ranks > 1 else []
+        return (*fewer, EVENLY)
+
+
+class PAR023(LayoutRule):
+    """The pipeline layout does not hold the layers of the model."""
+
+    requires = ("PAR021",)
+    reads = (PIPELINE_LAYOUT, NUM_LAYERS, MTP)
+    why = (
+        "It begins with the embedding, ends with the loss, and has num_layers layers and mtp_num_layers of multi-token prediction; "
+        "megatron-core asserts."
+    )
+    source = MCORE + "transformer/pipeline_parallel_layer_layout.py:94-113"
+    refused = (f"{PIPELINE_LAYOUT}=EtL", "model.num_layers=2")
+
+    @classmethod
+    def _count(cls, c: Config, letter: str) -> int:
+        return sum(stage.count(letter) for stage in pipeline_layout.readable(c) or ())
+
+    @classmethod
+    def _ends(cls, c: Config) -> bool:
+        """Whether the embedding comes first, the loss last, and each of them once."""
+        letters = "".join(pipeline_layout.readable(c) or ())
+        once = letters.count(pipeline_layout.EMBEDDING) == 1 == letters.count(pipeline_layout.LOSS)
+        return once and letters.startswith(pipeline_layout.EMBEDDING) and letters.endswith(pipeline_layout.LOSS)
+
+    @classmethod
+    def _layers(cls, c: Config) -> int:
+        return cls._count(c, pipeline_layout.LAYER)
+
+    @classmethod
+    def _predicting(cls, c: Config) -> int:
+        return cls._count(c, pipeline_layout.MTP_LAYER)
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        layers = c[NUM_LAYERS] is None or c[NUM_LAYERS] == cls._layers(c)
+        return cls._ends(c) and layers and cls._predicting(c) == (c[MTP] or 0)
+
+    @classmethod
+    def why_for(cls, c: Config) -> str:
+        said = f"It has {cls._layers(c)} layers and {cls._predicting(c)} of multi-token prediction"
+        ends = (
+            ""
+            if cls._ends(c)
+            else "; its first letter has to be E and its last one L, and each of them stands there once"
+        )
+        return f"{said}{ends}. {cls.why}"
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        if not cls._ends(c) or not cls._layers(c):
+            return (EVENLY,)
+        layers, more = cls._layers(c), cls._predicting(c)
+        changes = [f"{NUM_LAYERS}={layers}"] if c[NUM_LAYERS] not in (None, layers) else []
+        changes += [f"{MTP}={more or 'null'}"] if more != (c[MTP] or 0) else []
+        return (Fix(" ".join(changes), ARCHITECTURE), EVENLY)
+
+
+class PAR024(LayoutRule):
+    """The pipeline layout has multi-token-prediction layers where megatron-core has none.
+
+    They come after the last layer, in one stage, which is the last model chunk of its pipeline rank.
+    """
+
+    requires = ("PAR022", "PAR023")
+    reads = (PIPELINE_LAYOUT, PP)
+    why = "They come after the last layer, all in one stage, and in the last model chunk of a pipeline rank; megatron-core asserts."
+    source = MCORE + "transformer/pipeline_parallel_layer_layout.py:114-135"
+    refused = (f"{PIPELINE_LAYOUT}=Et|tm||L", f"{PP}=2", f"{MTP}=1")
+    fixes = (EVENLY,)
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        stages = pipeline_layout.readable(c) or ()
+        predicting = [place for place, stage in enumerate(stages) if pipeline_layout.MTP_LAYER in stage]
+        if not predicting:
+            return True
+        letters = "".join(stages)
+        after = pipeline_layout.LAYER not in letters[letters.index(pipeline_layout.MTP_LAYER) :]
+        return after and len(predicting) == 1 and predicting[0] >= len(stages) - c[PP]
+
+
+class PAR025(LayoutRule):
+    """A pipeline layout is written down beside another way to split the layers."""
+
+    reads = SPLIT
+    why = "The layout says which layers each stage has, the embedding and the loss included; megatron-core raises."
+    source = MCORE + "transformer/transformer_config.py:1307-1324"
+    refused = (f"{PIPELINE_LAYOUT}=EttL", f"{COUNT_LOSS}=true")
+
+    @classmethod
+    def shown(cls, c: Config) -> tuple[str, ...]:
+        return (PIPELINE_LAYOUT, *(key for key in UNEVEN if c[key]))
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return not any(c[key] for key in UNEVEN)
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        return (Fix(_even(c), "keeps the layout"), EVENLY)
+
+
 RULES: tuple[type[Rule], ...] = (
     PAR001, PAR002, PAR003, PAR004, PAR005, PAR006, PAR007, PAR008, PAR009, PAR010, PAR011, PAR012, PAR013, PAR014,
-    PAR015, PAR016, PAR017, PAR018, PAR019, PAR020,
+    PAR015, PAR016, PAR017, PAR018, PAR019, PAR020, PAR021, PAR022, PAR023, PAR024, PAR025,
 )  # fmt: skip
 
 DERIVATIONS: tuple[Derivation, ...] = (
@@ -669,5 +858,12 @@ DERIVATIONS: tuple[Derivation, ...] = (
         reason="the smallest number of ranks that TP x PP x CP and ETP x EP x PP both divide",
         source=MCORE + "parallel_state.py:741, 794",
         records=("dp-size-none",),
+    ),
+    Derivation(
+        id="PAR102",
+        key=VPP,
+        value=pipeline_layout.virtual_size,
+        reason="the stages of pipeline_model_parallel_layout over PP; null without a layout",
+        source=MCORE + "transformer/transformer_config.py:1340-1352",
     ),
 )

@@ -156,7 +156,7 @@ class Parallelism(_Node):
     pipeline_model_parallel_size: int = at_least(1, default=1)
     """Pipeline stages."""
     virtual_pipeline_model_parallel_size: Optional[int] = at_least(1)
-    """Model chunks per pipeline rank; null = not interleaved."""
+    """Model chunks per pipeline rank; null = not interleaved, or as many as model.pipeline_model_parallel_layout makes."""
     microbatch_group_size_per_vp_stage: Optional[int] = at_least(1)
     """Contiguous microbatches per virtual stage; null = pipeline_model_parallel_size."""
     context_parallel_size: int = at_least(1, default=1)
@@ -259,6 +259,8 @@ class Model(_Node):
     """Layers of the first stage; null = as many as in the others."""
     num_layers_in_last_pipeline_stage: Optional[int] = at_least(1)
     """Layers of the last stage; null = as many as in the others."""
+    pipeline_model_parallel_layout: Optional[str] = None
+    """Layers of every stage, as in 'Et|(tt|)*30L': E embedding, t layer, m MTP layer, L loss; null = evenly split."""
     account_for_embedding_in_pipeline_split: bool = False
     """Count the embedding as a layer when layers are split over stages."""
     account_for_loss_in_pipeline_split: bool = False

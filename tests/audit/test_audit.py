@@ -84,6 +84,42 @@ def test_a_variable_that_megatron_lm_asserts_is_judged(value: str, severity: str
     assert severities == ([severity] if severity else [])
 
 
+@pytest.mark.parametrize(("flags", "rules", "chunks"), [
+    ("--num-layers 13 --pipeline-model-parallel-layout 'Et*3|(tt|)*4t*2L'", [], 3),
+    ("--num-layers 61 --pipeline-model-parallel-size 16 --pipeline-model-parallel-layout 'Et|(tt|)*30L'", [], 2),
+    ("--pipeline-model-parallel-layout 'Ett|tt|tt|ttL' --num-virtual-stages-per-pipeline-rank 2", ["PAR005"], None),
+    ("--num-virtual-stages-per-pipeline-rank 1", [], None),
+    ("--num-virtual-stages-per-pipeline-rank 2", [], 2),
+    ("--num-layers-per-virtual-pipeline-stage 2", [], 2),
+    ("--num-layers-per-virtual-pipeline-stage 4", [], None),
+    ("--num-layers-per-virtual-pipeline-stage 3", ["PAR005"], None),
+    ("--num-layers-per-virtual-pipeline-stage 0", ["PAR005"], None),
+    ("--num-layers 7 --account-for-loss-in-pipeline-split --num-layers-per-virtual-pipeline-stage 2", [], 2),
+])  # fmt: skip
+def test_the_model_chunks_are_those_that_megatron_lm_makes_of_its_flags(
+    flags: str, rules: list[str], chunks: int | None
+) -> None:
+    """Its validate_args, core_v0.16.1 arguments.py:505-554."""
+    found = audit(f"torchrun --nproc_per_node 16 pretrain_gpt.py {MODEL} --pipeline-model-parallel-size 2 {flags}")
+    assert ids(found) == rules, str(found)
+    if not rules:
+        assert found.resolution is not None
+        assert found.resolution.request["parallelism"]["virtual_pipeline_model_parallel_size"] == chunks
+
+
+def test_a_pipeline_layout_in_a_bridge_yaml_may_be_a_list_of_stages() -> None:
+    text = """
+model:
+  num_layers: 4
+  pipeline_model_parallel_size: 2
+  pipeline_model_parallel_layout: [[embedding, decoder], [decoder], [decoder], [decoder, loss]]
+"""
+    found = audit(text, ["platform=h100"])
+    assert ids(found) == [] and found.resolution is not None
+    assert found.resolution.request["model"]["pipeline_model_parallel_layout"] == "Et|t|t|tL"
+    assert found.resolution.request["parallelism"]["virtual_pipeline_model_parallel_size"] == 2
+
+
 def test_unknown_flags_that_bear_on_overlap_are_named_and_others_counted() -> None:
     found = audit(f"pretrain_gpt.py {MODEL} --my-overlap-trick 3 --use-sharp --wandb-project x --exit-interval 3")
     assert sorted(found.overlooked) == ["--my-overlap-trick 3", "--use-sharp"]

@@ -15,7 +15,8 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, event, example, given, settings
+from hypothesis import strategies as st
 from packaging.version import Version
 
 from hydra_overlap import ApplyError, GatingError, Resolution, dotted, resolve
@@ -23,7 +24,8 @@ from hydra_overlap.resolver.resolve import _complete
 from hydra_overlap.rules import DERIVATIONS, RULES
 from hydra_overlap.rules.cp import CP003
 from hydra_overlap.rules.ep import EP006, EP013
-from hydra_overlap.rules.layout import UNEVEN
+from hydra_overlap.rules.layout import SPLIT
+from hydra_overlap.rules.pipeline_layout import LayoutError, stages_of, text_of
 from hydra_overlap.rules.prec import PREC004
 from hydra_overlap.rules.tp import TP009, TP011, TP016
 from hydra_overlap.schema.targets import TRANSFORMER_FIELDS
@@ -60,7 +62,7 @@ def transformer_config(request: Request, overlap: Request) -> Any:
     }
     values.pop("activation_func")
     if model["num_layers"] is None:  # nothing is judged of uneven stages then, and the number below would not fit them
-        values = {name: value for name, value in values.items() if f"model.{name}" not in UNEVEN}
+        values = {name: value for name, value in values.items() if f"model.{name}" not in SPLIT}
     if model["num_moe_experts"] is None:
         values = {name: value for name, value in values.items() if not name.startswith("moe_") or "overlap" in name}
         values["moe_token_dispatcher_type"] = (
@@ -133,6 +135,55 @@ def test_megatron_core_takes_whatever_we_take(request: Request) -> None:
         return
     event("accepted")
     accepted_by_megatron_core(resolution)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.sampled_from([*"EtmL|(),x", "*2", "*0", "*13", "tt", "|)*3"]), max_size=14).map("".join))
+@example("Et|(tt|)*30L")
+@example("(t|(t|)*2)*2")
+def test_a_layout_is_written_out_as_megatron_core_does(text: str) -> None:
+    from megatron.core.transformer.pipeline_parallel_layer_layout import PipelineParallelLayerLayout
+
+    try:
+        theirs = text_of(
+            [[kind.name for kind in stage] for stage in PipelineParallelLayerLayout.parse_str_to_list(text)]
+        )
+    except AssertionError:
+        with pytest.raises(LayoutError):
+            stages_of(text)
+    else:
+        assert "|".join(stages_of(text)) == theirs
+
+
+@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    stages=st.lists(st.sampled_from(["t", "tt", "", "m", "tm", "L", "E"]), max_size=6), ends=st.sampled_from(["EL", "E", "LE"]),
+    pp=st.sampled_from([1, 2, 3]), vpp=st.sampled_from([None, None, 2, 3]), predicting=st.sampled_from([None, 0, 1, 2]),
+)  # fmt: skip
+def test_a_layout_is_refused_exactly_where_megatron_core_refuses_it(
+    stages: list[str], ends: str, pp: int, vpp: int | None, predicting: int | None
+) -> None:
+    """But for VPP without a pipeline, and VPP = 1, which fail only where process groups are made (PAR005)."""
+    text = ends[0] + "|".join(stages) + ends[1:]
+    request = {
+        "parallelism": {"pipeline_model_parallel_size": pp, "virtual_pipeline_model_parallel_size": vpp},
+        "model": {
+            "pipeline_model_parallel_layout": text, "num_layers": text.count("t") or 1, "mtp_num_layers": predicting,
+            "hidden_size": 16, "num_attention_heads": 1,
+        },
+    }  # fmt: skip
+    try:
+        resolution = resolve(request)
+    except GatingError as refusal:
+        rules = {finding.rule for finding in refusal.findings}
+        assert rules <= {"PAR021", "PAR022", "PAR023", "PAR024", "PAR025", "PAR005"}, rules
+        if pp == 1:
+            return
+        complete = dotted.nested(_complete(flat_of(request)).flat)
+        with pytest.raises(AssertionError):
+            transformer_config(complete, {})
+    else:
+        accepted_by_megatron_core(resolution)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

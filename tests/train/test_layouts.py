@@ -21,6 +21,7 @@ LAYOUTS = {
     "pp2, 1F1B": ("parallelism=pp2",),
     "pp2 vpp2, interleaved, p2p overlapped": ("comm_overlap=pp_interleaved",),
     "pp2 vpp2, no overlap": ("comm_overlap=pp_interleaved", "comm_overlap/pp=none"),
+    "pp2 vpp2, layers as a layout says": ("parallelism=pp2", "model.pipeline_model_parallel_layout='Et|tt|t|L'"),
     "dp2, replicated optimizer": ("ddp=replicated", "optimizer=adam_replicated"),
     "dp2 pp2 vpp2, gathers aligned": ("parallelism=pp2_vpp2_dp2",),
 }
