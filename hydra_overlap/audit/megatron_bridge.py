@@ -26,10 +26,12 @@ SIGNS = ("comm_overlap", "mixed_precision", "ddp", "train")  # nodes that no oth
 PLACES: dict[str, str] = {place: key for key in FIELDS if (place := path(key)) is not None}
 PLACES |= {key: key for key in BASES}
 PLACES |= {
-    f"model.{name}": f"precision.{name}" for name in ("bf16", "fp16", "fp8", "fp8_recipe", "first_last_layers_bf16")
+    f"model.{name}": f"precision.{name}"
+    for name in ("bf16", "fp16", "fp8", "fp8_recipe", "fp4", "fp4_recipe", "first_last_layers_bf16")
 }
 PLACES |= {
     "mixed_precision.fp8_param": "precision.fp8_param_gather",
+    "mixed_precision.fp4_param": "precision.fp4_param_gather",
     "ddp.grad_reduce_in_fp32": "precision.grad_reduce_in_fp32",
     "dataset.seq_length": "model.seq_length",
     "dataset.sequence_length": "model.seq_length",
@@ -213,12 +215,15 @@ def preset(name: str) -> str:
 def _precision(intake: Intake, name: str) -> None:
     """One of Bridge's precision recipes by name."""
     said = f"mixed_precision={name}"
-    if "fp4" in name or not name.endswith("_mixed"):
+    if not name.endswith("_mixed"):
         intake.notes.append(f"{said} is not known here, so precision is not judged.")
         return
     half = "fp16" if name.startswith("fp16") else "bf16"
     intake.take(f"precision.{half}", True, said)
-    intake.take("precision.grad_reduce_in_fp32", half == "bf16" and "fp8" not in name, said)
+    intake.take("precision.grad_reduce_in_fp32", half == "bf16" and "fp8" not in name and "fp4" not in name, said)
+    if "nvfp4" in name:
+        intake.take("precision.fp4", "e2m1", said)
+        intake.take("precision.fp4_recipe", "nvfp4", said)
     for part, (fp8, recipe) in RECIPES.items():
         if part in name:
             intake.take("precision.fp8", fp8, said)

@@ -48,6 +48,7 @@ RENAMED: dict[str, str] = {
     "ddp.pad_buckets_for_high_nccl_busbw": "ddp_pad_buckets_for_high_nccl_busbw",
     "ddp.reduce_scatter_with_fp32_accumulation": "ddp_reduce_scatter_with_fp32_accumulation",
     "ddp.check_for_nan_in_grad": "check_for_nan_in_loss_and_grad",
+    "precision.fp4_param_gather": "fp4_param",
 }
 # Fields that `_translated` turns into other destinations, or that Megatron-LM decides in one way only.
 TRANSLATED = (
@@ -93,7 +94,8 @@ def irrelevant(key: str, c: Mapping[str, Any]) -> bool:
         "add_qkv_bias": c["model.add_bias_linear"],  # the wider flag holds it
         "rotary_base": c["model.position_embedding_type"] != "rope",
         "fp8_recipe": c["precision.fp8"] is None,
-        "first_last_layers_bf16": c["precision.fp8"] is None,
+        "fp4_recipe": c["precision.fp4"] is None,
+        "first_last_layers_bf16": c["precision.fp8"] is None and c["precision.fp4"] is None,
         "num_layers_at_start_in_bf16": not c["precision.first_last_layers_bf16"],
         "num_layers_at_end_in_bf16": not c["precision.first_last_layers_bf16"],
         "data_parallel_sharding_strategy": not c["ddp.use_megatron_fsdp"],

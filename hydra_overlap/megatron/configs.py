@@ -27,6 +27,8 @@ _PRECISION = (
     "fp16",
     "fp8",
     "fp8_recipe",
+    "fp4",
+    "fp4_recipe",
     "first_last_layers_bf16",
     "num_layers_at_start_in_bf16",
     "num_layers_at_end_in_bf16",
@@ -81,6 +83,7 @@ def transformer_config(plan: Plan, on_gpu: bool) -> Any:
         "params_dtype": dtype,
         "pipeline_dtype": dtype,
         "fp8_param": precision.fp8_param_gather,
+        "fp4_param": precision.fp4_param_gather,
         "bias_activation_fusion": on_gpu,
         "bias_dropout_fusion": on_gpu,
         "masked_softmax_fusion": on_gpu,
@@ -107,6 +110,8 @@ def ddp_config(plan: Plan) -> Any:
     values = _known({name: value for name, value in vars(request.ddp).items() if value is not None}, names)
     values["grad_reduce_in_fp32"] = request.precision.grad_reduce_in_fp32
     values["fp8_param_gather"] = request.precision.fp8_param_gather
+    if "fp4_param_gather" in names:
+        values["fp4_param_gather"] = request.precision.fp4_param_gather
     values |= _known(plan.resolution.ddp_config, names)
     return DistributedDataParallelConfig(**values)
 

@@ -18,6 +18,7 @@ from ..schema.keys import (
     EXPERT_FFN_HIDDEN,
     EXPERTS,
     FFN_HIDDEN,
+    FP4,
     FP8,
     FP8_RECIPE,
     FSDP,
@@ -442,13 +443,13 @@ class DP014(Rule):
 
 
 class DP015(StepRule):
-    """Parameter gather with the optimizer step is on with MXFP8."""
+    """Parameter gather with the optimizer step is on with MXFP8 or NVFP4."""
 
     requires = ("DP005",)
-    reads = (STEP_GATHER, FP8_RECIPE, FP8)
+    reads = (STEP_GATHER, FP8_RECIPE, FP8, FP4)
     why = (
-        "The gradient norm becomes NaN, so Megatron-Bridge's performance scripts keep it off for MXFP8; megatron-core "
-        "does not check."
+        "The gradient norm becomes NaN, so Megatron-Bridge's performance scripts keep it off for MXFP8 and NVFP4; "
+        "megatron-core does not check."
     )
     records = ("dp-opt-step-gather-precision",)
     source = "Megatron-Bridge v0.6.0 scripts/performance/utils/overrides.py:683-689"
@@ -456,14 +457,18 @@ class DP015(StepRule):
         f"{STEP_GATHER}=true", f"{PP}=2", f"{VPP}=2", f"{DDP_DISTRIBUTED}=true", f"{OPTIMIZER_DISTRIBUTED}=true", "precision.fp8=e4m3",
         "precision.fp8_recipe=mxfp8",
     )  # fmt: skip
-    fixes = (
-        Fix(f"{STEP_GATHER}=false", GIVES_UP),
-        Fix("precision.fp8_recipe=tensorwise", KEEPS + ", with another FP8 recipe"),
-    )
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return c[FP8] is None or c[FP8_RECIPE] != "mxfp8"
+        return c[FP4] is None and (c[FP8] is None or c[FP8_RECIPE] != "mxfp8")
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        if c[FP4] is not None:
+            other = Fix(f"{FP4}=null precision.fp4_param_gather=false", KEEPS + ", trains without FP4")
+        else:
+            other = Fix(f"{FP8_RECIPE}=tensorwise", KEEPS + ", with another FP8 recipe")
+        return (Fix(f"{STEP_GATHER}=false", GIVES_UP), other)
 
 
 class DP205(Rule):

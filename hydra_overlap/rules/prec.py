@@ -4,8 +4,12 @@ from ..findings import Fix
 from ..schema.keys import (
     BF16_AT_END,
     BF16_AT_START,
+    DDP_DISTRIBUTED,
     DDP_REUSE,
     FIRST_LAST_BF16,
+    FP4,
+    FP4_PARAM_GATHER,
+    FP4_RECIPE,
     FP8,
     FP8_PARAM_GATHER,
     FP8_RECIPE,
@@ -28,6 +32,8 @@ GPUS = {
     "mxfp8": (100, 120, "b200"),
 }  # fmt: skip
 OFF = Fix(f"{FP8}=null {FP8_RECIPE}=null {FP8_PARAM_GATHER}=false", "trains without FP8")
+
+NO_FP4 = Fix(f"{FP4}=null {FP4_RECIPE}=null {FP4_PARAM_GATHER}=false", "trains without FP4")
 
 
 class PREC001(Rule):
@@ -227,6 +233,85 @@ class PREC006(Rule):
         return (*recipes, elsewhere, OFF)
 
 
+class PREC007(Rule):
+    """FP4 and FP8 GEMMs are asked for at once."""
+
+    reads = (FP4, FP8)
+    why = "A GEMM runs in one format; megatron-core raises while its configuration is built."
+    source = CONFIG + "1034-1035"
+    refused = (f"{FP4}=e2m1", f"{FP8}=e4m3")
+    fixes = (NO_FP4, OFF)
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c[FP4] is not None
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return c[FP8] is None
+
+
+class PREC008(Rule):
+    """fp4_param_gather is on without FP4 or without the distributed optimizer."""
+
+    reads = (FP4_PARAM_GATHER, FP4, DDP_DISTRIBUTED)
+    why = "Parameters can be gathered in FP4 only if they are FP4, and only the distributed optimizer gathers them."
+    source = CONFIG + "1031-1032; core_v0.17.1 megatron/core/distributed/param_and_grad_buffer.py:1083-1093"
+    refused = (f"{FP4_PARAM_GATHER}=true",)
+    fixes = (
+        Fix(f"{FP4}=e2m1 " + " ".join(SHARDED), "trains in FP4 with the distributed optimizer"),
+        Fix(f"{FP4_PARAM_GATHER}=false", "gathers parameters in 16 bits"),
+    )
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[FP4_PARAM_GATHER])
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return c[FP4] is not None and bool(c[DDP_DISTRIBUTED])
+
+
+class PREC009(Rule):
+    """The GPU or its Transformer Engine cannot run NVFP4.
+
+    What upstream does: Megatron-LM raises if Transformer Engine is older than 2.7, and Transformer Engine below compute
+    capability 10.0, where the first FP4 region begins. Without Transformer Engine megatron-core silently trains in 16 bits.
+
+    When it applies: to plans for a GPU. A rehearsal trains in 16 bits.
+    """
+
+    reads = (SM, FP4, TE)
+    why = "NVFP4 GEMMs are Transformer Engine's, and need Blackwell's tensor cores."
+    source = (
+        "Transformer Engine v2.9 transformer_engine/pytorch/quantization.py:71-75; megatron-core core_v0.16.1 megatron/core/"
+        "fp4_utils.py:94-171; megatron/training/arguments.py:667-669"
+    )
+    refused = (f"{FP4}=e2m1", f"{SM}=100")
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c[FP4] is not None and c[SM] is not None
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return bool(c[SM] >= BLACKWELL) and at_least(c[TE], "2.7.0")
+
+    @classmethod
+    def why_for(cls, c: Config) -> str:
+        gpu = (
+            f"This GPU has compute capability {c[SM] / 10:.1f}; NVFP4 needs 10.0 or more. " if c[SM] < BLACKWELL else ""
+        )
+        engine = f"{c[TE]} is planned" if c[TE] else "none is planned"
+        return gpu + ("" if at_least(c[TE], "2.7.0") else f"Transformer Engine 2.7 is needed, and {engine}. ") + cls.why
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        changes = [] if c[SM] >= BLACKWELL else ["platform=b200"]
+        changes += [] if at_least(c[TE], "2.7.0") else [f"{TE}=2.11.0"]
+        return (Fix(" ".join(changes), "keeps FP4 (plans for what has it)"), NO_FP4)
+
+
 class PREC201(Rule):
     """Blockwise FP8 scaling is emulated with MXFP8 on Blackwell and newer."""
 
@@ -257,4 +342,15 @@ class PREC201(Rule):
         return (Fix(f"{FP8_RECIPE}={recipe}", "runs as it is on this GPU"),)
 
 
-RULES: tuple[type[Rule], ...] = (PREC001, PREC002, PREC003, PREC004, PREC005, PREC006, PREC201)
+RULES: tuple[type[Rule], ...] = (
+    PREC001,
+    PREC002,
+    PREC003,
+    PREC004,
+    PREC005,
+    PREC006,
+    PREC007,
+    PREC008,
+    PREC009,
+    PREC201,
+)

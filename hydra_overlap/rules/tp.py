@@ -9,6 +9,7 @@ from ..schema.keys import (
     CP,
     DELAY_WGRAD,
     EXPERTS,
+    FP4,
     FP8,
     FP8_RECIPE,
     FP16,
@@ -583,6 +584,27 @@ class TP020(Rule):
         return c[TP] > 1 and not c[SP]
 
 
+class TP021(TpRule):
+    """TP overlap is on with NVFP4."""
+
+    requires = ("TP001",)
+    reads = (TP_OVERLAP, FP4)
+    why = (
+        "Userbuffers have no buffers for NVFP4 data: Transformer Engine raises 'Unsupported quantizer for Userbuffers' in "
+        "the first forward. Megatron-LM and Megatron-Bridge accept the combination."
+    )
+    source = "Transformer Engine v2.9 transformer_engine/pytorch/module/base.py:634-635; v2.11 :597-598; v2.20 :753-754"
+    refused = (*LEGAL, f"{FP4}=e2m1")
+    fixes = (
+        Fix(f"{FP4}=null precision.fp4_recipe=null precision.fp4_param_gather=false", KEEPS + ", trains in bf16"),
+        OFF,
+    )
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return c[FP4] is None
+
+
 class TP201(TpRule):
     """A layer whose all-gather overlap is disabled keeps its bulk overlaps."""
 
@@ -628,7 +650,7 @@ class TP202(TpRule):
 
 RULES: tuple[type[Rule], ...] = (
     TP001, TP002, TP003, TP004, TP005, TP006, TP007, TP008, TP009, TP010, TP011, TP012, TP013, TP014, TP015, TP016,
-    TP017, TP018, TP019, TP020, TP201, TP202,
+    TP017, TP018, TP019, TP020, TP021, TP201, TP202,
 )  # fmt: skip
 
 

@@ -309,6 +309,12 @@ class Precision(_Node):
     """Reduce gradients over data-parallel ranks in fp32."""
     fp8_param_gather: bool = False
     """Keep parameters in FP8 and gather them in FP8."""
+    fp4: Optional[str] = choice("e2m1")
+    """Format of FP4 GEMMs: e2m1, in place of FP8; null = no FP4 GEMMs."""
+    fp4_recipe: Optional[str] = choice("nvfp4")
+    """FP4 scaling: nvfp4; null = nvfp4."""
+    fp4_param_gather: bool = False
+    """Keep parameters in FP4 and gather them in FP4; since megatron-core 0.17.1."""
 
 
 @dataclass(init=False, repr=False, eq=False)

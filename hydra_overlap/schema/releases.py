@@ -20,7 +20,7 @@ NODES = {
 """Node of the request -> the class that most of its fields belong to."""
 ELSEWHERE = {
     "comm_overlap.dp.overlap_param_gather_with_optimizer_step": OPTIMIZER, "precision.grad_reduce_in_fp32": DDP,
-    "precision.fp8_param_gather": DDP,
+    "precision.fp8_param_gather": DDP, "precision.fp4_param_gather": DDP,
 }  # fmt: skip
 """Keys of another class than their node's."""
 OURS = frozenset({"model.name", "model.seq_length", "model.vocab_size", "model.position_embedding_type",

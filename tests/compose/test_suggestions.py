@@ -58,7 +58,7 @@ MEANT = {
     "CUDA_DEVICE_MAX_CONNECTIONS=1": ["++hydra.job.env_set.CUDA_DEVICE_MAX_CONNECTIONS=1"],
     # a value is never carried to a field of another meaning, and nothing is offered at random
     "+ddp.num_buckets=4": [],
-    "+precision.fp4=e2m1": [],
+    "+precision.fp6=e2m3": [],
     "data_parallel_size=2": [],
     "nonsense=3": [],
     "comm_overlap=nonsense": [],

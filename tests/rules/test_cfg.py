@@ -46,7 +46,7 @@ def test_asks_whether_a_key_was_meant_but_gives_it_no_value_that_it_cannot_hold(
 
 
 @pytest.mark.parametrize(
-    "said", ["ddp.num_buckets=4", "precision.fp4=e2m1", "ddp.overlap_size=4", "comm_overlap.dp.size=4"]
+    "said", ["ddp.num_buckets=4", "precision.fp6=e2m3", "ddp.overlap_size=4", "comm_overlap.dp.size=4"]
 )
 def test_carries_no_value_to_a_field_of_another_meaning(said: str) -> None:
     key, _, value = said.partition("=")

@@ -94,3 +94,32 @@ def test_a_note_says_that_blockwise_scaling_is_emulated() -> None:
     assert "PREC201" in remarks(*blockwise, "platform=b200")
     assert "PREC201" not in remarks(*blockwise, "platform=h100")
     assert "PREC201" not in remarks(*FP8, "precision.fp8_recipe=mxfp8", "platform=b200")
+
+
+FP4 = ("precision.fp4=e2m1", "precision.bf16=true")
+
+
+@pytest.mark.parametrize(("said", "rules"), [
+    (("platform.sm=100", "software.transformer_engine=2.11.0"), []),
+    (("platform.sm=100", "software.transformer_engine=2.6.0"), ["PREC009"]),
+    (("platform.sm=90", "software.transformer_engine=2.11.0"), ["PREC009"]),
+    (("platform.sm=120", "software.transformer_engine=2.20.2"), []),
+    ((), []),
+])  # fmt: skip
+def test_nvfp4_needs_blackwell_and_a_transformer_engine_that_has_it(said: tuple[str, ...], rules: list[str]) -> None:
+    assert refusing(*FP4, *said) == rules
+
+
+def test_fp4_goes_with_bf16_in_the_first_and_last_layers() -> None:
+    assert refusing(*FP4, "precision.first_last_layers_bf16=true", "precision.num_layers_at_end_in_bf16=14") == []
+
+
+@pytest.mark.parametrize(("core", "rules"), [("0.16.1", ["VER001"]), ("0.17.0", ["VER001"]), ("0.17.1", [])])
+def test_parameters_are_gathered_in_fp4_since_0_17_1(core: str, rules: list[str]) -> None:
+    gathered = (
+        "precision.fp4_param_gather=true",
+        *prec.SHARDED,
+        "parallelism.world_size=2",
+        f"software.megatron_core={core}",
+    )
+    assert refusing(*FP4, *gathered) == rules

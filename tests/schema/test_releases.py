@@ -24,6 +24,7 @@ NOT_OFFERED = {
     "model.cuda_graph_scope": {"full_iteration_inference"},  # of inference
     "model.recompute_modules": {"gdn_norm_out"},  # of a layer that no model here has
     "precision.fp8_recipe": {"custom"},  # needs a factory that the request does not name
+    "precision.fp4_recipe": {"custom"},
 }
 """Choices of upstream that the request does not offer."""
 
