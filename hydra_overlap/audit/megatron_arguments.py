@@ -33,7 +33,7 @@ HELPERS = (
     "grad_reduce_in_bf16", "accumulate_allreduce_grads_in_fp32", "transformer_impl", "use_distributed_optimizer",
     "num_layers_per_virtual_pipeline_stage", "reuse_grad_buf_for_mxfp8_param_ag", "max_position_embeddings", DICTIONARY,
     "recompute_activations", "use_rotary_position_embeddings", "ckpt_format",
-    "use_torch_fsdp2", "deterministic_mode",
+    "use_torch_fsdp2", "deterministic_mode", "enable_cuda_graph", "external_cuda_graph",
 )  # fmt: skip
 
 
@@ -182,11 +182,12 @@ def _translate(intake: Intake, v: Mapping[str, Any], said: Mapping[str, str]) ->
     if ffn is None and hidden is not None and v["swiglu"]:
         ffn = int((4 * hidden * 2 / 3) / 64) * 64  # validate_args:812
     take("model.ffn_hidden_size", ffn, "ffn_hidden_size")
-    scope, how = v["cuda_graph_scope"] or [], v["cuda_graph_impl"]
-    if how == "none" or scope:
-        take("model.cuda_graph_scope", scope if how != "none" else [], "cuda_graph_scope")
-    else:
-        intake.overlook(f"--cuda-graph-impl {how} (a whole layer)")
+    scope, how = [part for part in v["cuda_graph_scope"] or [] if part != "full"], v["cuda_graph_impl"]
+    take("model.cuda_graph_scope", scope, "cuda_graph_scope")
+    if how != "none" or scope:
+        take("model.cuda_graph_impl", how, "cuda_graph_impl")
+    for dest in ("enable_cuda_graph", "external_cuda_graph"):
+        take(f"model.{dest}", v[dest], dest)
     kinds = v["cp_comm_type"] or ["p2p"]
     if len(set(kinds)) == 1 and v["context_parallel_size"] > 1:
         take("model.cp_comm_type", kinds[0], "cp_comm_type")

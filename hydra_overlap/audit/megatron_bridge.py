@@ -39,7 +39,10 @@ PLACES |= {
 DICTIONARY = "comm_overlap.tp_comm_overlap_cfg"
 DICTIONARIES = (DICTIONARY, "model.tp_comm_overlap_cfg")
 NAMES = frozenset(place.rpartition(".")[2] for place in PLACES)
-GRAPHS = ("model.cuda_graph_impl", "model.cuda_graph_modules", "model.cuda_graph_scope")
+GRAPHS = (
+    "model.cuda_graph_impl", "model.cuda_graph_modules", "model.cuda_graph_scope", "model.enable_cuda_graph",
+    "model.external_cuda_graph",
+)  # fmt: skip
 SKIPS = "Megatron-Bridge skips an unknown key in YAML with a log line; on its command line it stops."
 SKIPPED = "Megatron-Bridge v0.6.0 src/megatron/bridge/training/utils/omegaconf_utils.py:180, 470-474"
 RECIPES = {
@@ -138,6 +141,7 @@ def read(content: Content) -> Intake:
         else:
             intake.overlook(f"{node}={fields}")
     _graphs(intake, nested.get("model"))
+    _graphs_under_fsdp(intake)
     _distributed(intake)
     _experts(intake)
     return intake
@@ -241,10 +245,24 @@ def _graphs(intake: Intake, model: Any) -> None:
     scope = [scope] if isinstance(scope, str) else scope
     if how == "full_iteration":
         scope = ["full_iteration"]
-    if how not in (None, "none") and not scope:
-        intake.overlook(f"model.cuda_graph_impl={how} (a whole layer)")
-    elif how not in (None, "none"):
-        intake.take("model.cuda_graph_scope", scope, f"model.cuda_graph_modules={scope}")
+    scope = [part for part in scope if part != "full"] if isinstance(scope, list) else scope
+    if how not in (None, "none", "full_iteration"):
+        intake.take("model.cuda_graph_impl", how, f"model.cuda_graph_impl={how}")
+    if scope and how is not None:
+        name = "cuda_graph_modules" if model.get("cuda_graph_modules") else "cuda_graph_scope"
+        said = f"model.{name}={scope}" if how != "full_iteration" else f"model.cuda_graph_impl={how}"
+        intake.take("model.cuda_graph_scope", scope, said)
+    for name in ("enable_cuda_graph", "external_cuda_graph"):
+        if model.get(name) is not None:
+            intake.take(f"model.{name}", model[name], f"model.{name}={yamls.shown(model[name])}")
+
+
+def _graphs_under_fsdp(intake: Intake) -> None:
+    """Bridge leaves Megatron FSDP's fields for graphs as megatron-core has them; null would mean what Megatron-LM makes of them."""
+    graphs = "model.cuda_graph_scope" in intake.flat or "model.cuda_graph_impl" in intake.flat
+    if graphs and intake.flat.get("ddp.use_megatron_fsdp"):
+        intake.flat.setdefault("ddp.megatron_fsdp_cuda_graph_mode", False)
+        intake.flat.setdefault("ddp.fsdp_all_gather_in_start_param_sync", True)
 
 
 def _distributed(intake: Intake) -> None:

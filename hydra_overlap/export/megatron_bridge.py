@@ -4,7 +4,7 @@ Every overlap field is said aloud, so that `CommOverlapConfig` derives nothing. 
 in Bridge (`TransformerLayerTPOverlapCfg`); the YAML makes it with `_target_`, which Bridge's override code instantiates.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import yaml
@@ -12,6 +12,7 @@ import yaml
 from ..findings import Finding, Fix
 from ..quoting import python_literal, python_name
 from ..resolver.resolution import Resolution
+from ..rules.graphs import WHOLE, implementation, parts
 from ..schema.fields import DEFAULTS, FIELDS
 from ._base import (
     UNSAID,
@@ -133,25 +134,25 @@ def container(c: Mapping[str, Any], env: Mapping[str, str]) -> tuple[dict[str, A
             owners = list(DIRECT[name])
         for owner in owners:
             found.setdefault(owner, {})[name] = value
-    scope = c["model.cuda_graph_scope"]
-    if scope:
-        whole = "full_iteration" in scope
-        found["model"]["cuda_graph_impl"] = "full_iteration" if whole else "transformer_engine"
-        found["model"]["cuda_graph_modules"] = [name for name in scope if name != "full_iteration"]
-    else:
-        found["model"].pop("cuda_graph_modules", None)
+    _graphs(found, c)
     if c["precision.fp8"] is not None and c["precision.fp8_recipe"] is None:
         found["mixed_precision"]["fp8_recipe"] = "delayed"  # megatron-core's default; MixedPrecisionConfig has another
     if env:
         found["env_vars"] = dict(env)
-    return found, [*problems, *_unsayable(c)]
+    return found, problems
 
 
-def _unsayable(c: Mapping[str, Any]) -> Iterator[Finding]:
-    if "full_iteration" in c["model.cuda_graph_scope"] and len(c["model.cuda_graph_scope"]) > 1:
-        why = "A graph of the whole iteration has no parts."
-        fix = Fix("model.cuda_graph_scope=[full_iteration]", "the whole iteration")
-        yield unsayable("model.cuda_graph_scope", c["model.cuda_graph_scope"], why, "", fix)
+def _graphs(found: dict[str, dict[str, Any]], c: Mapping[str, Any]) -> None:
+    """CUDA graphs in the words of megatron-core 0.19, which Bridge carries; Megatron FSDP's fields for them said aloud."""
+    how = implementation(c)
+    for name in ("enable_cuda_graph", "external_cuda_graph", "cuda_graph_impl", "cuda_graph_modules"):
+        found["model"].pop(name, None)
+    if how == "none":
+        return
+    found["model"] |= {"cuda_graph_impl": how, "cuda_graph_modules": list(parts(c))}
+    if c["ddp.use_megatron_fsdp"]:
+        found["ddp"]["megatron_fsdp_cuda_graph_mode"] = True
+        found["ddp"]["fsdp_all_gather_in_start_param_sync"] = how != WHOLE
 
 
 def export(resolution: Resolution, command: str = "", *, asked: Collection[str] | None = None) -> Files:

@@ -11,6 +11,7 @@ from .. import dotted
 from ..findings import Finding, Fix, yaml_value
 from ..resolver.resolution import Resolution
 from ..resolver.resolve import resolve
+from ..rules.graphs import WHOLE, implementation, parts
 from ..rules.layout import interleaved
 from ..schema.fields import DEFAULTS, FIELDS
 from ..schema.keys import CP, PIPELINE_LAYOUT, PP, TP, VPP
@@ -54,6 +55,8 @@ RENAMED: dict[str, str] = {
 TRANSLATED = (
     "model.activation_func", "model.gated_linear_unit", "model.share_embeddings_and_output_weights",
     "model.num_query_groups", "model.ffn_hidden_size", "model.cuda_graph_scope", "model.cp_comm_type",
+    "model.cuda_graph_modules", "model.cuda_graph_impl", "model.enable_cuda_graph", "model.external_cuda_graph",
+    "ddp.fsdp_all_gather_in_start_param_sync", "ddp.megatron_fsdp_cuda_graph_mode",
     "model.moe_aux_loss_coeff", "model.moe_router_load_balancing_type", "model.variable_seq_lengths",
     "model.deallocate_pipeline_outputs", "precision.grad_reduce_in_fp32", "comm_overlap.pp.batch_p2p_comm",
     "comm_overlap.tp.tp_comm_overlap_disable_qkv", "comm_overlap.tp.tp_comm_overlap_disable_fc1",
@@ -122,7 +125,8 @@ def arguments(c: Mapping[str, Any]) -> tuple[dict[str, Any], list[Finding]]:
 def _translated(c: Mapping[str, Any]) -> dict[str, Any]:
     """Destinations that one field alone does not decide."""
     bf16, moe = c["precision.bf16"], c["model.num_moe_experts"] is not None
-    scope, heads, groups = c["model.cuda_graph_scope"], c["model.num_attention_heads"], c["model.num_query_groups"]
+    heads, groups = c["model.num_attention_heads"], c["model.num_query_groups"]
+    graphs, whole = implementation(c), implementation(c) == WHOLE
     grouped = groups is not None and groups != heads
     hidden, ffn = c["model.hidden_size"], c["model.ffn_hidden_size"]
     values = {
@@ -135,9 +139,8 @@ def _translated(c: Mapping[str, Any]) -> dict[str, Any]:
         "max_position_embeddings": c["model.seq_length"],
         "grad_reduce_in_bf16": bf16 and not c["precision.grad_reduce_in_fp32"],  # in fp32 by default: validate_args:715-722
         "accumulate_allreduce_grads_in_fp32": not bf16 and c["precision.grad_reduce_in_fp32"],
-        "cuda_graph_scope": scope or None,
-        # Each scope belongs to one implementation: transformer_config.py of megatron-core.
-        "cuda_graph_impl": ("local" if "full_iteration" in scope else "transformer_engine") if scope else None,
+        "cuda_graph_scope": [WHOLE] if whole else list(parts(c)) or None,
+        "cuda_graph_impl": None if graphs == "none" else "local" if whole else graphs,
         "cp_comm_type": [c["model.cp_comm_type"]] if c["model.cp_comm_type"] and c[CP] > 1 else None,
         "transformer_impl": "local" if c["software.transformer_engine"] is None else "transformer_engine",
         "moe_aux_loss_coeff": [c["model.moe_aux_loss_coeff"]] if moe else None,
@@ -168,6 +171,12 @@ def _unsayable(c: Mapping[str, Any]) -> Iterator[Finding]:
         why = "Megatron-LM asserts more than two stages if the interleaved schedule does not overlap p2p."
         fix = Fix("comm_overlap.pp.overlap_p2p_comm=true comm_overlap.pp.batch_p2p_comm=false", "asks for the overlap")
         yield unsayable("comm_overlap.pp.overlap_p2p_comm", False, why, SOURCE + "579-583", fix)
+    gather = "ddp.fsdp_all_gather_in_start_param_sync"
+    if c[gather] is False and implementation(c) != WHOLE:
+        why = "Megatron-LM switches this gather off only beside a graph of the whole iteration."
+        yield unsayable(
+            gather, False, why, "Megatron-LM core_v0.18.2 megatron/training/training.py:1924-1933", _back(gather)
+        )
     if c["model.variable_seq_lengths"]:
         why = "Megatron-LM always sets variable_seq_lengths to false."
         yield unsayable("model.variable_seq_lengths", True, why, SOURCE + "754", _back("model.variable_seq_lengths"))

@@ -89,7 +89,8 @@ def transformer_config(plan: Plan, on_gpu: bool) -> Any:
         "masked_softmax_fusion": on_gpu,
         "apply_rope_fusion": on_gpu and model.position_embedding_type == "rope",
     }
-    values.pop("cuda_graph_scope")  # empty: require_built has refused any other
+    for name in ("cuda_graph_scope", "cuda_graph_modules"):
+        values.pop(name, None)  # empty: require_built has refused any other
     if model.num_moe_experts is None:
         values = {name: value for name, value in values.items() if not name.startswith("moe_")}
         if model.variable_seq_lengths:  # megatron-core refuses its default even where nothing is dispatched

@@ -39,6 +39,10 @@ _REPLACED: tuple[tuple[str, Any, str], ...] = (
     ("model.gradient_accumulation_fusion", False, "fused gradient accumulation: a CUDA kernel"),
     ("model.moe_grouped_gemm", False, "grouped GEMM over experts: experts run one by one"),
     ("model.cuda_graph_scope", [], "CUDA graphs"),
+    ("model.cuda_graph_modules", [], "CUDA graphs"),
+    ("model.cuda_graph_impl", None, "CUDA graphs"),
+    ("model.enable_cuda_graph", False, "CUDA graphs"),
+    ("model.external_cuda_graph", False, "CUDA graphs"),
     ("ddp.reuse_grad_buf_for_mxfp8_param_ag", False, ""),
     ("optimizer.reuse_grad_buf_for_mxfp8_param_ag", False, ""),
     ("ddp.nccl_ub", False, "NCCL user buffers: a CUDA allocator"),
@@ -106,7 +110,7 @@ def replace_cuda_only(plan: Plan) -> tuple[Plan, list[Change], list[str]]:
         plan = plan.with_values({key: "alltoall", "model.moe_flex_dispatcher_backend": None})
         changes.append(Change(key=key, planned="flex", rehearsed="alltoall", reason=text))
         left_out.append(text)
-    return plan, changes, left_out
+    return plan, changes, list(dict.fromkeys(left_out))
 
 
 def _with_value(plan: Plan, key: str, value: Any, text: str) -> tuple[Plan, Change | None]:

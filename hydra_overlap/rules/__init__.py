@@ -1,6 +1,6 @@
 """Every rule and every derivation, in order. The one place that lists them."""
 
-from . import cfg, cp, ddp, dp, env, ep, par, pp, prec, tp, trn, ub, ver
+from . import cfg, cg, cp, ddp, dp, env, ep, par, pp, prec, tp, trn, ub, ver
 from ._base import ARCHITECTURE, Config, Derivation, Rule
 from .advisories import ADVISORIES
 
@@ -15,6 +15,7 @@ RULES: tuple[type[Rule], ...] = (
     *dp.RULES,
     *ddp.RULES,
     *ep.RULES,
+    *cg.RULES,
     *env.RULES,
     *ver.RULES,
     *trn.RULES,

@@ -4,6 +4,7 @@ from ..findings import Fix
 from ..schema.keys import (
     BF16,
     BIAS,
+    CAPACITY_FACTOR,
     CORE,
     CP,
     CUDA_GRAPH_SCOPE,
@@ -22,10 +23,12 @@ from ..schema.keys import (
     GAF,
     GBS,
     GRAD_REDUCE,
+    GRAPH_IMPL,
     GROUPED_GEMM,
     MBS,
     MTP,
     NVLINK_DOMAIN,
+    PAD_TO_CAPACITY,
     PP,
     QKV_BIAS,
     RECOMPUTE,
@@ -42,6 +45,7 @@ from ..schema.keys import (
 )
 from ..schema.versions import at_least
 from ._base import GIVES_UP, KEEPS, Config, Derivation, Rule
+from .graphs import GRAPHS, implementation, off, only, parts, said
 from .layout import data_parallel_size, expert_tensor_parallel_size, num_microbatches
 
 MCORE = "megatron-core core_v0.16.1 megatron/core/transformer/transformer_config.py:"
@@ -238,6 +242,10 @@ class DelayRule(Rule):
     """Base: applies while weight gradients are delayed."""
 
     @classmethod
+    def shown(cls, c: Config) -> tuple[str, ...]:
+        return said(c, super().shown(c))
+
+    @classmethod
     def applies(cls, c: Config) -> bool:
         return bool(c[DELAY_WGRAD])
 
@@ -291,7 +299,7 @@ class EP012(DelayRule):
 
     records = ("ep-delay-wgrad-cuda-graph",)
     requires = ("EP011",)
-    reads = (DELAY_WGRAD, CUDA_GRAPH_SCOPE, SHARED_EXPERT, SHARED_EXPERT_OVERLAP, TE, GAF, BIAS, QKV_BIAS)
+    reads = (DELAY_WGRAD, *GRAPHS, SHARED_EXPERT, SHARED_EXPERT_OVERLAP, TE, GAF, BIAS, QKV_BIAS)
     why = (
         "They need Transformer Engine 2.12, gradient_accumulation_fusion and no attention bias: the graph needs static "
         "gradient addresses, which only fused accumulation has, and biases are not supported."
@@ -302,8 +310,9 @@ class EP012(DelayRule):
     @classmethod
     def graphed(cls, c: Config) -> bool:
         """Whether weight gradients run inside a captured graph."""
-        router = "moe_router" in c[CUDA_GRAPH_SCOPE] and c[SHARED_EXPERT] is not None and not c[SHARED_EXPERT_OVERLAP]
-        return "attn" in c[CUDA_GRAPH_SCOPE] or router
+        captured = parts(c) if implementation(c) != "none" else ()
+        router = "moe_router" in captured and c[SHARED_EXPERT] is not None and not c[SHARED_EXPERT_OVERLAP]
+        return "attn" in captured or router
 
     @classmethod
     def applies(cls, c: Config) -> bool:
@@ -311,48 +320,64 @@ class EP012(DelayRule):
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        biased = "attn" in c[CUDA_GRAPH_SCOPE] and (c[BIAS] or c[QKV_BIAS])
+        biased = "attn" in parts(c) and (c[BIAS] or c[QKV_BIAS])
         return at_least(c[TE], "2.12.0") and bool(c[GAF]) and not biased
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        kept = [scope for scope in c[CUDA_GRAPH_SCOPE] if scope not in ("attn", "moe_router")]
+        kept = tuple(part for part in parts(c) if part not in ("attn", "moe_router", "moe_preprocess"))
         return (
-            Fix(f"{CUDA_GRAPH_SCOPE}=[{','.join(kept)}]", KEEPS + ", outside the graph"),
+            Fix(only(c, kept, implementation(c)), KEEPS + ", outside the graph"),
             Fix(f"{DELAY_WGRAD}=false", GIVES_UP),
         )
 
 
 class EP013(EpRule):
-    """Expert-parallel overlap is on with an incompatible CUDA graph scope.
+    """Expert-parallel overlap is on with CUDA graphs that cannot be split.
 
-    When it applies: to the scopes moe and mlp, and before megatron-core 0.18 also to full_iteration, which megatron-core
-    captures itself (cuda_graph_impl=local).
+    When it applies: to the parts moe and mlp in Transformer Engine's graphs, and before megatron-core 0.18 to all other
+    graphs: local ones, whatever they capture, and those of the whole iteration.
     """
 
-    requires = ("EP001",)
+    requires = ("EP001", "CG001", "CG003")
     records = ("ep-overlap-cuda-graph",)
-    reads = (EP_OVERLAP, CUDA_GRAPH_SCOPE, CORE)
+    reads = (EP_OVERLAP, *GRAPHS, CORE)
     why = (
         "The overlap's schedule runs MoE layers and MLPs in parts, and a captured graph cannot be split; megatron-core "
         "asserts."
     )
-    source = MCORE + "1898-1906; core_v0.18.2 2443-2451"
-    refused = _but(f"{CUDA_GRAPH_SCOPE}=[moe]")
-
-    @classmethod
-    def blocked(cls, c: Config) -> tuple[str, ...]:
-        """Scopes that this megatron-core does not capture beside the overlap."""
-        return ("moe", "mlp") if at_least(c[CORE], "0.18.0") else ("moe", "mlp", "full_iteration")
+    source = MCORE + "1898-1906; core_v0.18.2 2443-2451; https://github.com/NVIDIA/Megatron-LM/pull/2184"
+    refused = _but(f"{GRAPH_IMPL}=local")
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return not set(cls.blocked(c)) & set(c[CUDA_GRAPH_SCOPE])
+        how = implementation(c)
+        split = not {"moe", "mlp"} & set(parts(c))
+        if how == "transformer_engine":
+            return split
+        return how == "none" or at_least(c[CORE], "0.18.0")
+
+    @classmethod
+    def shown(cls, c: Config) -> tuple[str, ...]:
+        return said(c, cls.reads)
+
+    @classmethod
+    def why_for(cls, c: Config) -> str:
+        how = implementation(c)
+        before = (
+            ""
+            if how == "transformer_engine"
+            else f"Before megatron-core 0.18 only Transformer Engine's graphs go beside it, not {how}. "
+        )
+        return before + cls.why
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        kept = [scope for scope in c[CUDA_GRAPH_SCOPE] if scope not in cls.blocked(c)]
-        return (Fix(f"{CUDA_GRAPH_SCOPE}=[{','.join(kept)}]", KEEPS + ", outside the graph"), OFF)
+        kept = tuple(part for part in parts(c) if part not in ("moe", "mlp", "mamba"))
+        if not kept and implementation(c) == "local":
+            kept = ("attn",)
+        words = "with graphs of the other parts" if kept else "without graphs"
+        return (Fix(only(c, kept), f"{KEEPS}, {words}"), OFF)
 
 
 class EP014(Rule):
@@ -382,19 +407,22 @@ class EP015(DelayRule):
     """Delayed weight gradients beside CUDA graphs with Transformer Engine older than 2.10."""
 
     requires = ("EP011", "EP012", "EP013")
-    reads = (DELAY_WGRAD, CUDA_GRAPH_SCOPE, TE)
+    reads = (DELAY_WGRAD, *GRAPHS, TE)
     why = "megatron-core asserts 2.10, whatever the graphs capture."
     source = MCORE + "1917-1921"
     refused = (*LEGAL, f"{DELAY_WGRAD}=true", f"{TE}=2.9.0", f"{CUDA_GRAPH_SCOPE}=[moe_router]")
-    fixes = (
-        Fix(f"{TE}=2.10.0", KEEPS + ", if the run will have that version"),
-        Fix(f"{CUDA_GRAPH_SCOPE}=[]", KEEPS + ", without graphs"),
-        Fix(f"{DELAY_WGRAD}=false", GIVES_UP),
-    )
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        return (
+            Fix(f"{TE}=2.10.0", KEEPS + ", if the run will have that version"),
+            Fix(off(c), KEEPS + ", without graphs"),
+            Fix(f"{DELAY_WGRAD}=false", GIVES_UP),
+        )
 
     @classmethod
     def applies(cls, c: Config) -> bool:
-        return bool(c[DELAY_WGRAD]) and bool(c[CUDA_GRAPH_SCOPE]) and "full_iteration" not in c[CUDA_GRAPH_SCOPE]
+        return bool(c[DELAY_WGRAD]) and implementation(c) == "transformer_engine"
 
     @classmethod
     def holds(cls, c: Config) -> bool:
@@ -633,6 +661,31 @@ class EP024(Rule):
         return (whole,) if c[EXPERTS] % 2 else (whole, Fix(f"{EP}=2", "expert parallelism instead"))
 
 
+class EP025(Rule):
+    """Tokens of experts are padded to a capacity that is not set, or that DeepEP cannot keep."""
+
+    reads = (PAD_TO_CAPACITY, CAPACITY_FACTOR, DISPATCHER, FLEX_BACKEND, EXPERTS)
+    why = "megatron-core raises: padding needs moe_expert_capacity_factor, and DeepEP's dispatcher drops no tokens."
+    source = MCORE + "1075-1081, 1131-1135"
+    refused = (f"{PAD_TO_CAPACITY}=true",)
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[PAD_TO_CAPACITY])
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        deepep = c[EXPERTS] is not None and c[DISPATCHER] == "flex" and c[FLEX_BACKEND] in (None, "deepep")
+        return c[CAPACITY_FACTOR] is not None and not deepep
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        changes = [] if c[CAPACITY_FACTOR] is not None else [f"{CAPACITY_FACTOR}=1.0"]
+        if c[EXPERTS] is not None and c[DISPATCHER] == "flex" and c[FLEX_BACKEND] in (None, "deepep"):
+            changes += [f"{DISPATCHER}=alltoall", f"{FLEX_BACKEND}=null"]
+        return (Fix(" ".join(changes), "keeps the padding"), Fix(f"{PAD_TO_CAPACITY}=false", "all tokens, no padding"))
+
+
 class EP201(EpRule):
     """Expert-parallel overlap over few ranks of one NVLink domain may gain nothing."""
 
@@ -656,7 +709,7 @@ class EP201(EpRule):
 
 RULES: tuple[type[Rule], ...] = (
     EP001, EP002, EP003, EP004, EP005, EP006, EP007, EP008, EP009, EP010, EP011, EP012, EP013, EP014, EP015, EP016,
-    EP017, EP018, EP019, EP020, EP021, EP022, EP023, EP024, EP201,
+    EP017, EP018, EP019, EP020, EP021, EP022, EP023, EP024, EP025, EP201,
 )  # fmt: skip
 
 DERIVATIONS: tuple[Derivation, ...] = (

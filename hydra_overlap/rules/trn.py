@@ -54,6 +54,7 @@ from ..schema.keys import (
 )
 from ._base import Config, Rule
 from .ep import RULES as EXPERT_RULES
+from .graphs import NO_GRAPHS
 from .layout import data_parallel_size, interleaved
 from .par import RULES as LAYOUT_RULES
 from .pp import RULES as PIPELINE_RULES
@@ -585,13 +586,18 @@ class TRN020(NotBuiltRule):
 
 
 REHEARSED_AWAY: dict[str, tuple[str, str]] = {
-    CUDA_GRAPH_SCOPE: ("[]", "It captures no CUDA graphs."),
+    **{key: (value, "It captures no CUDA graphs.") for key, value in NO_GRAPHS.items()},
     DDP_REUSE: (
         "false",
         "Its steps do not copy main parameters into the gather's buffer.",
     ),
 }
 """What train.py does not do on GPUs, and a rehearsal and a dry run leave out: how it is switched off, and why."""
+
+
+def _asked(c: Config) -> list[str]:
+    """Of these settings, those that ask for something."""
+    return [key for key in REHEARSED_AWAY if c[key] not in (None, False, [], (), "none")]
 
 
 class RehearsedAwayRule(TrainerRule):
@@ -601,19 +607,19 @@ class RehearsedAwayRule(TrainerRule):
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return not any(c[key] for key in REHEARSED_AWAY)
+        return not _asked(c)
 
     @classmethod
     def shown(cls, c: Config) -> tuple[str, ...]:
-        return tuple(key for key in REHEARSED_AWAY if c[key])
+        return tuple(_asked(c))
 
     @classmethod
     def why_for(cls, c: Config) -> str:
-        return " ".join([*(why for key, (_, why) in REHEARSED_AWAY.items() if c[key]), cls.why])
+        return " ".join([*dict.fromkeys(REHEARSED_AWAY[key][1] for key in _asked(c)), cls.why])
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
-        off = " ".join(f"{key}={value}" for key, (value, _) in REHEARSED_AWAY.items() if c[key])
+        off = " ".join(f"{key}={REHEARSED_AWAY[key][0]}" for key in _asked(c))
         return Fix(off, "trains without it"), FOR_ANOTHER
 
 

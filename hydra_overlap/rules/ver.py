@@ -8,7 +8,7 @@ from typing import Any
 from packaging.version import Version
 
 from ..findings import Fix, yaml_value
-from ..schema.fields import ARRIVED, FIELDS, SINCE
+from ..schema.fields import ARRIVED, DEFAULTS, FIELDS, SINCE
 from ..schema.keys import (
     CORE,
     EXPERTS,
@@ -36,7 +36,7 @@ class VER001(Rule):
     @classmethod
     def unknown(cls, c: Config) -> list[str]:
         """Settings asked for that this megatron-core does not have."""
-        return [key for key, since in SINCE.items() if c[key] and not at_least(c[CORE], since)]
+        return [key for key, since in SINCE.items() if c[key] != DEFAULTS[key] and not at_least(c[CORE], since)]
 
     @classmethod
     def applies(cls, c: Config) -> bool:
@@ -58,7 +58,7 @@ class VER001(Rule):
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
         unknown = cls.unknown(c)
-        off = " ".join(f"{key}={_off(c[key])}" for key in unknown)
+        off = " ".join(f"{key}={yaml_value(DEFAULTS[key])}" for key in unknown)
         newest = max((SINCE[key] for key in unknown), key=Version)
         upgrade = Fix(f"{CORE}={newest}", KEEPS + ", if the run will have that version")
         return (upgrade, Fix(off, "without the setting"))
@@ -124,11 +124,6 @@ def _known(key: str, c: Config) -> str:
     if field.listed:
         return "[" + ",".join(name for name in value if name in field.choices_in(c[CORE])) + "]"
     return str(yaml_value(field.default))
-
-
-def _off(value: Any) -> str:
-    """What asks for nothing, in place of `value`."""
-    return "false" if value is True else "[]" if isinstance(value, list) else "null"
 
 
 class VER002(Rule):

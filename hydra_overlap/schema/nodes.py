@@ -237,6 +237,10 @@ class Model(_Node):
     """Backend of the flex dispatcher: deepep, hybridep or, since megatron-core 0.19, ncclep; null = deepep."""
     moe_grouped_gemm: bool = False
     """One grouped GEMM for all local experts."""
+    moe_expert_capacity_factor: Optional[float] = at_least(0)
+    """Tokens that an expert takes at most, as a multiple of the even share; null = all that are sent to it."""
+    moe_pad_expert_input_to_capacity: bool = False
+    """With moe_expert_capacity_factor: pad each expert's tokens to that number, so that shapes are known beforehand."""
     moe_shared_expert_intermediate_size: Optional[int] = at_least(1)
     """Width of the shared expert; null = none."""
     moe_shared_expert_overlap: bool = False
@@ -284,7 +288,15 @@ class Model(_Node):
     cuda_graph_scope: List[str] = names(
         "full_iteration", "attn", "mlp", "moe", "moe_router", "moe_preprocess", "mamba", default=[]
     )
-    """Parts of a layer to capture in CUDA graphs."""
+    """Parts of a layer to capture in CUDA graphs; full_iteration captures the whole iteration. From 0.18 on: cuda_graph_modules."""
+    cuda_graph_modules: List[str] = names("attn", "mlp", "moe", "moe_router", "moe_preprocess", "mamba", default=[])
+    """Parts of a layer to capture in CUDA graphs, since megatron-core 0.18; [] with an implementation = the whole layer."""
+    cuda_graph_impl: Optional[str] = choice("none", "local", "transformer_engine", "full_iteration")
+    """Who captures CUDA graphs; null = none, or what captures the scope. full_iteration since megatron-core 0.18."""
+    enable_cuda_graph: bool = False
+    """Older name of cuda_graph_impl=local."""
+    external_cuda_graph: bool = False
+    """Older name of cuda_graph_impl=transformer_engine."""
 
 
 @dataclass(init=False, repr=False, eq=False)
@@ -355,6 +367,10 @@ class Ddp(_Node):
     """With use_megatron_fsdp: persistent double buffers, which nccl_ub registers."""
     fsdp_manual_registration: bool = False
     """With use_megatron_fsdp and nccl_ub: register all buffers in a few calls."""
+    fsdp_all_gather_in_start_param_sync: Optional[bool] = None
+    """With use_megatron_fsdp: gather the first unit after the optimizer step; since 0.17. null = unless the whole iteration is a graph."""
+    megatron_fsdp_cuda_graph_mode: Optional[bool] = None
+    """With use_megatron_fsdp: keep gradients in place, as CUDA graphs need it; since 0.18. null = where there are graphs."""
     reuse_grad_buf_for_mxfp8_param_ag: bool = False
     """Gather MXFP8 parameters through the gradient buffer. Must equal optimizer.reuse_grad_buf_for_mxfp8_param_ag."""
 

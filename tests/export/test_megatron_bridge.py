@@ -87,10 +87,6 @@ def test_fp8_buf_is_a_boolean_where_bridges_own_default_is_a_true_tuple() -> Non
         (("userbuffers.layers.proj_wgrad.method=external",), "userbuffers.layers.proj_wgrad"),
         (("userbuffers.layers.qkv_fprop.use_ce=true",), "userbuffers.layers.qkv_fprop"),
         (("launch.vboost=true",), "launch.vboost"),
-        (
-            ("model.cuda_graph_scope=[full_iteration,attn]", "comm_overlap.tp.tp_comm_overlap=false"),
-            "model.cuda_graph_scope",
-        ),
     ],
 )
 def test_what_bridge_cannot_say_is_refused(overrides: tuple[str, ...], key: str) -> None:
@@ -107,3 +103,18 @@ def test_the_snippet_sets_fields_of_the_container() -> None:
     }
     assert len(set_on) > 30
     assert [pair for pair in set_on if pair[1] not in BRIDGE_FIELDS[pair[0]]] == []
+
+
+@pytest.mark.parametrize(("said", "impl", "modules"), [
+    ("model.cuda_graph_scope=[attn]", "transformer_engine", ["attn"]),
+    ("model.cuda_graph_impl=local", "local", []),
+    ("model.cuda_graph_scope=[full_iteration]", "full_iteration", []),
+    ("model.enable_cuda_graph=true", "local", []),
+])  # fmt: skip
+def test_graphs_are_said_in_the_words_of_the_megatron_core_that_bridge_carries(
+    said: str, impl: str, modules: list[str]
+) -> None:
+    nodes = yaml.safe_load(files("parallelism.world_size=2", said)["megatron_bridge.yaml"])
+    assert nodes["model"]["cuda_graph_impl"] == impl
+    assert nodes["model"]["cuda_graph_modules"] == modules
+    assert "enable_cuda_graph" not in nodes["model"]

@@ -124,6 +124,8 @@ RICH = (
         "model.moe_shared_expert_intermediate_size=64", "model.cuda_graph_scope=[moe_router]", "model.mtp_num_layers=1",
         "software.transformer_engine=2.12.0", "model.gradient_accumulation_fusion=true",
     ),
+    ("model.num_moe_experts=4", "model.cuda_graph_scope=[moe]", "model.moe_expert_capacity_factor=1.0",
+     "model.moe_pad_expert_input_to_capacity=true", "model.moe_token_dispatcher_type=flex"),
     ("model.cuda_graph_scope=[attn]", "comm_overlap.ep.delay_wgrad_compute=true", "software.transformer_engine=2.12.0",
      "model.gradient_accumulation_fusion=true"),
     (
@@ -169,7 +171,7 @@ def test_a_rule_reads_what_it_declares_and_nothing_else(rule: type[Rule]) -> Non
 
 @each("rule", RULES, ids=by_name)
 def test_a_rule_says_what_why_and_from_where(rule: type[Rule]) -> None:
-    assert re.fullmatch(r"(CFG|PAR|PREC|TP|UB|CP|PP|DP|EP|ENV|VER|TRN|ADV)\d{3}", rule.__name__)
+    assert re.fullmatch(r"(CFG|PAR|PREC|TP|UB|CP|PP|DP|EP|CG|ENV|VER|TRN|ADV)\d{3}", rule.__name__)
     assert rule.source
     assert rule.severity in ("error", "warning", "note")
     assert rule.why or issubclass(rule, CfgRule) or "why_for" in vars(rule)

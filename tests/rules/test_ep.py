@@ -43,7 +43,11 @@ def test_refuses_a_dense_model_through_its_layout() -> None:
     ("model.recompute_modules=[core_attn,moe]", ["EP007"]),
     ("model.moe_shared_expert_intermediate_size=64", []),
     ("model.cuda_graph_scope=[attn,moe_router]", []),
-    ("model.cuda_graph_scope=[attn,mlp]", ["EP013"]),
+    ("model.cuda_graph_scope=[attn,mlp]", ["CG003"]),
+    ("model.cuda_graph_impl=local", ["EP013"]),
+    ("model.cuda_graph_impl=transformer_engine", []),
+    ("model.enable_cuda_graph=true", ["EP013"]),
+    ("model.external_cuda_graph=true", []),
 ])  # fmt: skip
 def test_expert_overlap_one_step_from_legal(change: str, rules: list[str]) -> None:
     assert refusing(*LEGAL, change) == rules
