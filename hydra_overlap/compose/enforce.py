@@ -35,7 +35,7 @@ from ..rules import env_conflicts, trn
 from ..rules.cfg import CFG001, CFG002, CFG006, CFG009
 from ..rules.env import ENV002
 from ..schema.fields import NODES, OUTPUT
-from . import key_mapping, option_source, origins, pitfalls
+from . import key_mapping, option_source, origins, pitfalls, secret_values
 from .extract import IN_THE_JOBS, OPEN, Reading, read
 from .interpolations import hydra_keys
 from .overrides import COMMAND_LINE, overrides_of, task_overrides
@@ -155,6 +155,7 @@ def judge(
         if _CLOSED.get():
             _require_known_nodes(root)
         reading = read(root, foreign_nodes=True, plain=plain, composing=True)
+        secret_values.require_none(reading.request, map(str, root[OUTPUT].env_copy))
         known = _origins(root, root.hydra, reading) if with_origins else None
         resolution = _resolved(root, reading, known)
         _check_environment(root.hydra, resolution)
@@ -468,7 +469,7 @@ def _refusing(hydra: DictConfig) -> Iterator[None]:
         yield
     except GatingError as refusal:
         job = " ".join(task_overrides(hydra)) if hydra.mode == RunMode.MULTIRUN else ""
-        raise ComposeRefusal(refusal.findings, job) from None
+        raise ComposeRefusal(secret_values.hidden(refusal.findings), job) from None
 
 
 def _hydra_of(plan: str | None) -> DictConfig | None:

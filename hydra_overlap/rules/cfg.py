@@ -151,8 +151,19 @@ class CFG011(CfgRule):
     refused = ("model.name='tiny\x7f'",)
 
 
+class CFG012(CfgRule):
+    """A secret of the environment in the configuration.
+
+    A run writes its plan, its configuration and what was typed into files that other people read. No variable of the environment
+    is written but those that the plan itself sets. A text that holds the value of a variable such as WANDB_API_KEY or HF_TOKEN,
+    by `${oc.env:...}` or as typed, is refused before anything is written, and so is such a name in overlap.env_copy.
+    """
+
+    source = "hydra_overlap/rules/secret_names.py"
+
+
 RULES: tuple[type[Rule], ...] = (
-    CFG001, CFG002, CFG003, CFG004, CFG005, CFG006, CFG007, CFG008, CFG009, CFG010, CFG011,
+    CFG001, CFG002, CFG003, CFG004, CFG005, CFG006, CFG007, CFG008, CFG009, CFG010, CFG011, CFG012,
 )  # fmt: skip
 COMMANDS = "launch.slurm.setup"  # lines of a shell, written as they are
 

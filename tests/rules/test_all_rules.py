@@ -23,6 +23,7 @@ JUDGED_AT_COMPOSITION = [
     "CFG008",
     "CFG009",
     "CFG010",
+    "CFG012",
     "ENV002",
 ]  # compose.py makes these findings; tests/compose
 EXAMPLES = [rule for rule in RULES if rule.__name__ not in JUDGED_AT_COMPOSITION]
