@@ -20,6 +20,7 @@ from ..schema.keys import (
     FP8_PARAM_GATHER,
     FSDP,
     FSDP_SHARDING,
+    GAF,
     GRAD_REDUCE,
     MTP,
     OPTIMIZER_INSTANCES,
@@ -102,7 +103,8 @@ class ADV001(Advisory):
 
     severity = "error"
     requires = ("DP001", "DP012")
-    reads = (GRAD_REDUCE, OPTIMIZER_INSTANCES, CORE)
+    reads = (GRAD_REDUCE, OPTIMIZER_INSTANCES, FSDP, CORE)
+    shows = (GRAD_REDUCE, OPTIMIZER_INSTANCES, CORE)
     affected = Affected(CORE, since="0.14.0", until="0.17.0")
     effect = "Silently wrong gradients"
     why = (
@@ -123,7 +125,8 @@ class ADV001(Advisory):
 
     @classmethod
     def meets(cls, c: Config) -> bool:
-        return bool(c[GRAD_REDUCE]) and c[OPTIMIZER_INSTANCES] > 1
+        """Plain DDP alone: Megatron FSDP's stream waits for the current one (megatron_fsdp/param_and_grad_buffer.py:3209)."""
+        return bool(c[GRAD_REDUCE]) and c[OPTIMIZER_INSTANCES] > 1 and not c[FSDP]
 
 
 class ADV002(Advisory):
@@ -266,18 +269,22 @@ class ADV007(Advisory):
 class ADV008(Advisory):
     """Megatron FSDP's double buffers race with weight gradients."""
 
-    reads = (FSDP, DOUBLE_BUFFER, CORE)
+    reads = (FSDP, DOUBLE_BUFFER, GAF, CORE)
     affected = Affected(CORE, until="0.19.0")
     effect = "Wrong gradients"
     why = "Fused accumulation takes a gradient buffer without waiting until one of the two is free."
     thread = LM + "pull/5222"
     source = "megatron-core core_v0.19.0 param_and_grad_buffer.py"
-    refused = (*SHARDED, f"{DOUBLE_BUFFER}=true", f"{CORE}=0.16.1")
-    fixes = (*affected.upgrade(), Fix(f"{DOUBLE_BUFFER}=false", "allocates buffers as they are needed"))
+    refused = (*SHARDED, f"{DOUBLE_BUFFER}=true", f"{GAF}=true", f"{CORE}=0.16.1")
+    fixes = (
+        *affected.upgrade(),
+        Fix(f"{DOUBLE_BUFFER}=false", "allocates buffers as they are needed"),
+        Fix(f"{GAF}=false", "keeps the double buffers"),
+    )
 
     @classmethod
     def meets(cls, c: Config) -> bool:
-        return bool(c[FSDP]) and bool(c[DOUBLE_BUFFER])
+        return bool(c[FSDP] and c[DOUBLE_BUFFER] and c[GAF])
 
 
 ADVISORIES: tuple[type[Advisory], ...] = (ADV001, ADV002, ADV003, ADV004, ADV005, ADV006, ADV007, ADV008)

@@ -37,7 +37,7 @@ from ..schema.keys import (
 )
 from ..schema.versions import at_least
 from ._base import ARCHITECTURE, GIVES_UP, KEEPS, Config, Rule
-from .dp import ARGUMENTS, DP205, LAYOUT, MCORE, StepRule
+from .dp import ARGUMENTS, DP205, LAYOUT, MCORE, StepRule, sharing_ranks
 from .layout import dp_cp_size, expert_ranks
 
 DDP = MCORE + "distributed/distributed_data_parallel.py:"
@@ -218,10 +218,10 @@ class DP022(FsdpRule):
     """Megatron FSDP is on without the distributed optimizer or without ranks to shard over."""
 
     requires = ("PAR001", "DP011")
-    reads = (FSDP, DDP_DISTRIBUTED, *LAYOUT)
+    reads = (FSDP, DDP_DISTRIBUTED, OPTIMIZER_INSTANCES, *LAYOUT)
     why = (
         "FSDP hands its shards to the distributed optimizer, which Megatron-Bridge, and Megatron-LM from 0.18, switch "
-        "on themselves. With data x context parallel size 1 nothing is sharded."
+        "on themselves. With data x context parallel size 1, or as many optimizer instances as ranks, nothing is sharded."
     )
     records = ("dp-fsdp-dist-optimizer-auto",)
     source = BRIDGE + "1073-1077; megatron-core core_v0.18.2 megatron/training/arguments.py:1131"
@@ -229,12 +229,13 @@ class DP022(FsdpRule):
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return bool(c[DDP_DISTRIBUTED]) and dp_cp_size(c) > 1
+        return bool(c[DDP_DISTRIBUTED]) and sharing_ranks(c) > 1
 
     @classmethod
     def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
         changes = [] if c[DDP_DISTRIBUTED] else [f"{DDP_DISTRIBUTED}=true {OPTIMIZER_DISTRIBUTED}=true"]
         changes += [f"{WORLD}={c[WORLD] * 2}"] if dp_cp_size(c) == 1 else []
+        changes += [f"{OPTIMIZER_INSTANCES}=1"] if sharing_ranks(c) < 2 <= c[OPTIMIZER_INSTANCES] else []
         off = " ".join(f"{key}=false" for key in (FSDP, MANUAL_REGISTRATION, DOUBLE_BUFFER) if c[key])
         return (Fix(" ".join(changes), "keeps FSDP"), Fix(off, "plain DDP"))
 

@@ -563,7 +563,7 @@ def _too_early(c: Config) -> str:
     """Why a reduction in backward would miss gradients; empty if it does not."""
     if c[DEFER]:
         return "the output layer's deferred weight gradient would miss its reduction (PP008)"
-    if c[OPTIMIZER_INSTANCES] > 1 and ADV001.affected.covers(c[ADV001.affected.component]):
+    if c[OPTIMIZER_INSTANCES] > 1 and not c[FSDP] and ADV001.affected.covers(c[ADV001.affected.component]):
         return f"several optimizer instances reduce unfinished gradients with {ADV001.affected} (ADV001)"
     return ""
 

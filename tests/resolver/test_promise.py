@@ -21,6 +21,18 @@ OBJECTS = (
     ("optimizer_config", OPTIMIZER_FIELDS),
 )
 DERIVED_BY = {derivation.key: derivation.id for derivation in DERIVATIONS}
+HYBRID_SHARDED = {
+    "parallelism": {"world_size": 16},
+    "ddp": {
+        "use_megatron_fsdp": True, "data_parallel_sharding_strategy": "optim_grads_params", "use_distributed_optimizer": True,
+        "num_distributed_optimizer_instances": 2,
+    },
+    "optimizer": {"use_distributed_optimizer": True},
+    "platform": {"name": "h100", "sm": 90},
+    "software": {"megatron_core": "0.16.1", "transformer_engine": "2.11.0", "torch": "2.11.0"},
+    "training": {"global_batch_size": 256},
+}  # fmt: skip
+"""Megatron FSDP in two groups: every overlap left to the derivation."""
 SMALLER_THAN_TP = {
     "parallelism": {"tensor_model_parallel_size": 8, "sequence_parallel": True, "world_size": 4},
     "comm_overlap": {"tp": {"tp_comm_overlap": True}},
@@ -189,6 +201,16 @@ def test_nothing_but_a_gating_error_is_ever_raised(request: Any) -> None:
     assert isinstance(result, Resolution) or (result.findings and str(result))
 
 
+def test_hybrid_sharded_megatron_fsdp_is_accepted_with_both_overlaps_derived_or_asked_for() -> None:
+    for asked in ({}, {"dp": {"overlap_grad_reduce": True, "overlap_param_gather": True}}):
+        resolution = resolve({**HYBRID_SHARDED, "comm_overlap": asked})
+        assert resolution.ddp_config["overlap_grad_reduce"] is resolution.ddp_config["overlap_param_gather"] is True
+    plain = copy.deepcopy(HYBRID_SHARDED)
+    plain["ddp"]["use_megatron_fsdp"] = False  # whose reductions ADV001 is about
+    plain["comm_overlap"] = {"dp": {"overlap_grad_reduce": True}}
+    assert [finding.rule for finding in errors_of(plain)] == ["ADV001"]
+
+
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_the_scenarios_that_requests_are_drawn_around_are_legal(name: str) -> None:
     assert errors_of(nest(SCENARIOS[name])) == ()
@@ -223,6 +245,25 @@ def test_no_fix_says_a_value_that_its_field_refuses_or_that_hydra_cannot_read(re
             said = changes(DEFAULTS, fix.override)
             wrong = [key for key, value in said.items() if key in FIELDS and not FIELDS[key].allows(value)]
             assert not wrong or said[wrong[0]] == "auto", (finding.rule, fix)
+
+
+@drawn(300)
+@given(plausible())
+@example(HYBRID_SHARDED)
+def test_a_value_that_was_derived_is_never_refused_as_if_it_had_been_asked_for(request: dict[str, Any]) -> None:
+    """Of a refusal that shows overlap settings which are all derived: the other value of none of them would have been accepted."""
+    refusal = answer(request)
+    if not isinstance(refusal, GatingError) or request.get("gating") == "bridge":
+        return
+    for finding in refusal.findings:
+        shown = [place for place in finding.where if place.key in DERIVED_BY and place.key.startswith("comm_overlap.")]
+        if not shown or not all(place.origin.startswith("derived by") for place in shown):
+            continue
+        switches = [place for place in shown if place.value in ("true", "false")]
+        for count in range(1, len(switches) + 1):
+            other = [f"{place.key}={'false' if place.value == 'true' else 'true'}" for place in switches[:count]]
+            after = {error.rule for error in errors_of(overridden(request, *other))}
+            assert after, f"{finding.rule} refuses what was derived; {other} is accepted"
 
 
 @drawn(250)
