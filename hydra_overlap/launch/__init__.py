@@ -2,3 +2,5 @@
 
 RANK_PLAN = "HYDRA_OVERLAP_RANK_PLAN"
 """The variable that only ranks which train.py started have: where their plan lies."""
+RANK_PLAN_SUM = "HYDRA_OVERLAP_RANK_PLAN_SHA256"
+"""Beside it: the checksum of the plan that the process which composed has written."""

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..errors import LaunchError
-from . import RANK_PLAN, heartbeat, processes, rank_tags
-from .plan import Plan, load, save, world_size
+from . import RANK_PLAN, RANK_PLAN_SUM, heartbeat, processes, rank_tags
+from .plan import Plan, checksum, load, save, world_size
 from .processes import AskedToStop, Failure
 from .stopping import REQUEUE, Stopped, message
 
@@ -26,7 +26,7 @@ RANKS = "ranks"  # folder of the logs of ranks, below the output directory
 def plan_of_this_rank() -> Plan | None:
     """The plan, in a process that `start` started; None in any other."""
     path = os.environ.get(RANK_PLAN)
-    return load(path) if path else None
+    return load(path, os.environ.get(RANK_PLAN_SUM)) if path else None
 
 
 def as_rank(train: Callable[[Plan], None], plan: Plan) -> None:
@@ -73,7 +73,9 @@ def start(plan: Plan, script: str, environment: Mapping[str, str], *, fork: bool
     script, fork = os.path.abspath(script), fork and processes.single_threaded()
     ranks: list[processes.Rank] = []
     meeting = socket.create_server(("localhost", 0))
-    with meeting, exported({**environment, RANK_PLAN: str(save(plan))}), processes.stoppable():
+    saved = save(plan)
+    of_ranks = {**environment, RANK_PLAN: str(saved), RANK_PLAN_SUM: checksum(saved)}
+    with meeting, exported(of_ranks), processes.stoppable():
         try:
             for rank in range(number):  # while this process has one thread; the watch and the store bring more
                 said = _said_to(rank, number, meeting)

@@ -14,6 +14,7 @@ began        when the plan was made, then when its run began, ISO 8601
 
 import copy
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from ..errors import LaunchError
 from ..findings import Finding
 from ..resolver.resolution import Resolution
 from ..schema.nodes import Request
+from . import RANK_PLAN
 
 if TYPE_CHECKING:
     from cattrs import Converter
@@ -128,12 +130,17 @@ def save(plan: Plan) -> Path:
     return files.write_json(Path(plan.output_dir, FILE_NAME), as_data(plan), allow_nan=True)
 
 
-def load(path: str | Path) -> Plan:
+def checksum(path: Path) -> str:
+    """SHA-256 of a plan's file: `load` compares it. Raises OSError."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def load(path: str | Path, expected: str | None = None) -> Plan:
     """What `save` wrote. Raises LaunchError for keys this version does not know, and for what it cannot do without.
 
-    A field of the request that is not in the file has its default.
+    A field of the request that is not in the file has its default. expected: its `checksum`; another content is refused.
     """
-    data: dict[str, Any] = json.loads(Path(path).read_text())
+    data = _content(path, expected)
     resolution = data.pop("resolution", {})
     if "request" in data:
         resolution["request"] = data.pop("request")
@@ -142,6 +149,27 @@ def load(path: str | Path) -> Plan:
     return dataclasses.replace(
         plan, resolution=dataclasses.replace(plan.resolution, request=dataclasses.asdict(request))
     )
+
+
+def _content(path: str | Path, expected: str | None) -> dict[str, Any]:
+    try:
+        content = Path(path).read_bytes()
+        if expected is not None and hashlib.sha256(content).hexdigest() != expected:
+            raise ValueError("it is not the plan that was composed for this run: something else wrote it since")
+        data = json.loads(content)
+        if not isinstance(data, dict):
+            raise ValueError("it is no JSON object")
+    except (OSError, ValueError) as error:
+        raise LaunchError(
+            "The plan cannot be read",
+            where=[str(path)],
+            why=f"{getattr(error, 'strerror', None) or error}.",
+            fixes=[
+                (f"env -u {RANK_PLAN} {commands.train()} OVERRIDES", "composes a plan of its own, and starts ranks")
+            ],
+            source="hydra_overlap/launch/plan.py",
+        ) from None
+    return data
 
 
 def _read(path: str | Path, place: str, data: Any, kind: type[T]) -> T:

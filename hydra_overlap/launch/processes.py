@@ -19,6 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO, TextIO
 
+from . import claims
+
 LOOK_S = 0.05  # between two looks at whether all ranks run
 ERROR_FILE = "HYDRA_OVERLAP_RANK_ERROR"  # set in ranks alone: where a rank says what it failed with
 
@@ -88,6 +90,7 @@ def _fresh(number: int, script: str, environment: Mapping[str, str], folder: Pat
             stdout=files.get(1),
             stderr=files.get(2),
             start_new_session=True,
+            pass_fds=claims.descriptors(),  # a forked rank has them anyway
         )
 
 

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..errors import HydraOverlapError
+from .. import commands
+from ..errors import HydraOverlapError, LaunchError
 from .checkpoint_names import complete
 from .plan import Plan, known
 from .stopping import REQUEUE, Stopped, message
@@ -25,9 +26,23 @@ def submitted() -> bool:
 def resumed(plan: Plan) -> Plan:
     """The plan; in a job that Slurm started again, with checkpoint.load where this very job saved before."""
     save = plan.request.checkpoint.save
-    if not int(os.environ.get(RESTARTS, "0")) or save is None or not complete(save):
+    if not _restarts() or save is None or not complete(save):
         return plan
     return plan.with_values({"checkpoint.load": save})
+
+
+def _restarts() -> int:
+    """How often Slurm has started this job again. Raises LaunchError for what is no number."""
+    said = os.environ.get(RESTARTS) or "0"
+    if not (said.isascii() and said.isdigit()):
+        raise LaunchError(
+            f"{RESTARTS} is no number",
+            where=[f"{RESTARTS}={said}"],
+            why="Slurm sets it in a job that is queued again; whether this run goes on from a checkpoint depends on it.",
+            fixes=[(f"env -u {RESTARTS} {commands.train()} ...", "begins as a job that was not queued again")],
+            source="hydra_overlap/launch/requeue.py",
+        )
+    return int(said)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import LaunchError
 from ..quoting import breaks_lines
-from . import external, preflight, requeue
+from . import claims, external, preflight, requeue
 from .local import RankError
 from .plan import Plan, known, save, world_size
 from .stopping import Stopped, message
@@ -53,6 +53,7 @@ def submit(plan: Plan, run: Run) -> Any:
     _require_one_line(str(folder))
     executor = submitit.SlurmExecutor(folder)
     executor.update_parameters(**parameters(plan))
+    claims.hand_over(plan.output_dir)  # rank 0 of the job claims it, and may do so before submit returns
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it raises
             job = executor.submit(Task(plan, run))

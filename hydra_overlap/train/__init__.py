@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ from omegaconf import DictConfig, OmegaConf
 from ..compose import app, enforce, option_source, overrides
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ..launch.external import Joined
     from ..launch.heartbeat import Heart
     from ..launch.plan import Plan
@@ -82,13 +85,22 @@ def run(plan: Plan, job: Joined | None) -> dict[str, Any] | None:
 
     -> the record of the run; None where another process keeps it.
     """
+    from ..launch import claims, preflight
+    from ..launch import plan as plans
+
+    environment = preflight.rank_environment(plan, job.local_ranks if job else plans.world_size(plan))
+    first = job is None or job.rank == 0
+    with claims.of_plan(plan) if first else nullcontext():
+        return _run(plan, job, environment)
+
+
+def _run(plan: Plan, job: Joined | None, environment: Mapping[str, str]) -> dict[str, Any] | None:
     from ..launch import external, first_cause, local, preflight, rank_tags, requeue
     from ..launch import plan as plans
     from ..megatron import data, library_imports
     from ..run import record
     from ..screen import make_console
 
-    environment = preflight.rank_environment(plan, job.local_ranks if job else plans.world_size(plan))
     first = job is None or job.rank == 0
     imports = Path(plan.output_dir, "ranks", "imports.log") if first else os.devnull
     fork = False  # ranks on GPUs are fresh processes
@@ -207,9 +219,25 @@ def command() -> None:
     from ..launch import RANK_PLAN, external
 
     if os.environ.get(RANK_PLAN):
-        from ..launch import local, plan
-
-        local.as_rank(train, plan.load(os.environ[RANK_PLAN]))
+        _be_a_rank()
     else:
+        from ..compose import run_folder
+
         sys.argv += external.quiet_overrides()
-        app.cli(main, own_nodes_only=True)
+        with run_folder.claimed_first():
+            app.cli(main, own_nodes_only=True)
+
+
+def _be_a_rank() -> None:
+    """In a process that a run started: read the plan that it composed, or say why it cannot be read."""
+    from ..errors import LaunchError
+    from ..launch import local, processes
+
+    try:
+        plan = local.plan_of_this_rank()
+    except LaunchError as error:
+        processes.leave(error)
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    assert plan is not None
+    local.as_rank(train, plan)

@@ -100,3 +100,18 @@ def test_a_plan_of_another_version_is_refused_and_says_what_differs(file, change
 def test_cattrs_is_imported_where_a_plan_is_read_and_not_where_a_configuration_is_only_judged():
     code = "import sys, train; from hydra_overlap.launch import preflight, slurm; sys.exit('cattrs' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
+
+
+def test_a_plan_that_is_not_what_was_composed_or_cannot_be_read_is_refused(tmp_path):
+    path = plans.save(plan_of(output_dir=tmp_path))
+    expected = plans.checksum(path)
+    assert plans.load(path, expected).output_dir == str(tmp_path)
+    plans.save(plan_of("training.seed=2", output_dir=tmp_path))
+    with pytest.raises(LaunchError, match="not the plan that was composed for this run"):
+        plans.load(path, expected)
+    for content in (b"", b"[1]", b"\xff\xfe", b"{"):
+        path.write_bytes(content)
+        with pytest.raises(LaunchError, match="The plan cannot be read"):
+            plans.load(path)
+    with pytest.raises(LaunchError, match="The plan cannot be read"):
+        plans.load(tmp_path / "absent.json")
