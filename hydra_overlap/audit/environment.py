@@ -5,8 +5,9 @@ from dataclasses import replace
 
 from ..findings import Finding, Fix, Place
 from ..resolver.resolution import Resolution
-from ..rules.env import CONNECTIONS, ENV002, USERBUFFERS
-from ..rules.env_conflicts import contrary
+from ..rules.env import CONNECTIONS, ENV002, USERBUFFERS, wants_queues
+from ..rules.env_conflicts import OVERLAPS, contrary
+from ..schema.targets import in_effect
 from .intake import Intake
 
 SKIP_MULTICAST = "UB_SKIPMC"
@@ -46,7 +47,7 @@ def _reason(resolution: Resolution, name: str) -> str:
 def _contradicting(known: dict[str, str], resolution: Resolution) -> Iterator[Finding]:
     for name, needed in resolution.env.items():
         found = known.get(name)
-        if found is None or found == needed or _as_good(name, found, needed):
+        if found is None or found == needed or _as_good(name, found, needed, resolution):
             continue
         asserted = (name == CONNECTIONS and _asserts_one(resolution)) or name == SKIP_MULTICAST
         more = f" {STOPS[name]}" if asserted else ""
@@ -61,9 +62,12 @@ def _contradicting(known: dict[str, str], resolution: Resolution) -> Iterator[Fi
         yield replace(finding, source=SOURCES[name]) if asserted else finding
 
 
-def _as_good(name: str, found: str, needed: str) -> bool:
-    """Several queues are several queues: CUDA's default stands for any number of them but one."""
-    return name == CONNECTIONS and needed == str(DEFAULT_CONNECTIONS) and found.isdigit() and int(found) > 1
+def _as_good(name: str, found: str, needed: str, resolution: Resolution) -> bool:
+    """Several queues are several queues: CUDA's default stands for any number of them but one, and where nothing overlaps for any."""
+    if name != CONNECTIONS or needed != str(DEFAULT_CONNECTIONS):
+        return False
+    c = in_effect(resolution.request, resolution.to_dict())
+    return (found.isdigit() and int(found) > 1) or not (wants_queues(c) or any(c[key] for key in OVERLAPS))
 
 
 def _asserts_one(resolution: Resolution) -> bool:

@@ -11,7 +11,7 @@ from . import megatron_arguments, megatron_bridge
 from .intake import Intake, UnreadableError
 from .launchers import Launch, launch
 from .surroundings import facts
-from .verdict import Audit, Audits, concluded
+from .verdict import Audit, Audits, concluded, core_said
 
 MAY_READ = "Flags of Megatron-LM's pretrain_gpt.py and overrides of Megatron-Bridge are what can be judged."
 
@@ -24,21 +24,27 @@ def judge(
     overrides: what neither says (`platform=h100`); they win. folder: where files are looked for; the one it is called in.
     Raises UnreadableError where nothing of it can be judged, GatingError and OverrideError for a wrong override.
     """
-    return concluded([read(words, environment, Path.cwd() if folder is None else folder)], overrides)
+    return concluded(
+        [read(words, environment, Path.cwd() if folder is None else folder, core_said(overrides))], overrides
+    )
 
 
-def read(words: Sequence[str], environment: Mapping[str, str], folder: Path) -> tuple[Intake, Callable[[str], str]]:
-    """What a launch says, and how a fix is said there. Raises UnreadableError."""
+def read(
+    words: Sequence[str], environment: Mapping[str, str], folder: Path, core: str | None = None
+) -> tuple[Intake, Callable[[str], str]]:
+    """What a launch says, and how a fix is said there. core: version of megatron-core that was said. Raises UnreadableError."""
     started = launch(words, environment, exact=True)
-    intake, say = _read(started, folder)
+    found = facts(started, environment, folder)
+    here = found.get("software.megatron_core", (None, ""))[0]
+    intake, say = _read(started, folder, core or here)
     intake.env = started.environment(environment)
     intake.exact = not started.contained
-    for key, (value, said) in facts(started, environment, folder).items():
+    for key, (value, said) in found.items():
         intake.take(key, value, said)
     return intake, say
 
 
-def _read(started: Launch, folder: Path) -> tuple[Intake, Callable[[str], str]]:
+def _read(started: Launch, folder: Path, core: str | None) -> tuple[Intake, Callable[[str], str]]:
     if started.script:
         raise UnreadableError(
             f"{started.program} runs a script, and what that starts is not among these words. Put `hydra-overlap gate --` in "

@@ -9,11 +9,12 @@ from typing import Any
 import yaml
 
 from ..export.megatron_lm import TRANSLATED, destination, spell
-from ..export.megatron_lm_parser import VERSION, by_dest, default, parser, rows
+from ..export.megatron_lm_parser import VERSION, by_dest, default, parser, release_of, releases, rows
 from ..export.megatron_lm_parser import UnreadableError as WrongFlagError
 from ..findings import Finding, Fix, Place
 from ..rules.env import CONNECTIONS
 from ..schema.fields import FIELDS
+from ..schema.versions import is_version
 from . import dictionary, megatron_checks, model_chunks, yamls
 from .intake import Intake, UnreadableError, bears
 from .launchers import Ranks
@@ -21,6 +22,7 @@ from .launchers import Ranks
 KIND = "Megatron-LM command line"
 DICTIONARY = "tp_comm_overlap_cfg"
 WORLD = "parallelism.world_size"
+NEXT = "0.20.0"  # what Megatron-LM's main branch becomes
 PLAIN = (
     "Megatron-LM reads the file with yaml.safe_load: ${...} is an interpolation only for OmegaConf; here it stays text."
 )
@@ -33,14 +35,27 @@ HELPERS = (
     "grad_reduce_in_bf16", "accumulate_allreduce_grads_in_fp32", "transformer_impl", "use_distributed_optimizer",
     "num_layers_per_virtual_pipeline_stage", "reuse_grad_buf_for_mxfp8_param_ag", "max_position_embeddings", DICTIONARY,
     "recompute_activations", "use_rotary_position_embeddings", "ckpt_format",
-    "use_torch_fsdp2", "deterministic_mode", "enable_cuda_graph", "external_cuda_graph",
+    "use_torch_fsdp2", "deterministic_mode", "enable_cuda_graph", "external_cuda_graph", "cuda_graph_modules",
 )  # fmt: skip
+
+
+class _Values(dict[str, Any]):
+    """Destination -> value; None of one that a release does not have."""
+
+    def __missing__(self, name: str) -> None:
+        return None
+
+
+@lru_cache(maxsize=8)
+def flags_of(release: str) -> frozenset[str]:
+    """Every flag of one release."""
+    return frozenset(flag for row in rows(release) for flag in row["flags"])
 
 
 @lru_cache(maxsize=1)
 def known_flags() -> frozenset[str]:
-    """Every flag of Megatron's parser."""
-    return frozenset(flag for row in rows() for flag in row["flags"])
+    """Every flag of Megatron's parser, of any release."""
+    return frozenset().union(*map(flags_of, releases()))
 
 
 def flagged(words: Sequence[str]) -> bool:
@@ -48,37 +63,62 @@ def flagged(words: Sequence[str]) -> bool:
     return any(word.partition("=")[0] in known_flags() for word in words)
 
 
-@lru_cache(maxsize=1)
-def _judged_flags() -> tuple[str, ...]:
+@lru_cache(maxsize=8)
+def _judged_flags(release: str) -> tuple[str, ...]:
     """Flags on whose fields a verdict hangs."""
-    dests = {_translated(key) or destination(key) for key in FIELDS if bears(key)} | {DICTIONARY}
-    return tuple(flag for row in rows() if row["dest"] in dests for flag in row["flags"])
+    dests = {_translated(key) or destination(key, release) for key in FIELDS if bears(key)} | {DICTIONARY}
+    return tuple(flag for row in rows(release) if row["dest"] in dests for flag in row["flags"])
 
 
-def read(words: Sequence[str], ranks: Ranks, folder: Path | None = None, program: str = "") -> Intake:
+def read(
+    words: Sequence[str], ranks: Ranks, folder: Path | None = None, program: str = "", core: str | None = None
+) -> Intake:
     """The request in the arguments of a training program. folder: where files they name are looked for; None reads none.
+
+    core: version of megatron-core, whose Megatron-LM declares the flags; None is the one of exports.
 
     Raises UnreadableError.
     """
-    intake = Intake(kind=KIND, asserts_connections=True)
-    given, said = _given(list(words), intake)
+    fork = any(word.startswith("--deepspeed") for word in words)
+    intake = Intake(kind=KIND, asserts_connections=not fork)
+    if fork:
+        intake.notes.append("--deepspeed is a flag of Megatron-DeepSpeed; the rest is judged as Megatron-LM reads it")
+    if core is None:
+        core = _needed(words, intake)
+    release = release_of(core if core is not None and is_version(core) else None)
+    given, said = _given(list(words), intake, release)
     take_ranks(intake, ranks)
-    values = {row["dest"]: default(row) for row in rows()} | given
+    values = _Values({dest: default(row) for dest, row in by_dest(release).items()} | given)
     for key in FIELDS:
-        dest = destination(key)
+        dest = destination(key, release)
         if dest is not None:
-            _take(intake, key, dest, values, said)
-    _translate(intake, values, said)
+            _take(intake, key, dest, values, said, by_dest(release)[dest])
+    _translate(intake, values, said, by_dest(release))
     for key, value in megatron_checks.normalised(intake.flat, values).items():
         intake.take(key, value, "as Megatron-LM sets it")
     intake.torch_fsdp = bool(values["use_torch_fsdp2"])
     intake.checks.append(lambda complete: megatron_checks.checks(complete, values, said, program))
     _dictionary(intake, given, folder)
-    known = {destination(key) for key in FIELDS} | set(HELPERS)
+    known = {destination(key, release) for key in FIELDS} | set(HELPERS)
     for dest, flag in said.items():
         if dest not in known:
             intake.overlook(flag)
     return intake
+
+
+def _needed(words: Sequence[str], intake: Intake) -> str | None:
+    """The version of megatron-core that flags ask for which the release of exports does not have; None if it has them all."""
+    known = known_flags()
+    flags = {name for word in words if (name := word.partition("=")[0]) in known}
+    newer = releases()[releases().index(VERSION) :]
+    found = max(newer, key=lambda release: (len(flags & flags_of(release)), -newer.index(release)))
+    if found == VERSION:
+        return None
+    core = NEXT if found == releases()[-1] else found.removeprefix("core_v")
+    new = ", ".join(sorted((flags & flags_of(found)) - flags_of(VERSION)))
+    intake.take("software.megatron_core", core, f"{new}: not in Megatron-LM {VERSION}, in {found}")
+    intake.notes.append(f"Megatron-LM {VERSION} does not have {new}; judged as {found}, the first one that has")
+    return core
 
 
 def take_ranks(intake: Intake, ranks: Ranks) -> None:
@@ -89,9 +129,9 @@ def take_ranks(intake: Intake, ranks: Ranks) -> None:
         intake.notes.append(f"the number of ranks is not known: {', '.join(ranks.unknown)}; say it with {WORLD}=...")
 
 
-def _given(words: list[str], intake: Intake) -> tuple[dict[str, Any], dict[str, str]]:
+def _given(words: list[str], intake: Intake, release: str) -> tuple[dict[str, Any], dict[str, str]]:
     """Destination -> value and destination -> text, of every flag that Megatron's parser takes."""
-    taken = parser(suppress_defaults=True)
+    taken = parser(suppress_defaults=True, release=release)
     given: dict[str, Any] = {}
     said: dict[str, str] = {}
     for chunk in _chunks(words):
@@ -100,24 +140,35 @@ def _given(words: list[str], intake: Intake) -> tuple[dict[str, Any], dict[str, 
             found, unknown = taken.parse_known_args(chunk, argparse.Namespace())
         except WrongFlagError as error:
             intake.notes.append(f"not read: {text} ({error})")
-            intake.undecided |= dict.fromkeys(_keys_of(chunk[0]), text)
+            intake.undecided |= dict.fromkeys(_keys_of(chunk[0], release), text)
             continue
         intake.notes += [f"not known: {word}" for word in unknown if word.startswith("$")]
         flag = chunk[0].partition("=")[0]
         left = [word for word in unknown if "$" not in word and not word.startswith("--")]
         if vars(found) and left:
-            intake.findings.append(_too_many(flag, left, text))
+            intake.findings.append(_too_many(flag, left, text, release))
         if not vars(found):
-            intake.unknown(flag, _judged_flags(), text, STOPS, PARSER)
+            _unknown(intake, flag, text, release)
         for dest, value in vars(found).items():
             given[dest] = value
             said[dest] = " ".join(word for word in chunk if word not in unknown)
     return given, said
 
 
-def _too_many(flag: str, left: list[str], text: str) -> Finding:
+def _unknown(intake: Intake, flag: str, text: str, release: str) -> None:
+    """A flag that this release does not have: of another release, misspelt, or of the program's own."""
+    others = [tag for tag in releases() if any(flag in row["flags"] for row in rows(tag))]
+    if others and flag.startswith("--"):
+        has = f"{others[0]} to {others[-1]} have" if len(others) > 1 else f"{others[0]} has"
+        intake.notes.append(f"{flag} is no flag of Megatron-LM {release}, the release judged; {has} it")
+        intake.overlook(text)
+    else:
+        intake.unknown(flag, _judged_flags(release), text, STOPS, PARSER)
+
+
+def _too_many(flag: str, left: list[str], text: str, release: str) -> Finding:
     """A flag with more words after it than it takes: `--sequence-parallel True`."""
-    row = next(row for row in rows() if flag in row["flags"])
+    row = next(row for row in rows(release) if flag in row["flags"])
     takes = "takes no value" if row["action"] != "store" else "takes one value"
     return Finding(
         rule=megatron_checks.RULE, severity="error", title="A flag has a value that it does not take", source=PARSER,
@@ -126,11 +177,11 @@ def _too_many(flag: str, left: list[str], text: str) -> Finding:
     )  # fmt: skip
 
 
-def _keys_of(flag: str) -> list[str]:
+def _keys_of(flag: str, release: str) -> list[str]:
     """The fields a flag sets, of those a verdict hangs on."""
     name = flag.partition("=")[0]
-    dests = {row["dest"] for row in rows() if name in row["flags"]}
-    return [key for key in FIELDS if bears(key) and (_translated(key) or destination(key)) in dests]
+    dests = {row["dest"] for row in rows(release) if name in row["flags"]}
+    return [key for key in FIELDS if bears(key) and (_translated(key) or destination(key, release)) in dests]
 
 
 def _translated(key: str) -> str | None:
@@ -152,9 +203,11 @@ def _chunks(words: list[str]) -> Iterator[list[str]]:
         yield chunk
 
 
-def _take(intake: Intake, key: str, dest: str, values: Mapping[str, Any], said: Mapping[str, str]) -> None:
+def _take(
+    intake: Intake, key: str, dest: str, values: Mapping[str, Any], said: Mapping[str, str], row: dict[str, Any]
+) -> None:
     """One field with a flag of its own. What Megatron-LM does unasked is an ask only where that leaves an overlap off."""
-    row, value = by_dest()[dest], values[dest]
+    value = values[dest]
     chosen = key.startswith("comm_overlap.") and default(row) is not False
     if dest not in said and (chosen or (FIELDS[key].default is None and not key.startswith("comm_overlap."))):
         return
@@ -164,11 +217,16 @@ def _take(intake: Intake, key: str, dest: str, values: Mapping[str, Any], said: 
     intake.take(key, value, text)
 
 
-def _translate(intake: Intake, v: Mapping[str, Any], said: Mapping[str, str]) -> None:
+def _translate(
+    intake: Intake, v: Mapping[str, Any], said: Mapping[str, str], table: Mapping[str, dict[str, Any]]
+) -> None:
     """Fields that several flags decide, as validate_args and core_transformer_config_from_args do."""
 
     def take(key: str, value: Any, *dests: str) -> None:
-        text = next((said[dest] for dest in dests if dest in said), f"no {by_dest()[dests[0]]['flags'][0]}")
+        text = next(
+            (said[dest] for dest in dests if dest in said),
+            f"no {table[dests[0]]['flags'][0]}" if dests[0] in table else "",
+        )
         intake.take(key, value, text)
 
     take("model.activation_func", "silu" if v["swiglu"] else "gelu", "swiglu")
@@ -182,12 +240,14 @@ def _translate(intake: Intake, v: Mapping[str, Any], said: Mapping[str, str]) ->
     if ffn is None and hidden is not None and v["swiglu"]:
         ffn = int((4 * hidden * 2 / 3) / 64) * 64  # validate_args:812
     take("model.ffn_hidden_size", ffn, "ffn_hidden_size")
-    scope, how = [part for part in v["cuda_graph_scope"] or [] if part != "full"], v["cuda_graph_impl"]
-    take("model.cuda_graph_scope", scope, "cuda_graph_scope")
-    if how != "none" or scope:
+    modules = "cuda_graph_modules" if "cuda_graph_modules" in table else "cuda_graph_scope"  # renamed in core_v0.18
+    scope, how = [part for part in v[modules] or [] if part != "full"], v["cuda_graph_impl"]
+    take("model.cuda_graph_scope", scope, modules)
+    if how not in (None, "none") or scope:
         take("model.cuda_graph_impl", how, "cuda_graph_impl")
     for dest in ("enable_cuda_graph", "external_cuda_graph"):
-        take(f"model.{dest}", v[dest], dest)
+        if dest in table:
+            take(f"model.{dest}", v[dest], dest)
     kinds = v["cp_comm_type"] or ["p2p"]
     if len(set(kinds)) == 1 and v["context_parallel_size"] > 1:
         take("model.cp_comm_type", kinds[0], "cp_comm_type")

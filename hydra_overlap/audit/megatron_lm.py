@@ -22,8 +22,10 @@ def looks_like(text: str) -> bool:
     return any(word.partition("=")[0] in known_flags() for word in re.findall(r"--[a-z][\w-]*=?", text))
 
 
-def read(text: str, folder: Path | None = None) -> list[Intake]:
+def read(text: str, folder: Path | None = None, core: str | None = None) -> list[Intake]:
     """One for each training command. folder: where files they name are looked for; None reads none.
+
+    core: version of megatron-core, whose flags these are.
 
     Raises UnreadableError.
     """
@@ -34,7 +36,7 @@ def read(text: str, folder: Path | None = None) -> list[Intake]:
     chosen, others = _training([_Run.of(command, script.directives) for command in script.commands])
     if not chosen:
         raise UnreadableError("No training command in this text has flags of pretrain_gpt.py.")
-    intakes = [_intake(run, folder) for run in chosen]
+    intakes = [_intake(run, folder, core) for run in chosen]
     for run in others:
         what = run.started.program or (run.started.outer[0] if run.started.outer else "")
         why = f"{what} is not a training program" if what else "these flags belong to no command"
@@ -100,8 +102,8 @@ def _training(runs: list[_Run]) -> tuple[list[_Run], list[_Run]]:
     return [*bare[:1], *(run for run in runs if run.started.outer)], []
 
 
-def _intake(run: _Run, folder: Path | None) -> Intake:
-    intake = megatron_arguments.read(run.words, run.started.ranks, folder, run.started.program)
+def _intake(run: _Run, folder: Path | None, core: str | None) -> Intake:
+    intake = megatron_arguments.read(run.words, run.started.ranks, folder, run.started.program, core)
     intake.lines = (run.command.line,) if run.started.outer or run.started.program else ()
     variables = {name: value for name, value in run.command.variables.items() if name.isupper()}
     intake.env = run.started.environment(variables)

@@ -15,7 +15,7 @@ from . import gate
 from .intake import Intake, UnreadableError
 from .launchers import SHELLS, batch_variables, directives_of
 from .recorder import ASKS, FOLDER, LAUNCHERS, NOT_TAKEN, SUFFIX
-from .verdict import Audit, Audits, concluded
+from .verdict import Audit, Audits, concluded, core_said
 
 PACKAGE = Path(__file__).parents[2]
 STANDARD_ERROR = 2
@@ -137,11 +137,12 @@ def judge(recording: Recording, overrides: Sequence[str] = ()) -> tuple[Audit | 
 
     Raises GatingError and OverrideError for a wrong override.
     """
+    core = core_said(overrides)
     read: list[tuple[Intake, Callable[[str], str]]] = []
     left: list[str] = []
     for number, launch in enumerate(recording.launches, 1):
         try:
-            intake, say = gate.read(launch.words, launch.environment, launch.folder)
+            intake, say = gate.read(launch.words, launch.environment, launch.folder, core)
         except UnreadableError as error:
             left.append(f"launch {number}, {launch}: {error}")
             continue

@@ -161,7 +161,14 @@ def audit(text: str, overrides: Sequence[str] = (), *, folder: Path | None = Non
     where files it names are looked for. Several answers for a script with several training commands.
     Raises UnreadableError, GatingError for a key or an option that does not exist, OverrideError for a word that is no override.
     """
-    return concluded(_read(text, folder), [*facts_of(text), *overrides])
+    said = [*facts_of(text), *overrides]
+    return concluded(_read(text, folder, core_said(said)), said)
+
+
+def core_said(overrides: Sequence[str]) -> str | None:
+    """The version of megatron-core among overrides; None if they do not say one. Raises as `values` does."""
+    found = dict(values(overrides)).get("software.megatron_core")
+    return None if found is None else str(found)
 
 
 def concluded(read: Iterable[tuple[Intake, Callable[[str], str]]], overrides: Sequence[str] = ()) -> Audit | Audits:
@@ -187,7 +194,7 @@ def _add(found: list[Audit], audit: Audit) -> None:
     found.append(audit)
 
 
-def _read(text: str, folder: Path | None) -> list[tuple[Intake, Callable[[str], str]]]:
+def _read(text: str, folder: Path | None, core: str | None) -> list[tuple[Intake, Callable[[str], str]]]:
     """What was read in whichever format this is, and how a fix is said there."""
     from . import megatron_bridge, megatron_lm, nemo, yamls
 
@@ -198,7 +205,7 @@ def _read(text: str, folder: Path | None) -> list[tuple[Intake, Callable[[str], 
     if contents:
         return [(megatron_bridge.read(content), megatron_bridge.say) for content in contents]
     if megatron_lm.looks_like(text):
-        return [(intake, megatron_lm.say) for intake in megatron_lm.read(text, folder)]
+        return [(intake, megatron_lm.say) for intake in megatron_lm.read(text, folder, core)]
     broken = "" if text.startswith("#!") else yamls.problem(text)
     raise UnreadableError(
         "This is not a configuration that audit can read: neither flags of Megatron-LM's pretrain_gpt.py, nor a YAML or a list "

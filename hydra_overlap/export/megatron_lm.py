@@ -67,12 +67,12 @@ BASES = tuple(
 )  # fmt: skip
 
 
-def destination(key: str) -> str | None:
-    """Where the flag of a field puts its value; None if the field has no flag of its own."""
+def destination(key: str, release: str = VERSION) -> str | None:
+    """Where the flag of a field puts its value; None if the field has no flag of its own in that release of Megatron-LM."""
     if key in TRANSLATED or key in BASES or key.startswith(UNSAID):
         return None
     name = RENAMED.get(key, key.rpartition(".")[2])
-    return name if name in by_dest() else None
+    return name if name in by_dest(release) else None
 
 
 def irrelevant(key: str, c: Mapping[str, Any]) -> bool:

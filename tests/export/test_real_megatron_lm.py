@@ -18,10 +18,11 @@ pytestmark = pytest.mark.skipif(not CHECKOUT, reason="HYDRA_OVERLAP_MEGATRON_LM 
 
 
 def test_the_recorded_table_is_the_real_parser() -> None:
-    from hydra_overlap.export.megatron_lm_parser import TABLE
-    from tests.export.real_megatron_lm import text
+    from hydra_overlap.export.megatron_lm_parser import VERSION
+    from hydra_overlap.export.megatron_lm_parser import rows as recorded
+    from tools.megatron_lm_flags import read
 
-    assert text(Path(CHECKOUT)) == TABLE.read_text()
+    assert read([f"{VERSION}={CHECKOUT}"])[VERSION] == list(recorded())
 
 
 def test_megatron_lm_makes_of_the_flags_what_the_plan_says() -> None:
@@ -72,8 +73,8 @@ def main(checkout: Path, wanted: int = 200) -> None:
     from hypothesis import HealthCheck, assume, given, settings
 
     from hydra_overlap import GatingError, resolve
-    from tests.export.real_megatron_lm import arguments_module
     from tests.strategies import plausible
+    from tools.megatron_lm_flags import arguments_module
 
     megatron = arguments_module(checkout)
     megatron._print_args = lambda title, args: None
