@@ -361,22 +361,48 @@ def export(target: str, overrides: tuple[str, ...], output: str | None, as_json:
         click.echo("\n".join(paths))
 
 
-@main.command(context_settings={"ignore_unknown_options": True}, short_help="Judge another launcher's configuration.")
+class WithArguments(click.Command):
+    """A command that gets the words after the first `--` as `arguments`: None where there is no `--`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click's, for the words before `--`."""
+        at = args.index("--") if "--" in args else None
+        left = super().parse_args(ctx, args[:at])
+        ctx.params["arguments"] = None if at is None else tuple(args[at + 1 :])
+        return left
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """As click's, with what follows `--`."""
+        return [*super().collect_usage_pieces(ctx), "[-- ARGUMENTS...]"]
+
+
+@main.command(
+    cls=WithArguments,
+    context_settings={"ignore_unknown_options": True},
+    short_help="Judge another launcher's configuration.",
+)
 @click.argument("source", required=False, shell_complete=completion.source)
 @click.argument("overrides", nargs=-1, shell_complete=completion.overrides)
 @click.option(
     "--bridge-recipes", type=click.Path(exists=True, dir_okay=False), help="Judge the recorded recipes in this file."
 )
 @JSON
-def audit(source: str | None, overrides: tuple[str, ...], bridge_recipes: str | None, as_json: bool) -> None:
+def audit(
+    source: str | None,
+    overrides: tuple[str, ...],
+    bridge_recipes: str | None,
+    as_json: bool,
+    arguments: tuple[str, ...] | None,
+) -> None:
     """Judge another launcher's configuration in the file SOURCE (- is standard input), without executing anything.
 
     SOURCE is a Megatron-LM command line or script, a Megatron-Bridge YAML or list of overrides, or a NeMo-Launcher YAML.
-    OVERRIDES set what it leaves open, for example platform=h100 parallelism.world_size=64.
+    OVERRIDES set what it leaves open, for example platform=h100 parallelism.world_size=64, and variables around a script, for
+    example NNODES=4. ARGUMENTS are those of the script.
     """
-    from pathlib import Path
-
     if bridge_recipes is not None:
+        from pathlib import Path
+
         from .audit import recipes
 
         try:
@@ -392,18 +418,13 @@ def audit(source: str | None, overrides: tuple[str, ...], bridge_recipes: str | 
     from .audit import audit as read
     from .audit.overrides import OverrideError
     from .audit.screen import print_audit
+    from .audit.source import read as read_source
     from .errors import GatingError
     from .screen import make_console
 
-    file = None if source == "-" else Path(source)
-    if file is not None and not file.is_file():
-        raise click.UsageError(f"There is no file {source}.")
     try:
-        text = sys.stdin.read() if file is None else file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"{source} is not a text file: {error}.") from None
-    try:
-        found = read(text, overrides, folder=Path.cwd() if file is None else file.parent)
+        text, folder = read_source(source)
+        found = read(text, overrides, folder=folder, arguments=arguments)
     except UnreadableError as error:
         raise click.UsageError(str(error)) from None
     except (GatingError, OverrideError) as error:

@@ -27,6 +27,7 @@ BEARS_ON_OVERLAP = re.compile(
 # An audited configuration is another program's: what train.py alone needs (TRN) is not judged in it.
 JUDGED = frozenset(key for rule in RULES if not issubclass(rule, TrainerRule) for key in rule.reads)
 FACTS = ("platform.", "software.", "parallelism.world_size")  # no recipe says them
+ABSENT = "no "  # begins what is said of a flag that is not there
 LIKE = 0.9  # of difflib, from which on an unknown name is taken for a known one misspelt
 
 
@@ -41,6 +42,10 @@ class Unknown(str):
 @dataclass(kw_only=True)
 class Intake:
     """What was read. flat: key of the request -> value. said: key -> how the source spells it, for messages.
+
+    ways: how the conditions turn out that the text does not decide, where this is so only then. group: the same for all of
+    these. maybe: words of the command that may add settings (`$EXTRA`); surely: what holds settings and cannot be read. by_default: ranks that would start if nobody says another number, and how
+    that is said.
 
     overlooked: settings that bear on overlap and that no rule reads, with what was said. ignored: how many others were
     left alone. env: variables the source sets. notes: what the reader assumed. undecided: key -> the setting as it stands
@@ -66,16 +71,24 @@ class Intake:
     asserts_connections: bool = False
     torch_fsdp: bool = False
     rest_is_default: bool = True
+    ways: tuple[str, ...] = ()
+    group: int | None = None
+    maybe: tuple[str, ...] = ()
+    surely: tuple[str, ...] = ()
+    by_default: tuple[int, str] | None = None
     settle: Callable[["Intake"], None] | None = None
     checks: list[Callable[["Intake"], Iterable[Finding]]] = field(default_factory=list)
 
     def open_in(self, finding: Finding) -> tuple[str, ...]:
-        """Keys that a finding hangs on and that only the recipe behind the source says."""
-        if self.rest_is_default:
+        """Keys that a finding hangs on and that only the recipe behind the source says, or a part that cannot be read."""
+        if self.rest_is_default and not self.surely:
             return ()
-        keys = (place.key for place in finding.where)
-        said = (*self.said, *self.undecided)
-        return tuple(key for key in keys if key in FIELDS and key not in said and not key.startswith(FACTS))
+        return tuple(key for key in self.unsaid_in(finding) if not key.startswith(FACTS))
+
+    def unsaid_in(self, finding: Finding) -> tuple[str, ...]:
+        """Keys that a finding hangs on and that the source does not say."""
+        keys = dict.fromkeys(place.key for place in finding.where if place.key in FIELDS)
+        return tuple(key for key in keys if key not in self.undecided and self.said.get(key, ABSENT).startswith(ABSENT))
 
     @property
     def tells_environment(self) -> bool:

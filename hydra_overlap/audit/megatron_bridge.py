@@ -63,7 +63,7 @@ class Content:
     notes: tuple[str, ...] = ()
 
 
-def contents(text: str) -> list[Content]:
+def contents(text: str, around: shell.Around = shell.NOTHING) -> list[Content]:
     """Of a YAML file, or of overrides (`comm_overlap.tp_comm_overlap=true`): one for each command. Empty if it is neither.
 
     Raises UnreadableError on a YAML without bounds.
@@ -74,12 +74,12 @@ def contents(text: str) -> list[Content]:
         found = None
     if isinstance(found, dict) and all(isinstance(key, str) and "=" not in key for key in found):
         return [Content(found)]
-    return _overrides(text)
+    return _overrides(text, around)
 
 
-def _overrides(text: str) -> list[Content]:
+def _overrides(text: str, around: shell.Around) -> list[Content]:
     try:
-        script = shell.read(text)
+        script = shell.read(text, around)
     except ValueError:
         return []
     found = [(command, nested) for command in script.commands if (nested := overrides(command.words))]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..export._base import FACTS_MARK
-from . import megatron_arguments, shell
+from . import megatron_arguments, openings, shell
 from .intake import Intake, UnreadableError
 from .launchers import Launch, launch
 from .megatron_arguments import KIND, flagged, known_flags, say
@@ -22,25 +22,28 @@ def looks_like(text: str) -> bool:
     return any(word.partition("=")[0] in known_flags() for word in re.findall(r"--[a-z][\w-]*=?", text))
 
 
-def read(text: str, folder: Path | None = None, core: str | None = None) -> list[Intake]:
-    """One for each training command. folder: where files they name are looked for; None reads none.
+def read(text: str, around: shell.Around = shell.NOTHING, core: str | None = None) -> list[Intake]:
+    """One for each training command, and for each way in which conditions that nobody can evaluate may turn out.
 
     core: version of megatron-core, whose flags these are.
 
     Raises UnreadableError.
     """
     try:
-        script = shell.read(_typed(text))
+        script = shell.read(_typed(text), around)
     except ValueError as error:
         raise UnreadableError(f"This is not a shell script: {error}.") from error
     chosen, others = _training([_Run.of(command, script.directives) for command in script.commands])
     if not chosen:
         raise UnreadableError("No training command in this text has flags of pretrain_gpt.py.")
-    intakes = [_intake(run, folder, core) for run in chosen]
+    intakes = [_intake(run, around.folder, core) for run in chosen]
+    intakes[0].notes += script.notes
     for run in others:
         what = run.started.program or (run.started.outer[0] if run.started.outer else "")
         why = f"{what} is not a training program" if what else "these flags belong to no command"
         intakes[0].notes.append(f"not judged: line {run.command.line}, {why}")
+        if run.command.cut is not None:
+            intakes[0].notes.append(f"not judged: line {run.command.cut.line}, these flags belong to no command")
     return intakes
 
 
@@ -108,4 +111,7 @@ def _intake(run: _Run, folder: Path | None, core: str | None) -> Intake:
     variables = {name: value for name, value in run.command.variables.items() if name.isupper()}
     intake.env = run.started.environment(variables)
     intake.notes += shell.conditions(run.command)
+    intake.ways, intake.group = run.command.ways, run.command.group
+    openings.ranks(intake, run.started.outer)
+    openings.take(intake, run.command, run.words)
     return intake

@@ -1,5 +1,6 @@
 """The verdict on a foreign configuration: read, completed with facts, judged."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +14,12 @@ from ..resolver.resolution import Resolution
 from ..resolver.resolve import resolve
 from ..rules.layout import data_parallel_size, smallest_world
 from ..schema.fields import FIELDS
-from . import environment
-from .intake import Intake, UnreadableError, facts_of
+from . import environment, shell
+from .intake import ABSENT, Intake, UnreadableError, bears, facts_of
 from .overrides import COMMAND_LINE, values
 
 WORLD = "parallelism.world_size"
+VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*=")  # no field of ours is in capitals
 VERSIONS = ("torch", "megatron_core", "transformer_engine")
 ASKED_BY_ENVIRONMENT = {
     "launch.layernorm_sm_margin": "NVTE_FWD_LAYERNORM_SM_MARGIN",
@@ -31,7 +33,8 @@ class Audit:
     """What `hydra-overlap audit` says of one configuration. resolution: None if a rule refuses.
 
     undecided: keys that rules read and whose values the text does not tell, or not in a form that could be used: no rule
-    judged. lines: of the commands in a script that say exactly this.
+    judged. lines: of the commands in a script that say exactly this. unread: what holds settings and could not be read. ways:
+    in how many the conditions may turn out that the text does not decide.
     """
 
     kind: str
@@ -43,6 +46,8 @@ class Audit:
     request: dict[str, Any]
     undecided: tuple[str, ...] = ()
     lines: tuple[int, ...] = ()
+    unread: tuple[str, ...] = ()
+    ways: int = 1
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -52,12 +57,12 @@ class Audit:
     @property
     def exit_code(self) -> int:
         """1 if a rule refuses, or nothing could be judged."""
-        return 1 if self.errors or self.undecided else 0
+        return 0 if self.verdict == "accepted" else 1
 
     @property
     def verdict(self) -> str:
         """refused, undecided or accepted."""
-        return "refused" if self.errors else "undecided" if self.undecided else "accepted"
+        return "refused" if self.errors else "undecided" if self.undecided or self.unread else "accepted"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
@@ -87,7 +92,17 @@ class Audit:
     def wanted(self) -> str:
         """What the text does not tell and a verdict needs; empty if there is nothing."""
         say = " ".join(f"{key}=..." for key in self.undecided)
-        return f"Not in the file; pass them after its name: {say}" if say else ""
+        parts = [f"Not in the file; pass them after its name: {say}"] if say else []
+        if self.unread:
+            parts.append(
+                f"Settings stand in {', '.join(self.unread)}, which cannot be read here. Judge the launch as it stands: put "
+                "`hydra-overlap gate --` in front of the launcher, or start the script with `hydra-overlap record -- bash ...`."
+            )
+        elif self.lines and (self.undecided or self.ways > 1):
+            parts.append(
+                "What the caller of a script passes is said as `NAME=value` after the file name, and as `-- ARGUMENT ...`."
+            )
+        return "\n".join(parts)
 
     @property
     def asides(self) -> list[str]:
@@ -153,16 +168,26 @@ class Audits:
         return "\n\n".join([self.headline, *map(str, self.commands)])
 
 
-def audit(text: str, overrides: Sequence[str] = (), *, folder: Path | None = None) -> Audit | Audits:
+def audit(
+    text: str,
+    overrides: Sequence[str] = (),
+    *,
+    folder: Path | None = None,
+    arguments: Sequence[str] | None = None,
+) -> Audit | Audits:
     """Judge a configuration of another launcher.
 
     text: a Megatron-LM command line or shell script, a Megatron-Bridge YAML or list of overrides, a NeMo-Launcher or
-    MLPerf YAML. overrides: what the text does not say (`platform=h100`, `parallelism.world_size=64`); they win. folder:
-    where files it names are looked for. Several answers for a script with several training commands.
+    MLPerf YAML. overrides: what the text does not say (`platform=h100`, `parallelism.world_size=64`), and variables around
+    a script (`NNODES=4`); they win. folder: where files it names are looked for. arguments: of the script. Several answers
+    for a script with several training commands.
     Raises UnreadableError, GatingError for a key or an option that does not exist, OverrideError for a word that is no override.
     """
-    said = [*facts_of(text), *overrides]
-    return concluded(_read(text, folder, core_said(said)), said)
+    variables = [word for word in overrides if VARIABLE.match(word)]
+    pairs = tuple((name, value) for name, _, value in (word.partition("=") for word in variables))
+    around = shell.Around(folder, None if arguments is None else tuple(arguments), pairs)
+    said = [*facts_of(text), *(word for word in overrides if word not in variables)]
+    return concluded(_read(text, around, core_said(said)), said)
 
 
 def core_said(overrides: Sequence[str]) -> str | None:
@@ -177,35 +202,79 @@ def concluded(read: Iterable[tuple[Intake, Callable[[str], str]]], overrides: Se
     Raises GatingError for a key or an option that does not exist, OverrideError for a word that is no override.
     """
     said = list(values(overrides))
-    found: list[Audit] = []
-    for intake, say in read:
+    groups: dict[Any, list[tuple[tuple[str, ...], Audit]]] = {}
+    for number, (intake, say) in enumerate(read):
         assumed = _complete(intake, said)
-        _add(found, judged(intake, say, assumed))
+        group = ("alone", number) if intake.group is None else ("group", intake.group)
+        groups.setdefault(group, []).append((intake.ways, judged(intake, say, assumed)))
+    found: list[Audit] = []
+    for ways in groups.values():
+        _add(found, turned_out(ways))
     return found[0] if len(found) == 1 else Audits(tuple(found))
+
+
+def turned_out(ways: Sequence[tuple[tuple[str, ...], Audit]]) -> Audit:
+    """One verdict on a command that depends on conditions nobody can evaluate: what holds whichever way they turn out."""
+    first = ways[0][1]
+    if len(ways) == 1:
+        return first
+    audits = [audit for _, audit in ways]
+    notes = tuple(dict.fromkeys(note for audit in audits for note in audit.notes if not note.startswith("if ")))
+    if all(_same(audit, first) for audit in audits):
+        return replace(first, notes=notes)
+    common = [finding for finding in first.findings if all(_has(finding, audit) for audit in audits)]
+    errors = any(finding.severity == "error" for finding in common)
+    each = tuple(f"if {' and '.join(names)}: {audit.headline}" for names, audit in ways)
+    differing = _differing([audit.request for audit in audits])
+    alike = len({audit.verdict for audit in audits}) == 1
+    undecided = first.undecided if alike or errors else tuple(dict.fromkeys((*differing, *first.undecided)))
+    accepted = alike and first.verdict == "accepted"
+    resolution = first.resolution if accepted else None
+    return replace(
+        first, findings=tuple(common), notes=(*each, *notes), undecided=undecided, resolution=resolution, ways=len(ways)
+    )
+
+
+def _same(audit: Audit, other: Audit) -> bool:
+    """Whether two say the same, but for lines and notes."""
+    plain = {"lines": (), "notes": (), "resolution": None, "ignored": 0}
+    return replace(audit, **plain) == replace(other, **plain)  # type: ignore[arg-type]
+
+
+def _has(finding: Finding, audit: Audit) -> bool:
+    return any(other.rule == finding.rule and other.severity == finding.severity for other in audit.findings)
+
+
+def _differing(requests: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Keys on which a verdict may hang and whose values are not the same in all."""
+    flat = [dotted.flatten(dict(request), whole=FIELDS) for request in requests]
+    keys = dict.fromkeys(key for one in flat for key in one)
+    return [key for key in keys if bears(key) and any(one.get(key) != flat[0].get(key) for one in flat)]
 
 
 def _add(found: list[Audit], audit: Audit) -> None:
     """Append it, or its line to the audit that says the same."""
     for index, other in enumerate(found):
-        if replace(other, lines=(), notes=(), resolution=None) == replace(audit, lines=(), notes=(), resolution=None):
+        if _same(other, audit):
             notes = (*other.notes, *(note for note in audit.notes if note not in other.notes))
-            found[index] = replace(other, lines=(*other.lines, *audit.lines), notes=notes)
+            lines = tuple(dict.fromkeys((*other.lines, *audit.lines)))
+            found[index] = replace(other, lines=lines, notes=notes)
             return
     found.append(audit)
 
 
-def _read(text: str, folder: Path | None, core: str | None) -> list[tuple[Intake, Callable[[str], str]]]:
+def _read(text: str, around: shell.Around, core: str | None) -> list[tuple[Intake, Callable[[str], str]]]:
     """What was read in whichever format this is, and how a fix is said there."""
     from . import megatron_bridge, megatron_lm, nemo, yamls
 
-    contents = megatron_bridge.contents(text)
+    contents = megatron_bridge.contents(text, around)
     if contents and nemo.looks_like(contents[0].nested):
         return [(nemo.read(contents[0].nested), nemo.say)]
     contents = [content for content in contents if megatron_bridge.looks_like(content.nested)]
     if contents:
         return [(megatron_bridge.read(content), megatron_bridge.say) for content in contents]
     if megatron_lm.looks_like(text):
-        return [(intake, megatron_lm.say) for intake in megatron_lm.read(text, folder, core)]
+        return [(intake, megatron_lm.say) for intake in megatron_lm.read(text, around, core)]
     broken = "" if text.startswith("#!") else yamls.problem(text)
     raise UnreadableError(
         "This is not a configuration that audit can read: neither flags of Megatron-LM's pretrain_gpt.py, nor a YAML or a list "
@@ -233,11 +302,27 @@ def _complete(intake: Intake, said: list[tuple[str, Any]]) -> list[str]:
     if intake.flat.get(WORLD) is None:
         flat = {key: intake.flat.get(key, leaf.default) for key, leaf in FIELDS.items()}
         smallest, batch = smallest_world(flat), flat["training.global_batch_size"]
+        if intake.by_default is not None and _fits(intake.by_default[0], flat):
+            intake.flat[WORLD], intake.said[WORLD] = intake.by_default
+            return assumed
+        if intake.by_default is not None:
+            intake.notes.append(
+                f"{WORLD} is not said: {intake.by_default[1]} does not fit, so that another number is assumed"
+            )
         samples = flat["training.micro_batch_size"] * data_parallel_size({**flat, WORLD: smallest * 2})
         intake.flat[WORLD] = smallest * 2 if batch is None or batch % samples == 0 else smallest
         intake.said[WORLD] = "assumed"
         assumed.append(f"{WORLD}={intake.flat[WORLD]}")
     return assumed
+
+
+def _fits(world: int, flat: Mapping[str, Any]) -> bool:
+    """Whether so many ranks make whole copies of the model, and their batches the global one."""
+    batch, samples = flat["training.global_batch_size"], flat["training.micro_batch_size"]
+    if world % smallest_world(flat):
+        return False
+    samples *= data_parallel_size({**flat, WORLD: world})
+    return batch is None or (samples > 0 and batch % samples == 0)
 
 
 def judged(intake: Intake, say: Callable[[str], str] | None = None, assumed: Sequence[str] = ()) -> Audit:
@@ -251,10 +336,12 @@ def judged(intake: Intake, say: Callable[[str], str] | None = None, assumed: Seq
     undecided += tuple(dict.fromkeys(key for keys in hanging.values() for key in keys if key not in undecided))
     hang = [finding for finding in findings if hanging.get(id(finding))]
     findings = [finding for finding in findings if not hanging.get(id(finding))]
+    behind = " or ".join(intake.surely) or "the recipe"
     recipes = [
-        f"{finding.rule} ({finding.title}) hangs on what the recipe says of {', '.join(hanging[id(finding)])}"
+        f"{finding.rule} ({finding.title}) hangs on what {behind} says of {', '.join(hanging[id(finding)])}"
         for finding in hang
     ]
+    findings = [_unless(finding, intake) for finding in findings]
     if say is not None:
         findings = [replace(finding, fixes=tuple(_said(fix, say) for fix in finding.fixes)) for finding in findings]
     notes = [
@@ -265,13 +352,27 @@ def judged(intake: Intake, say: Callable[[str], str] | None = None, assumed: Seq
     return Audit(
         kind=intake.kind,
         findings=tuple(findings),
-        resolution=None if undecided or any(finding.severity == "error" for finding in findings) else resolution,
+        resolution=None
+        if undecided or intake.surely or any(finding.severity == "error" for finding in findings)
+        else resolution,
         overlooked=tuple(intake.overlooked),
         ignored=intake.ignored,
         notes=tuple(intake.notes if undecided and not recipes else notes),
         request=request,
         undecided=undecided,
         lines=intake.lines,
+        unread=intake.surely,
+    )
+
+
+def _unless(finding: Finding, intake: Intake) -> Finding:
+    """A refusal that rests on what is not said, where words that nobody can read may say it."""
+    absent = [intake.said.get(key, "").removeprefix(ABSENT) for key in intake.unsaid_in(finding)]
+    flags = [flag for flag in absent if flag.startswith("-")]
+    if finding.severity != "error" or not intake.maybe or not flags:
+        return finding
+    return replace(
+        finding, why=f"{finding.why} This holds unless {' or '.join(intake.maybe)} says {' or '.join(flags)}."
     )
 
 

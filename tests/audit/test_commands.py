@@ -45,8 +45,9 @@ def test_programs_get_every_command_and_the_worst_verdict(monkeypatch) -> None:
 def test_commands_with_the_same_settings_share_one_verdict() -> None:
     found = audit(f"if $PROFILE; then\n  nsys profile -o x {TP4}\nelse\n  {TP4}\nfi", H100)
     assert found.lines == (2, 4)
-    assert "line 2 is inside a condition or loop that starts on line 1" in str(found)
-    assert "line 4 is inside a condition or loop that starts on line 1" in str(found)
+    notes = " ".join(found.notes)
+    assert "line 2 runs only if the condition or loop of line 1 turns out so" in notes
+    assert "line 4 runs only if the condition or loop of line 1 turns out so" in notes
 
 
 def test_programs_that_do_not_train_are_named_and_not_judged() -> None:
@@ -62,11 +63,16 @@ def test_a_training_program_of_another_name_is_judged(program: str) -> None:
     assert ids(audit(f"{program} {MODEL} --tp-comm-overlap", H100)) == ["TP001"]
 
 
-def test_assignments_under_conditions_are_said_with_the_value_that_was_taken() -> None:
-    script = f'if [ "$1" = small ]; then TP=1; else TP=4; fi\nARGS="--tp-comm-overlap"\n[ $TP -gt 1 ] || ARGS=""\n{TP4} $ARGS'
-    (note,) = [note for note in audit(script.replace("size 4", "size $TP"), H100).notes if "conditions" in note]
-    assert note.endswith("TP=4 (line 1); ARGS= (line 3)")
-    assert not any("conditions" in note for note in audit(TP4, H100).notes)
+def test_each_way_in_which_a_condition_may_turn_out_is_said_with_its_verdict() -> None:
+    script = f'if [ "$1" = small ]; then TP=1; else TP=4; fi\n{TP4}'.replace("size 4", "size $TP")
+    found = audit(script, H100)
+    assert found.verdict == "undecided" and found.undecided == ("parallelism.tensor_model_parallel_size",)
+    ways = [note for note in found.notes if note.startswith("if ")]
+    assert (
+        len(ways) == 2 and "if the condition on line 1 holds: refused by 2 rules" in ways[0] and ": accepted" in ways[1]
+    )
+    assert not any(note.startswith("if ") for note in audit(TP4, H100).notes)
+    assert audit(script, H100, arguments=["large"]).verdict == "accepted"
 
 
 @pytest.mark.parametrize(

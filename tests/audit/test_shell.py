@@ -79,23 +79,95 @@ def last(script: str) -> shell.Command:
 
 
 def test_what_a_command_would_print_is_not_known_and_keeps_its_dollar() -> None:
-    script = "A=$(date +'%s')\nB=`id`\nx $A $B $(f (a) ')' b) $((1 + (2))) $1 ${2} \"$@\" ${C} ${C:?no} ${#A} ${A%.*}"
-    assert last(script).words[1:] == [
-        "$(...)", "$(...)", "$(...)", "$((...))", "$1", "${2}", "$@", "${C}", "${C:?no}", "${#A}", "${A%.*}",
-    ]  # fmt: skip
-
-
-def test_variables_set_under_conditions_and_in_loops_are_named_with_their_lines() -> None:
-    script = 'A=0\nif f; then A=1; fi\n[ $A -gt 0 ] &&\n  B=2\nfor C in 1 2; do\nD=3\ndone\nE="$A $B"\nf || F=4\nx $E $C $D $F'
+    script = "A=$(date +'%s')\nB=`id`\nx $A $B $(f ')' b) $((1 + C)) $1 ${2} \"$@\" ${D} ${D:?no} ${#D} ${A%.*}"
     command = last(script)
-    assert command.words == ["x", "1", "2", "$C", "3", "4"]
-    assert command.branches == {"A": 2, "B": 4, "C": 5, "D": 6, "F": 9}
-    assert last("if f; then A=1; fi\nA=2\nx $A").branches == {}
-    assert last("cd x && A=1\nx $A").branches == {}  # whether it can be entered decides more than A
+    assert command.words[1:] == [
+        "$(date +'%s')", "$(id)", "$(f ')' b)", "$((1 + C))", "$1", "${2}", "$@", "${D}", "${D:?no}", "${#D}", "${A%.*}",
+    ]  # fmt: skip
+    assert not any(word.known for word in command.words[1:]) and command.words[0].known
 
 
-def test_a_command_under_a_condition_says_so() -> None:
-    commands = shell.read("if f; then\nx\nelse\ny\nfi\nz\n[ a ] || {\n w\n}\nv").commands
+def test_a_command_is_there_once_for_each_way_that_a_condition_may_turn_out() -> None:
+    script = 'SP=""\nif [ "$MODE" = big ]; then\n  TP=8\n  SP=--sp\nelse\n  TP=2\nfi\nx --tp $TP $SP'
+    commands = shell.read(script).commands
+    assert [(command.words, command.ways) for command in commands] == [
+        (["x", "--tp", "8", "--sp"], ("the condition on line 2 holds",)),
+        (["x", "--tp", "2"], ("no condition on line 2 holds",)),
+    ]
+    assert len({command.group for command in commands}) == 1
+    assert [
+        command.words for command in shell.read(script, shell.Around(environment=(("MODE", "small"),))).commands
+    ] == [["x", "--tp", "2"]]
+
+
+@each(
+    "script",
+    [
+        ("A=4\nif [ $A -gt 1 ]; then B=1; else B=0; fi\nx $B", ["1"]),
+        ("A=4\nif [[ $A == 4* && -n $A ]]; then B=1; elif f; then B=2; fi\nx $B", ["1"]),
+        ("case 7B in 1B|7B) B=1 ;; *) B=2 ;; esac\nx $B", ["1"]),
+        ("A=3\nwhile [ $A -gt 0 ]; do A=$((A - 1)); done\nx $A", ["0"]),
+        ("f() { B=$1; local C=5; return 0; }\nf 3 && x $B", ["3"]),
+        ("A=(a b c)\nA[1]=z\nx ${A[1]} ${#A[@]} ${A[-1]} ${A[@]:1}", ["z", "3", "c", "z", "c"]),
+        ("declare -A M=([a]=1 [b]=2)\nK=b\nx ${M[$K]}", ["2"]),
+        ("A=7 B=2\nx $((A / B)) $((A % B)) $((A > B ? A : B)) $((-A / B)) $(expr $A + $B)", ["3", "1", "7", "-3", "9"]),
+        ("A=a/b.c.d\nx ${A##*/} ${A%.*} ${A%%.*} ${A/b/z} ${A^^} ${A:2:3}", ["b.c.d", "a/b.c", "a/b", "a/z.c.d", "A/B.C.D", "b.c"]),
+        ("A=$(echo 3)\nx $A $(basename /a/b) $(seq 3)", ["3", "b", "1", "2", "3"]),
+        ("if [ 1 = 1 ]; then x a; exit 0; fi\nx b", ["a"]),
+        ("if [ -z '' -a 1 -lt 2 ] && ! [ 1 = 2 ]; then x a; fi", ["a"]),
+    ],
+)  # fmt: skip
+def test_what_the_text_decides_is_decided_as_bash_decides_it(script: tuple[str, list[str]]) -> None:
+    assert [command.words[1:] for command in shell.read(script[0]).commands if command.words[0] == "x"] == [script[1]]
+
+
+def test_a_default_is_taken_and_said() -> None:
+    command = last("N=${NODES:-2}\nx --n $((N * 4)) ${1:-a}")
+    assert command.words == ["x", "--n", "8", "a"] and command.defaults == {"NODES": "2", "$1": "a"}
+    assert "by default: $1=a, NODES=2" in shell.conditions(command)[0]
+    said = shell.read(
+        "N=${NODES:-2}\nx $N ${1:-a}", shell.Around(arguments=("b",), environment=(("NODES", "3"),))
+    ).commands[-1]
+    assert said.words == ["x", "3", "b"] and said.defaults == {}
+
+
+def test_a_word_that_may_be_several_says_so_and_whether_it_surely_holds_something() -> None:
+    words = last('x $EXTRA "$EXTRA" "$@" "${A[@]}" $(cat f)').words[1:]
+    assert [(word.open, word.filled) for word in words] == [
+        ("$EXTRA", False), ("", False), ("$@", False), ("${A[@]}", False), ("$(cat f)", True),
+    ]  # fmt: skip
+    after = last('source other/file.sh\nx "${A[@]}"')
+    assert after.words[1].filled and after.unread == "other/file.sh, sourced on line 1"
+
+
+def test_sibling_files_are_read_and_no_others(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model.sh").write_text("A=(--x 1)\n")
+    (tmp_path / "outside.sh").write_text("A=(--y 1)\n")
+    ways = (
+        "source model.sh",
+        '. "$(dirname "$0")/model.sh"',
+        'D=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)\nsource "$D/model.sh"',
+    )
+    for way in ways:
+        found = shell.read(way + '\nx "${A[@]}"', shell.Around(tmp_path / "run")).commands[-1]
+        assert found.words == ["x", "--x", "1"], way
+    for path in ("../outside.sh", str(tmp_path / "outside.sh"), "absent.sh", "."):
+        assert shell.read(f'source {path}\nx "${{A[@]}}"', shell.Around(tmp_path / "run")).commands[-1].words[1].filled
+
+
+def test_flags_that_a_comment_or_a_blank_cuts_off_are_named_with_the_reason() -> None:
+    command = last("x a.py \\\n  --a \\\n  # --b \\\n  --c \\\n  --d\n")
+    assert command.words == ["x", "a.py", "--a"]
+    assert command.cut is not None and command.cut.line == 4 and command.cut.words == ("--c", "--d")
+    assert command.cut.why == "the comment on line 3 ends it"
+    blank = last("x a.py --a \\ \n  --c 1\n")
+    assert blank.cut is not None and "line 1 does not end with a backslash" in blank.cut.why
+    assert last("x a.py --a\n\n\n--c").cut is None
+
+
+def test_a_command_under_a_condition_that_is_not_decided_says_so() -> None:
+    commands = shell.read("if f; then\nx\nelse\ny\nfi\nz\n[ $a ] || {\n w\n}\nv").commands
     assert {command.words[0]: command.inside for command in commands if command.words[0] in "xyzwv"} == {
         "x": 1, "y": 1, "z": None, "w": 7, "v": None,
     }  # fmt: skip
@@ -127,17 +199,19 @@ def test_scripts_in_words_and_in_documents_are_read_too(script: str) -> None:
 @pytest.mark.parametrize(
     ("script", "message"),
     [
-        ("x\n'a", "line 2: a quote"),
-        ('x "a\n\n', "line 1: a quote"),
-        ("A=(1\n2", "line 1: a bracket"),
-        ("x $(y", "line 1: a bracket"),
-        ("x ${y", "line 1: a bracket"),
-        ("x $'y", "line 1: a quote"),
-        ("x `y", "line 1: a quote"),
-        ("A=xxxxxxxx\n" + "A=$A$A\n" * 64, "A becomes longer|a word becomes longer"),
-        ("A=(x x)\n" + 'A=("${A[@]}" "${A[@]}")\n' * 64, "A becomes longer"),
-        ("x " + "${A:-" * 5000, "nested too deeply|never closed"),
-        ("x " + "$(y " * 5000, "nested too deeply|never closed"),
+        ("x\n'a", "line . cannot be read"),
+        ('x "a\n\n', "line 1 cannot be read"),
+        ("A=(1\n2", "cannot be read"),
+        ("x $(y", "cannot be read"),
+        ("x ${y", "line 1 cannot be read"),
+        ("x $'y", "line 1 cannot be read"),
+        ("x `y", "cannot be read"),
+        ("A=xxxxxxxx\n" + "A=$A$A\n" * 64, "becomes longer"),
+        ("A=(x x)\n" + 'A=("${A[@]}" "${A[@]}")\n' * 64, "becomes longer|too many words"),
+        ("x " + "${A:-" * 5000, "nested too deeply|cannot be read"),
+        ("x " + "$(y " * 5000, "nested too deeply|cannot be read"),
+        ("x " + "a" * 3_000_000, "longer than 2 MB"),
+        ("for a in 1 2 3 4 5 6 7 8; do " * 12 + "x; " + "done; " * 12, "too many words|more than"),
     ],
 )
 def test_what_is_broken_or_has_no_bounds_is_refused(script: str, message: str) -> None:
