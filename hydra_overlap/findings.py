@@ -14,6 +14,7 @@ WIDTH = (
 )
 PROSE = 100  # columns of wrapped prose at most, however wide the terminal is
 INDENT = 10  # columns of a label, such as `fix`, and the space around it
+LONGEST = 4096  # bits of a whole number that is written out
 SEVERITIES = ("error", "warning", "note")
 
 _CONSTANTS: dict[str, Any] = {"true": True, "false": False, "null": None}
@@ -94,6 +95,8 @@ def yaml_value(value: Any) -> str:
         return "[" + ",".join(yaml_value(item) for item in value) + "]"
     if isinstance(value, dict):
         return "{" + ",".join(f"{key}:{yaml_value(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, int) and value.bit_length() > LONGEST:  # Python writes no such number in decimal
+        return f"{hex(value)[:24]}..."
     return str(value)
 
 

@@ -89,7 +89,7 @@ def _value(key: str, field: Field) -> dict[str, Any]:
     if field.listed:
         return {
             "type": "array",
-            "items": {"enum": list(field.choices)} if field.choices else {"type": TYPES[field.item]},
+            "items": {"enum": list(field.choices)} if field.choices else _ranged(TYPES[field.item], field),
         }
     if key == GPU:  # rules take the name of any GPU; a mistyped one is read as a GPU of no known kind
         return {"enum": list(options("platform"))}
@@ -97,8 +97,16 @@ def _value(key: str, field: Field) -> dict[str, Any]:
         return {"enum": list(field.choices)}
     if field.version:
         return dict(VERSION)
-    limits = {"minimum": field.minimum, "exclusiveMaximum": field.below}
-    return {"type": TYPES[field.kind], **{name: limit for name, limit in limits.items() if limit is not None}}
+    if field.kind is str and field.optional:
+        return {"type": "string", "pattern": r"\S"}
+    return _ranged(TYPES[field.kind], field)
+
+
+def _ranged(kind: str, field: Field) -> dict[str, Any]:
+    """A type with the limits of a field."""
+    most = field.ceiling.most if field.ceiling else None
+    limits = {"minimum": field.minimum, "exclusiveMaximum": field.below, "maximum": most}
+    return {"type": kind, **{name: limit for name, limit in limits.items() if limit is not None}}
 
 
 def _layers() -> dict[str, Any]:

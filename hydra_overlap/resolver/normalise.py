@@ -47,7 +47,8 @@ def _read(
                 flat[key] = spec.copy(value)
             else:
                 fixes = list(_as_typed(key, value, spec)) or [Fix(f"{key}={yaml_value(spec.default)}", "the default")]
-                why = f"{key} takes {spec.describe()}."
+                empty = isinstance(value, str) and not value.strip()
+                why = f"{key} is empty." if empty else f"{key} takes {spec.describe()}."
                 if key == "comm_overlap.dp.bucket_size":
                     why += " It counts parameters, not bytes and not megabytes."
                 findings.append(CFG002.refuse(key, value, origin(key), why, *fixes))

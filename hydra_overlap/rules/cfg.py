@@ -5,12 +5,12 @@ is judged when one of them refuses.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..findings import Finding, Fix, Place, in_place, typable, yaml_value
 from ..quoting import breaks_lines
-from ..schema.fields import BELOW, CHOICES, DEFAULTS, FIELDS, LISTS, MINIMUM, VERSIONS
+from ..schema.fields import BELOW, CHOICES, DEFAULTS, FIELDS, LISTS, MINIMUM, MOST, VERSIONS
 from ..schema.keys import BUCKET, CORE, GPU
 from ..schema.nicknames import derived, settings
 from ..schema.nodes import AUTO
@@ -205,13 +205,26 @@ def judge_values(flat: dict[str, Any], origin: Any) -> Iterator[Finding]:
             yield CFG005.refuse(key, flat[key], origin(key), f"{key} has to be below {limit:,}.", _default_fix(key))
     for key, least in MINIMUM.items():
         value = flat[key]
-        if value is not None and value < least:
+        if any(number < least for number in _numbers(value)):
             why = f"{key} has to be at least {least:g}."
             if key == BUCKET:
                 why += " It counts parameters, not bytes."
             yield CFG005.refuse(key, value, origin(key), why, _default_fix(key))
-
+    for key, ceiling in MOST.items():
+        if any(value > ceiling.most for value in _numbers(flat[key])) and (key not in BELOW or flat[key] < BELOW[key]):
+            why = f"{key} may be at most {_readable(ceiling.most)}. {ceiling.why}"
+            yield CFG005.refuse(key, flat[key], origin(key), why, _default_fix(key))
     yield from _judge_texts(flat, origin)
+
+
+def _numbers(value: Any) -> Sequence[float]:
+    """The numbers of a field that can be compared: itself, its items, or none; what is not finite has been refused."""
+    items = value if isinstance(value, (list, tuple)) else (value,)
+    return [item for item in items if item is not None and (isinstance(item, int) or math.isfinite(item))]
+
+
+def _readable(number: float) -> str:
+    return f"{number:,}" if isinstance(number, int) else f"{number:.3g}"
 
 
 def _judge_texts(flat: dict[str, Any], origin: Any) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from typing import Any
 from .. import dotted
 from . import releases
 from .annotations import unwrapped
+from .limits import FLOAT32, INT64, Ceiling
 from .nodes import Request
 from .versions import at_least, is_version
 
@@ -22,7 +23,8 @@ class Field:
     """One field: its type, whether it may be null, its default, and what it may hold.
 
     item: of a list, the type of its items. choices: the names that the text, or an item of the list, may be; empty = any.
-    minimum, below: of a number; None = no limit. version: the text is the version of a package. since: the first
+    minimum, below: of a number; None = no limit. ceiling: the most that a number, or an item of a list of numbers, may be; every
+    number has one. version: the text is the version of a package. since: the first
     megatron-core that has the setting; empty = every one that is known. arrived: choice -> the first megatron-core that has
     it, for those that are newer than the field.
     """
@@ -34,6 +36,7 @@ class Field:
     choices: tuple[str, ...] = ()
     minimum: float | None = None
     below: float | None = None
+    ceiling: Ceiling | None = None
     version: bool = False
     since: str = ""
     arrived: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -61,7 +64,7 @@ class Field:
             return isinstance(value, (list, tuple)) and all(type(item) is self.item for item in value)
         if self.kind is dict:
             return isinstance(value, Mapping) and all(_is_entry(*item) for item in value.items())
-        return isinstance(value, self.kind)
+        return isinstance(value, self.kind) and not (self.optional and isinstance(value, str) and not value.strip())
 
     def allows(self, value: Any) -> bool:
         """Whether no CFG rule refuses a value here: its type, its choices, its limits, its version.
@@ -76,12 +79,24 @@ class Field:
             return is_version(value)
         if self.kind in (int, float):
             return self._in_range(value)
-        return True
+        return not self.listed or self.item is not int or all(map(self._in_range, value))
 
     def _in_range(self, value: float) -> bool:
         above = self.minimum is None or value >= self.minimum
         finite = isinstance(value, int) or math.isfinite(value)  # an int may be larger than any float
-        return finite and above and (self.below is None or value < self.below)
+        reached = self.most is None or value <= self.most
+        return finite and above and reached and (self.below is None or value < self.below)
+
+    @property
+    def most(self) -> float | None:
+        """The largest number that it, or an item of it, may be; None where it holds no numbers."""
+        return None if self.limit is None else self.limit.most
+
+    @property
+    def limit(self) -> Ceiling | None:
+        """Its ceiling and the reason; the one of its type where it declares none."""
+        kind = self.item if self.listed else self.kind
+        return self.ceiling or {int: INT64, float: FLOAT32}.get(kind)
 
     def describe(self) -> str:
         """What type of value it holds, in words."""
@@ -95,7 +110,8 @@ class Field:
             return self._or_null("a version such as 2.11.0")
         least = f", at least {self.minimum:g}" if self.minimum is not None else ""
         below = f", below {self.below:,}" if self.below is not None else ""
-        return self._or_null(self._type() + least + below)
+        most = f", at most {self.ceiling.most:,}" if self.ceiling is not None else ""
+        return self._or_null(self._type() + least + below + most)
 
     def _type(self) -> str:
         names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
@@ -159,6 +175,7 @@ DEFAULTS = {key: field.default for key, field in FIELDS.items()}
 CHOICES = {key: field.choices for key, field in FIELDS.items() if field.choices and not field.listed}
 LISTS = {key: field.choices for key, field in FIELDS.items() if field.choices and field.listed}
 MINIMUM = {key: field.minimum for key, field in FIELDS.items() if field.minimum is not None}
+MOST = {key: field.limit for key, field in FIELDS.items() if field.limit is not None}
 BELOW = {key: field.below for key, field in FIELDS.items() if field.below is not None}
 VERSIONS = tuple(key for key, field in FIELDS.items() if field.version)
 SINCE = {key: field.since for key, field in FIELDS.items() if field.since}

@@ -11,7 +11,26 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Dict, List, Optional
 
 from .annotations import default_of
-from .limits import at_least, choice, names, version
+from .limits import (
+    BUFFER,
+    EXPERTS,
+    INT32,
+    LAYERS,
+    MINUTES,
+    NODES,
+    PER_NODE,
+    RANKS,
+    SAMPLES,
+    SIGNAL_S,
+    SMALLEST_FLOAT32,
+    STEPS,
+    WIDTH,
+    at_least,
+    choice,
+    names,
+    version,
+    whole_numbers,
+)  # fmt: skip
 
 AUTO = "auto"  # a fact to be read from the machine at composition; see machine/local.py
 
@@ -151,23 +170,23 @@ class Userbuffers(_Node):
 class Parallelism(_Node):
     """How ranks are laid out."""
 
-    tensor_model_parallel_size: int = at_least(1, default=1)
+    tensor_model_parallel_size: int = at_least(1, RANKS, default=1)
     """Ranks over which a layer is split."""
-    pipeline_model_parallel_size: int = at_least(1, default=1)
+    pipeline_model_parallel_size: int = at_least(1, RANKS, default=1)
     """Pipeline stages."""
-    virtual_pipeline_model_parallel_size: Optional[int] = at_least(1)
+    virtual_pipeline_model_parallel_size: Optional[int] = at_least(1, LAYERS)
     """Model chunks per pipeline rank; null = not interleaved, or as many as model.pipeline_model_parallel_layout makes."""
-    microbatch_group_size_per_vp_stage: Optional[int] = at_least(1)
+    microbatch_group_size_per_vp_stage: Optional[int] = at_least(1, INT32)
     """Contiguous microbatches per virtual stage; null = pipeline_model_parallel_size."""
-    context_parallel_size: int = at_least(1, default=1)
+    context_parallel_size: int = at_least(1, RANKS, default=1)
     """Ranks over which a sequence is split."""
-    expert_model_parallel_size: int = at_least(1, default=1)
+    expert_model_parallel_size: int = at_least(1, RANKS, default=1)
     """Ranks over which the experts are distributed."""
-    expert_tensor_parallel_size: Optional[int] = at_least(1)
+    expert_tensor_parallel_size: Optional[int] = at_least(1, RANKS)
     """Ranks over which one expert is split; null = tensor_model_parallel_size."""
     sequence_parallel: bool = False
     """Split norm and dropout activations along the sequence over the TP ranks."""
-    world_size: Optional[int] = at_least(1)
+    world_size: Optional[int] = at_least(1, RANKS)
     """Number of ranks; null = TP x PP x CP, or more if the experts need them. The rest is data parallelism."""
 
 
@@ -177,21 +196,21 @@ class Model(_Node):
 
     name: Optional[str] = None
     """Name of the model, for reports only."""
-    num_layers: Optional[int] = at_least(1)
+    num_layers: Optional[int] = at_least(1, LAYERS)
     """Transformer layers."""
-    hidden_size: Optional[int] = at_least(1)
+    hidden_size: Optional[int] = at_least(1, WIDTH)
     """Width of the residual stream."""
-    ffn_hidden_size: Optional[int] = at_least(1)
+    ffn_hidden_size: Optional[int] = at_least(1, WIDTH)
     """Width inside the MLP; null = 4 x hidden_size."""
-    num_attention_heads: Optional[int] = at_least(1)
+    num_attention_heads: Optional[int] = at_least(1, WIDTH)
     """Query heads."""
-    num_query_groups: Optional[int] = at_least(1)
+    num_query_groups: Optional[int] = at_least(1, WIDTH)
     """Key/value heads; null = num_attention_heads."""
-    kv_channels: Optional[int] = at_least(1)
+    kv_channels: Optional[int] = at_least(1, WIDTH)
     """Width of a head; null = hidden_size / num_attention_heads."""
-    seq_length: Optional[int] = at_least(1)
+    seq_length: Optional[int] = at_least(1, INT32)
     """Tokens per sample."""
-    vocab_size: Optional[int] = at_least(1)
+    vocab_size: Optional[int] = at_least(1, INT32)
     """Tokens in the vocabulary, before padding to a multiple of 128 x TP."""
     position_embedding_type: str = choice("rope", "learned_absolute", default="rope")
     """rope or learned_absolute."""
@@ -221,11 +240,11 @@ class Model(_Node):
     """Standard deviation of the initial weights."""
     gradient_accumulation_fusion: bool = False
     """Accumulate weight gradients inside the wgrad GEMM, with a CUDA kernel."""
-    num_moe_experts: Optional[int] = at_least(1)
+    num_moe_experts: Optional[int] = at_least(1, EXPERTS)
     """Experts per MoE layer; null = dense."""
-    moe_ffn_hidden_size: Optional[int] = at_least(1)
+    moe_ffn_hidden_size: Optional[int] = at_least(1, WIDTH)
     """Width inside one expert; null = ffn_hidden_size."""
-    moe_router_topk: int = at_least(1, default=2)
+    moe_router_topk: int = at_least(1, EXPERTS, default=2)
     """Experts per token."""
     moe_router_load_balancing_type: str = choice("aux_loss", "seq_aux_loss", "sinkhorn", "none", default="aux_loss")
     """How the router balances load: aux_loss, seq_aux_loss, sinkhorn or none."""
@@ -241,7 +260,7 @@ class Model(_Node):
     """Tokens that an expert takes at most, as a multiple of the even share; null = all that are sent to it."""
     moe_pad_expert_input_to_capacity: bool = False
     """With moe_expert_capacity_factor: pad each expert's tokens to that number, so that shapes are known beforehand."""
-    moe_shared_expert_intermediate_size: Optional[int] = at_least(1)
+    moe_shared_expert_intermediate_size: Optional[int] = at_least(1, WIDTH)
     """Width of the shared expert; null = none."""
     moe_shared_expert_overlap: bool = False
     """Run the shared expert under the dispatch; excludes overlap_moe_expert_parallel_comm."""
@@ -249,7 +268,7 @@ class Model(_Node):
     """Run the experts' weight gradients under the backward of the dispatch; since megatron-core 0.18."""
     ep_overlap_early_attn_memory_release: bool = False
     """With overlap_moe_expert_parallel_comm: free attention's activations earlier."""
-    mtp_num_layers: Optional[int] = at_least(0)
+    mtp_num_layers: Optional[int] = at_least(0, LAYERS)
     """Multi-token-prediction layers."""
     multi_latent_attention: bool = False
     """Multi-latent attention: queries, keys and values through low-rank projections."""
@@ -259,9 +278,9 @@ class Model(_Node):
     """All-reduce over symmetric memory in the forward pass: two_shot, one_shot or multimem_all_reduce; null = NCCL's."""
     cp_comm_type: Optional[str] = choice("p2p", "all_gather", "a2a", "a2a+p2p")
     """How context-parallel ranks exchange keys and values: p2p, all_gather, a2a or a2a+p2p; null = p2p."""
-    num_layers_in_first_pipeline_stage: Optional[int] = at_least(1)
+    num_layers_in_first_pipeline_stage: Optional[int] = at_least(1, LAYERS)
     """Layers of the first stage; null = as many as in the others."""
-    num_layers_in_last_pipeline_stage: Optional[int] = at_least(1)
+    num_layers_in_last_pipeline_stage: Optional[int] = at_least(1, LAYERS)
     """Layers of the last stage; null = as many as in the others."""
     pipeline_model_parallel_layout: Optional[str] = None
     """Layers of every stage, as in 'Et|(tt|)*30L': E embedding, t layer, m MTP layer, L loss; null = evenly split."""
@@ -277,7 +296,7 @@ class Model(_Node):
     """Recompute activations in backward: selective or full; null = keep all activations."""
     recompute_method: Optional[str] = choice("uniform", "block")
     """With recompute_granularity=full: uniform or block."""
-    recompute_num_layers: Optional[int] = at_least(1)
+    recompute_num_layers: Optional[int] = at_least(1, LAYERS)
     """With recompute_granularity=full: layers per recomputed block."""
     # Source of both lists: megatron-core core_v0.16.1 transformer_config.py:1198, transformer/enums.py CudaGraphScope.
     recompute_modules: Optional[List[str]] = names(
@@ -343,7 +362,7 @@ class Ddp(_Node):
     """Set comm_overlap.dp.align_param_gather instead."""
     bucket_size: Optional[int] = at_least(1)
     """Set comm_overlap.dp.bucket_size instead."""
-    num_distributed_optimizer_instances: int = at_least(1, default=1)
+    num_distributed_optimizer_instances: int = at_least(1, RANKS, default=1)
     """Number of replicas of the sharded optimizer."""
     average_in_collective: bool = False
     """Average inside the collective instead of scaling before it."""
@@ -393,7 +412,7 @@ class Optimizer(_Node):
     """Peak learning rate."""
     min_lr: float = at_least(0, default=3.0e-5)
     """Learning rate at the end of the decay."""
-    lr_warmup_iters: int = at_least(0, default=0)
+    lr_warmup_iters: int = at_least(0, STEPS, default=0)
     """Steps over which the learning rate rises to lr."""
     lr_decay_style: str = choice("cosine", "linear", "constant", default="cosine")
     """How the learning rate decays after the warm-up: cosine, linear or constant."""
@@ -403,8 +422,8 @@ class Optimizer(_Node):
     """Adam: decay of the first moment."""
     adam_beta2: float = at_least(0, default=0.95, below=1)
     """Adam: decay of the second moment."""
-    adam_eps: float = at_least(0, default=1.0e-8)
-    """Adam: added to the denominator."""
+    adam_eps: float = at_least(SMALLEST_FLOAT32, default=1.0e-8)
+    """Adam: added to the denominator; zero would divide by zero where no gradient has been."""
     clip_grad: float = at_least(0, default=1.0)
     """Global gradient norm limit; 0 = off."""
 
@@ -413,27 +432,27 @@ class Optimizer(_Node):
 class Training(_Node):
     """Batch sizes and steps."""
 
-    micro_batch_size: int = at_least(1, default=1)
+    micro_batch_size: int = at_least(1, INT32, default=1)
     """Samples per forward."""
-    global_batch_size: Optional[int] = at_least(1)
+    global_batch_size: Optional[int] = at_least(1, INT32)
     """Samples per step over all ranks; null = not set: rules that need it do not apply."""
-    train_iters: int = at_least(1, default=100)
+    train_iters: int = at_least(1, STEPS, default=100)
     """Optimizer steps."""
     seed: int = at_least(0, default=1234, below=2**32)  # numpy's limit, which shuffles the samples
     """Seed of initial weights and data order."""
-    log_interval: int = at_least(1, default=1)
+    log_interval: int = at_least(1, STEPS, default=1)
     """Steps between log lines."""
-    rampup_batch_size: Optional[List[int]] = None
+    rampup_batch_size: Optional[List[int]] = whole_numbers(SAMPLES, default=None)
     """[first size, increment, samples]: grow from the first size to global_batch_size in equal steps over so many samples."""
-    eval_interval: Optional[int] = at_least(1)
+    eval_interval: Optional[int] = at_least(1, STEPS)
     """Steps between validation losses; another one follows at the end. null = none. Text needs data.held_out."""
-    eval_iters: int = at_least(1, default=10)
+    eval_iters: int = at_least(1, STEPS, default=10)
     """Global batches per validation loss; the same batches every time."""
     on_nonfinite: str = choice("stop", "skip", default="stop")
     """What to do with a step whose loss or gradient norm is not finite: stop or skip. Neither changes a parameter."""
     spike_grad_norm: Optional[float] = at_least(0)
     """Treat a step the same way if its gradient norm before clipping exceeds this; null = no limit."""
-    max_skipped_steps: int = at_least(1, default=10)
+    max_skipped_steps: int = at_least(1, STEPS, default=10)
     """Abort after this many consecutive skipped steps."""
 
 
@@ -461,7 +480,7 @@ class Checkpoint(_Node):
     """Directory to write checkpoints to; null = write none."""
     load: Optional[str] = None
     """Directory whose last complete checkpoint is resumed. If it is also checkpoint.save, it may be empty at first."""
-    save_interval: Optional[int] = at_least(1)
+    save_interval: Optional[int] = at_least(1, STEPS)
     """Steps between checkpoints; null = only at the end and when the run is asked to stop."""
     keep: int = at_least(1, default=2)
     """Number of newest checkpoints to keep."""
@@ -485,7 +504,7 @@ class Platform(_Node):
     """Device memory, GiB."""
     gpus_per_node: Optional[int] = None
     """GPUs per host."""
-    nvlink_domain_size: Optional[int] = at_least(1)
+    nvlink_domain_size: Optional[int] = at_least(1, RANKS)
     """GPUs that reach each other over NVLink."""
     nvlink_gbps: Optional[float] = None
     """NVLink bandwidth per GPU, both directions, GB/s (1e9 bytes)."""
@@ -511,13 +530,13 @@ class Software(_Node):
 class Slurm(_Node):
     """The job that launch=slurm submits: one allocation, one task per rank. launch=local reads none of it."""
 
-    nodes: Optional[int] = at_least(1)
+    nodes: Optional[int] = at_least(1, NODES)
     """Nodes; null = as many as the ranks need with tasks_per_node each."""
-    tasks_per_node: Optional[int] = at_least(1)
+    tasks_per_node: Optional[int] = at_least(1, PER_NODE)
     """Ranks per node; null = the platform's gpus_per_node, or all ranks if they are fewer."""
-    gpus_per_node: Optional[int] = at_least(0)
+    gpus_per_node: Optional[int] = at_least(0, PER_NODE)
     """GPUs per node to request; 0 = rehearse on the nodes' CPUs; null = one per task, none with platform=cpu."""
-    cpus_per_task: Optional[int] = at_least(1)
+    cpus_per_task: Optional[int] = at_least(1, PER_NODE)
     """Cores per rank; null = Slurm's default."""
     partition: Optional[str] = None
     """Slurm partition; null = the cluster's default."""
@@ -525,9 +544,9 @@ class Slurm(_Node):
     """Account to charge; null = your default."""
     qos: Optional[str] = None
     """Quality of service; null = your default."""
-    time_min: Optional[int] = at_least(1)
+    time_min: Optional[int] = at_least(1, MINUTES)
     """Time limit in minutes; null = the partition's default."""
-    stop_s: int = at_least(0, default=120)
+    stop_s: int = at_least(0, SIGNAL_S, default=120)
     """Ask ranks to save and stop this many seconds before the time limit."""
     requeue: bool = True
     """Requeue a job that was asked to stop and has a checkpoint; it resumes from checkpoint.save."""
@@ -549,17 +568,17 @@ class Launch(_Node):
     """The program that trains. train.py: its own needs and limits are judged too (rules TRN). other: they are not."""
     layernorm_sm_margin: Optional[int] = at_least(0)
     """SMs that Transformer Engine's LayerNorm kernels leave to communication; null = not set."""
-    nccl_pp_comm_chunksize: Optional[int] = None
+    nccl_pp_comm_chunksize: Optional[int] = at_least(None, BUFFER)
     """NCCL_P2P_NET_CHUNKSIZE in bytes, with PP > 1; null = NCCL's default."""
     vboost: bool = False
     """Steer power to the tensor cores; needs root on the nodes."""
-    max_ranks: Optional[int] = at_least(1)
+    max_ranks: Optional[int] = at_least(1, RANKS)
     """Most ranks that may run on this machine; null = derived from its cores, memory and GPUs."""
     dry_run: bool = False
     """Start no ranks; report what they would hold, in one process, for any world size, without a GPU."""
-    dry_run_ranks: List[int] = field(default_factory=list)
+    dry_run_ranks: List[int] = whole_numbers(RANKS, default=[])
     """Ranks that a dry run builds, for example [0,7]; [] = the first and last of every pipeline stage."""
-    distributed_timeout_minutes: float = at_least(0.01, default=10.0)
+    distributed_timeout_minutes: float = at_least(0.01, MINUTES, default=10.0)
     """Longest wait of a rank for others in a collective; then the run ends and names the ranks that did not arrive."""
     loggers: List[str] = names("tensorboard", "wandb", "mlflow", default=["tensorboard"])
     """Where rank 0 logs besides metrics.jsonl: tensorboard, wandb, mlflow; each reads its own environment variables."""

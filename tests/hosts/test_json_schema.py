@@ -12,7 +12,7 @@ from hydra_overlap.reference.json_schema import UnknownNodeError, schema
 from hydra_overlap.rules.cfg import judge_values
 from hydra_overlap.rules.ub import DGRAD, GEMMS, METHODS, UB002, UB003, UB004, UB009, UB_ARGUMENTS
 from hydra_overlap.schema.descriptions import descriptions
-from hydra_overlap.schema.fields import BELOW, DEFAULTS, FIELDS, MINIMUM, NODES
+from hydra_overlap.schema.fields import BELOW, DEFAULTS, FIELDS, MINIMUM, MOST, NODES
 from hydra_overlap.schema.keys import UB_LAYERS
 from tests.each import each
 
@@ -114,12 +114,13 @@ def test_an_entry_is_valid_where_the_rules_take_it(gemm: str) -> None:
         assert validator.is_valid({"layers": layers}) is taken, entry
 
 
-@each("key", [*MINIMUM, *BELOW])
+@each("key", [*MINIMUM, *BELOW, *(key for key in MOST if FIELDS[key].ceiling)])
 def test_a_number_is_valid_where_the_rules_take_it(key: str) -> None:
     node, _, name = key.rpartition(".")
     validator = jsonschema.Draft7Validator(schema(node))
-    limit = (MINIMUM | BELOW)[key]
-    for value in (limit - 1, limit, limit + 1):
+    limits = [MINIMUM.get(key), BELOW.get(key), MOST[key].most if FIELDS[key].ceiling else None]
+    for number in (limit + step for limit in limits if limit is not None for step in (-1, 0, 1)):
+        value = [number] if FIELDS[key].listed else number
         flat = {**DEFAULTS, "software.torch": None, key: value}
         ranged = not [finding for finding in judge_values(flat, lambda _: "") if finding.rule == "CFG005"]
         assert validator.is_valid({name: value}) is ranged, value

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from hydra_overlap import Finding, GatingError, resolve
-from hydra_overlap.schema.fields import CHOICES, DEFAULTS, LISTS, MINIMUM, VERSIONS
+from hydra_overlap.schema.fields import BELOW, CHOICES, DEFAULTS, FIELDS, LISTS, MINIMUM, MOST, VERSIONS
 from tests.each import each
 from tests.overrides import refusing
 from tests.strategies import nest
@@ -132,10 +132,11 @@ def test_refuses_a_platform_that_nobody_has_read() -> None:
 
 @each("key", MINIMUM)
 def test_refuses_every_size_below_its_minimum_and_allows_its_default(key: str) -> None:
-    (finding,) = findings(nest({key: MINIMUM[key] - 1 if MINIMUM[key] else -1}))
+    below = MINIMUM[key] - 1 if MINIMUM[key] else -1
+    (finding,) = findings(nest({key: [below] if FIELDS[key].listed else below}))
     assert finding.rule == "CFG005"
     default = DEFAULTS[key]
-    assert default is None or default >= MINIMUM[key]
+    assert default in (None, []) or default >= MINIMUM[key]
 
 
 def test_says_every_wrong_value_at_once_but_judges_no_further() -> None:
@@ -161,3 +162,41 @@ def test_refuses_a_list_with_a_name_that_does_not_exist(key: str) -> None:
 )
 def test_refuses_numbers_no_run_could_use(override: str) -> None:
     assert refusing(override) == ["CFG005"]
+
+
+@each("key", MOST)
+def test_refuses_every_number_above_its_ceiling_with_the_reason(key: str) -> None:
+    above = MOST[key].most * 2 if isinstance(MOST[key].most, float) else MOST[key].most + 1
+    listed = FIELDS[key].listed
+    for value in (above, 10**29 if FIELDS[key].kind is not float else 1e300):
+        (finding,) = findings(nest({key: [8, value] if listed else value}))
+        assert finding.rule == "CFG005"
+        assert MOST[key].why in finding.why or key in BELOW
+
+
+@each("key", [key for key, field in FIELDS.items() if field.kind is str and field.optional])
+def test_refuses_an_empty_text_where_null_says_that_there_is_none(key: str) -> None:
+    for text in ("", "  "):
+        assert {finding.rule for finding in findings(nest({key: text}))} <= {"CFG002"}
+        assert not FIELDS[key].allows(text)
+
+
+@each("value", [10**5000, -(10**5000), 1e400, float("nan")])
+def test_a_number_beyond_all_bounds_is_told_in_a_sentence(value: float) -> None:
+    for key in ("model.num_layers", "optimizer.lr", "training.seed", "checkpoint.save", "training.rampup_batch_size"):
+        for given in (value, [value]):
+            assert len(str(GatingError(findings(nest({key: given}))))) < 2000
+
+
+def test_adams_epsilon_is_not_zero_in_32_bits() -> None:
+    assert refusing("optimizer.adam_eps=0") == refusing("optimizer.adam_eps=1e-40") == ["CFG005"]
+    assert refusing("optimizer.adam_eps=1e-15") == []
+
+
+def test_a_release_of_the_largest_models_is_far_below_every_ceiling() -> None:
+    large = {
+        "parallelism.world_size": 131072, "parallelism.tensor_model_parallel_size": 8, "model.num_layers": 1000, "model.hidden_size": 65536,
+        "model.ffn_hidden_size": 4 * 65536, "model.num_attention_heads": 512, "model.seq_length": 10_000_000, "model.vocab_size": 1_000_000,
+        "training.train_iters": 10_000_000, "launch.distributed_timeout_minutes": 1440.0, "comm_overlap.dp.bucket_size": 10**12,
+    }  # fmt: skip
+    assert resolve(nest(large)).request["model"]["num_layers"] == 1000

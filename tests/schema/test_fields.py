@@ -40,7 +40,7 @@ def test_every_default_is_allowed() -> None:
     ("model.cp_comm_type", "one of p2p, all_gather, a2a, a2a+p2p, or null"),
     ("launch.loggers", "a list of tensorboard, wandb, mlflow"),
     ("model.hidden_dropout", "a number, at least 0, below 1"),
-    ("parallelism.world_size", "a whole number, at least 1, or null"),
+    ("parallelism.world_size", "a whole number, at least 1, at most 1,048,576, or null"),
     ("software.torch", "a version such as 2.11.0, or null"),
     ("ddp.nccl_ub", "true or false"),
 ])  # fmt: skip
