@@ -81,6 +81,7 @@ class Heart:
             "host": socket.gethostname(),
             "began": self._plan.began,
             "time": time.time(),
+            "up": time.monotonic(),  # one clock for all processes of a machine, which nobody sets
             "step": self.step,
             "place": _place(self._main),
         }
@@ -105,11 +106,24 @@ def signs(plan: Plan) -> list[dict[str, Any]]:
     """The last sign of every rank that gave one in this run, by rank."""
     found = []
     for rank in range(world_size(plan)):
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, KeyError):
             sign = json.loads((_folder(plan) / f"{rank}.json").read_text())
-            if sign["began"] == plan.began:
+            if sign["began"] == plan.began and "up" in sign:
                 found.append(sign)
-    return found
+    return _on_one_clock(found)
+
+
+def _on_one_clock(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The signs with such a `time` that those of one machine are as far apart as its monotonic clock says.
+
+    A clock that is set while ranks run would make some of them look silent. Between machines the newest signs are compared.
+    """
+    newest: dict[str, dict[str, Any]] = {}
+    for sign in found:
+        if sign["host"] not in newest or sign["up"] > newest[sign["host"]]["up"]:
+            newest[sign["host"]] = sign
+    offsets = {host: sign["time"] - sign["up"] for host, sign in newest.items()}
+    return [{**sign, "time": sign["up"] + offsets[sign["host"]]} for sign in found]
 
 
 def says_timed_out(text: str) -> bool:
@@ -190,7 +204,7 @@ class Watch:
         limit = timeout_s(self._plan) + GRACE_S
         while not self._end.wait(min(1.0, _interval_s(self._plan))):
             for sign in signs(self._plan):
-                if time.time() - sign["time"] > limit and _alive(sign["pid"]):
+                if time.monotonic() - sign["up"] > limit and _alive(sign["pid"]):
                     self.killed = self.killed or explained(self._plan, "nothing yet")
                     with suppress(ProcessLookupError):
                         os.kill(sign["pid"], signal.SIGKILL)

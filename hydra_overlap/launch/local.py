@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..errors import LaunchError
-from . import RANK_PLAN, RANK_PLAN_SUM, heartbeat, processes, rank_tags
+from . import RANK_PARENT, RANK_PLAN, RANK_PLAN_SUM, heartbeat, processes, rank_tags
 from .plan import Plan, checksum, load, save, world_size
 from .processes import AskedToStop, Failure
 from .stopping import REQUEUE, Stopped, message
 
 STOP_TIME_S = 120  # for a last checkpoint, before ranks that were asked to stop are killed
+LOOPBACK = "lo"
 PARENT_S = 1.0  # between two looks at whether the parent lives
 RANKS = "ranks"  # folder of the logs of ranks, below the output directory
 
@@ -31,7 +32,8 @@ def plan_of_this_rank() -> Plan | None:
 
 def as_rank(train: Callable[[Plan], None], plan: Plan) -> None:
     """Run `train(plan)` as a rank that `start` started: what it fails with is left for the process that started it."""
-    threading.Thread(target=_end_with, args=(os.getppid(),), name="parent", daemon=True).start()
+    parent = int(os.environ.get(RANK_PARENT, os.getppid()))
+    threading.Thread(target=_end_with, args=(parent,), name="parent", daemon=True).start()
     faulthandler.enable()
     rank_tags.tag(int(os.environ["RANK"]))
     try:
@@ -72,9 +74,10 @@ def start(plan: Plan, script: str, environment: Mapping[str, str], *, fork: bool
     logs = Path(plan.output_dir, RANKS)
     script, fork = os.path.abspath(script), fork and processes.single_threaded()
     ranks: list[processes.Rank] = []
-    meeting = socket.create_server(("localhost", 0))
+    meeting = socket.create_server(("127.0.0.1", 0))
     saved = save(plan)
     of_ranks = {**environment, RANK_PLAN: str(saved), RANK_PLAN_SUM: checksum(saved)}
+    of_ranks[RANK_PARENT] = str(os.getpid())
     with meeting, exported(of_ranks), processes.stoppable():
         try:
             for rank in range(number):  # while this process has one thread; the watch and the store bring more
@@ -106,18 +109,28 @@ def _outcome(ranks: Sequence[processes.Rank]) -> Failure | None:
 
 
 def _said_to(rank: int, number: int, meeting: socket.socket) -> dict[str, str]:
-    """What torch.distributed reads in a rank. The store that ranks meet in is this process's, as under torchrun."""
+    """What torch.distributed reads in a rank. The store that ranks meet in is this process's, as under torchrun.
+
+    All of them are on this machine, so nothing listens where another one could connect: the store has our socket, gloo and
+    NCCL are told to take the loopback device unless the environment says which.
+    """
     return {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(number),
         "LOCAL_WORLD_SIZE": str(number),
-        "MASTER_ADDR": "localhost",
+        "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(meeting.getsockname()[1]),
+        **{name: os.environ.get(name) or LOOPBACK for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if _loops()},
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "TORCHELASTIC_RESTART_COUNT": "0",
         "TORCH_NCCL_ASYNC_ERROR_HANDLING": os.environ.get("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"),
     }
+
+
+def _loops() -> bool:
+    """Whether there is a loopback device of the usual name."""
+    return LOOPBACK in (name for _, name in socket.if_nameindex())
 
 
 @contextmanager
@@ -126,7 +139,7 @@ def _store(meeting: socket.socket, number: int) -> Iterator[None]:
     from torch.distributed import TCPStore
 
     port, listening = meeting.getsockname()[1], os.dup(meeting.fileno())  # which the store closes
-    store = TCPStore("localhost", port, number, is_master=True, wait_for_workers=False, master_listen_fd=listening)
+    store = TCPStore("127.0.0.1", port, number, is_master=True, wait_for_workers=False, master_listen_fd=listening)
     try:
         yield
     finally:

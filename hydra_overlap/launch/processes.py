@@ -37,7 +37,7 @@ class Rank:
 
 @dataclass(frozen=True)
 class Failure:
-    """How a rank ended early. error: `Type: text` of its exception, empty if it left none; when: seconds since the epoch."""
+    """How a rank ended early. error: `Type: text` of its exception, empty if it left none; when: by this machine's monotonic clock."""
 
     rank: int
     code: int
@@ -128,7 +128,7 @@ def leave(error: BaseException) -> None:
     """In a rank: leave what it failed with for whoever watches it."""
     path = os.environ.get(ERROR_FILE)
     if path:
-        Path(path).write_text(json.dumps({"error": f"{type(error).__name__}: {error}", "when": time.time()}))
+        Path(path).write_text(json.dumps({"error": f"{type(error).__name__}: {error}", "when": time.monotonic()}))
 
 
 def wait(ranks: Sequence[Rank]) -> Failure | None:
@@ -150,7 +150,7 @@ def _killed(code: int) -> bool:
 
 
 def _failure(rank: Rank, code: int) -> Failure:
-    said: dict[str, Any] = {"error": "", "when": time.time()}
+    said: dict[str, Any] = {"error": "", "when": time.monotonic()}
     with suppress(OSError, ValueError):
         said = json.loads((rank.folder / "error.json").read_text())
     return Failure(rank.number, code, said["error"], said["when"])

@@ -1,6 +1,7 @@
 """Ranks that wait for one another: the one that does not come is named, and nobody waits for ever."""
 
 import dataclasses
+import json
 import os
 import time
 
@@ -76,6 +77,20 @@ def test_if_all_ranks_hang_none_is_waited_for(start, tmp_path, monkeypatch):
 
 def sign(rank, *, age=0.0, step=5, place="torch/distributed/distributed_c10d.py:1 all_reduce"):
     return {"rank": rank, "time": 1000.0 - age, "step": step, "place": [place], "pid": 1}
+
+
+def test_a_clock_that_is_set_makes_nobody_silent_and_a_silent_rank_is_found_all_the_same(tmp_path):
+    def write(rank, *, up, clock, host="one"):
+        content = {**sign(rank), "began": plan.began, "host": host, "up": up, "time": clock}
+        (tmp_path / "ranks/alive" / f"{rank}.json").write_text(json.dumps(content))
+
+    plan = plan_of("launch.distributed_timeout_minutes=0.05", "parallelism.world_size=2", output_dir=tmp_path)
+    (tmp_path / "ranks/alive").mkdir(parents=True)
+    write(0, up=50.0, clock=1000.0)
+    write(1, up=50.1, clock=4600.1)  # an hour on
+    assert "Ranks wait for each other" in heartbeat.explained(plan, "Timed out")
+    write(0, up=20.0, clock=4600.0)
+    assert heartbeat.explained(plan, "Timed out").startswith("Rank 0 hangs: no heartbeat for 30 s.")
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,17 @@ import pytest
 
 from hydra_overlap.launch import local, processes
 from hydra_overlap.launch import plan as plans
+from tests import needs, ranks
 from tests.plans import plan_of
 
 SCRIPT = """
 import json, os, signal, subprocess, sys, time
 from hydra_overlap.launch import local
 
+rank = int(os.environ["RANK"])
+{early}
+
 def train(plan):
-    rank = int(os.environ["RANK"])
     {body}
 
 if __name__ == "__main__":
@@ -46,11 +49,11 @@ except local.RankError as error:
 
 @pytest.fixture(params=["forked", "fresh"])
 def begin(request, tmp_path):
-    """`begin(body)`: a process that starts two ranks which run `body`, which sees rank and plan."""
+    """`begin(body)`: a process that starts two ranks which run `body`, which sees rank and plan. early: what they do at first."""
 
-    def run(body, environment=None, *, threads=False):
+    def run(body, environment=None, *, threads=False, early=""):
         script = tmp_path / "ranks.py"
-        script.write_text(SCRIPT.format(body=body))
+        script.write_text(SCRIPT.format(body=body, early=early))
         starter = STARTER.format(
             plan=str(plans.save(plan_of(output_dir=tmp_path))), script=str(script), environment=environment or {},
             fork=request.param == "forked", threads=threads,
@@ -174,6 +177,48 @@ def test_being_asked_to_stop_is_handed_on_to_the_ranks(begin, tmp_path, asked, t
     _, err = process.communicate(timeout=60)
     assert process.returncode == 75 and "The run was asked to stop" in err
     assert [(tmp_path / f"told{rank}").read_text() for rank in (0, 1)] == [told, told]
+
+
+def test_ranks_whose_parent_is_killed_before_they_can_look_for_it_end(begin, tmp_path):
+    orphaned = "[time.sleep(0.05) for _ in iter(lambda: os.getppid() == int(os.environ[local.RANK_PARENT]), False)]"
+    process = begin("time.sleep(600)", early=f"{noting(tmp_path, 'os.getpid()')}; {orphaned}")
+    wait_until_seen(process, tmp_path)
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 60
+    while any(runs(seen(tmp_path, rank)) for rank in (0, 1)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+LISTENING = """
+import json, os, psutil, torch, torch.distributed as dist
+from hydra_overlap.launch import local
+
+def train(plan):
+    dist.init_process_group("gloo")
+    dist.all_reduce(torch.ones(1))
+    mine = [psutil.Process(), psutil.Process(os.getppid())]
+    listening = [[one.pid, *found.laddr] for one in mine for found in one.net_connections("inet") if found.status == "LISTEN"]
+    dist.barrier()
+    said = {"listening": listening, "device": os.environ["GLOO_SOCKET_IFNAME"], "parent": os.getppid()}
+    open(f"{plan.output_dir}/listening" + os.environ["RANK"], "w").write(json.dumps(said))
+    dist.destroy_process_group()
+
+local.as_rank(train, local.plan_of_this_rank())
+"""
+
+
+@needs.TORCH
+def test_nothing_of_a_run_on_this_machine_listens_where_another_machine_could_connect(tmp_path):
+    script = tmp_path / "ranks.py"
+    script.write_text(LISTENING)
+    ranks.start(plan_of(output_dir=tmp_path), str(script), {})
+    for rank in (0, 1):
+        said = json.loads((tmp_path / f"listening{rank}").read_text())
+        assert said["device"] == "lo"
+        assert {address for _, address, _ in said["listening"]} == {"127.0.0.1"}
+        assert said["parent"] in [pid for pid, *_ in said["listening"]], "the store that ranks meet in"
 
 
 def test_an_interrupt_reaches_the_ranks_as_one(begin, tmp_path):
