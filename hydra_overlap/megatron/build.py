@@ -250,11 +250,15 @@ def num_microbatches(batch: batches.Batch) -> int:
 def parameters_gathered(built: Built) -> Iterator[None]:
     """Every rank holds all updated parameters: with overlap_param_gather they are gathered in the next forward only.
 
-    Forward hooks that gather are off within, as Megatron-LM has them off while it saves and evaluates.
+    Forward hooks that gather are off within, as Megatron-LM has them off while it saves and evaluates. Before megatron-core 0.18
+    that leaves quantized parameters old: such plans are refused (ADV009).
     """
     if not built.model[0].ddp_config.overlap_param_gather:
         yield
         return
+    restage = getattr(built.optimizer, "prepare_model_params_for_param_sync", None)
+    if restage is not None:  # from 0.19 on: parameters go back into the buffer that they share with gradients (ADV010)
+        restage()
     for chunk in built.model:
         chunk.disable_forward_pre_hook()
     try:

@@ -1,7 +1,8 @@
 """ADV: defects of released versions, each with its public thread. Applied like `pip audit`, to the versions of the plan.
 
 An advisory is a rule that never holds: it applies to the versions it names and to the requests that meet the defect.
-It warns. It refuses (severity error) where the run would continue and train something other than was asked.
+It warns. It refuses (severity error) where the run would continue and train something other than was asked, and is a note
+where the report was not confirmed.
 """
 
 from dataclasses import dataclass
@@ -16,21 +17,29 @@ from ..schema.keys import (
     DOUBLE_BUFFER,
     EP,
     EP_OVERLAP,
+    EVAL_INTERVAL,
+    FP4,
+    FP4_PARAM_GATHER,
     FP8,
     FP8_PARAM_GATHER,
+    FP8_RECIPE,
     FSDP,
     FSDP_SHARDING,
     GAF,
     GRAD_REDUCE,
+    LOCAL_REGISTRATION,
     MTP,
+    NCCL_UB,
     OPTIMIZER_INSTANCES,
     OPTIMIZER_REUSE,
     P2P,
     PARAM_GATHER,
     PP,
     RECOMPUTE,
+    SAVE,
     TE,
     VARIABLE_LENGTHS,
+    WORLD,
 )
 from ..schema.versions import at_least
 from ._base import GIVES_UP, KEEPS, Config, Rule
@@ -39,6 +48,7 @@ SHARDED = (
     f"{FSDP}=true", "ddp.use_distributed_optimizer=true", "optimizer.use_distributed_optimizer=true",
     "parallelism.world_size=2",
 )  # fmt: skip
+LARGE_RUN = 128  # ranks; the report is of "large runs", and one of a few nodes is none
 LM = "https://github.com/NVIDIA/Megatron-LM/"
 NAMES = {CORE: "megatron-core", TE: "Transformer Engine"}
 
@@ -287,5 +297,179 @@ class ADV008(Advisory):
         return bool(c[FSDP] and c[DOUBLE_BUFFER] and c[GAF])
 
 
-ADVISORIES: tuple[type[Advisory], ...] = (ADV001, ADV002, ADV003, ADV004, ADV005, ADV006, ADV007, ADV008)
+def _requantized(c: Config) -> bool:
+    """Whether gathered parameters need work after the gather: to be cast, or to get their second copy of the data."""
+    mxfp8 = c[FP8_RECIPE] == "mxfp8" and bool(c[DDP_REUSE])
+    fp8 = c[FP8] is not None and bool(c[FP8_PARAM_GATHER]) and (mxfp8 or c[FP8_RECIPE] == "blockwise")
+    return fp8 or bool(c[FP4] is not None and c[FP4_PARAM_GATHER])
+
+
+UNQUANTIZED = f"{FP8_PARAM_GATHER}=false {FP4_PARAM_GATHER}=false {DDP_REUSE}=false {OPTIMIZER_REUSE}=false"
+
+
+class ADV009(Advisory):
+    """Quantized parameters are gathered outside forward, for validation or a checkpoint.
+
+    When it applies: to MXFP8 parameters that use the gradient buffer, to blockwise FP8 and to NVFP4. Delayed and tensorwise
+    scaling keep one copy of the data, and nothing is left to do after its gather. train.py gathers this way too, before it
+    validates and saves, so it is refused there as well.
+    """
+
+    severity = "error"
+    requires = ("DP002", "DP003", "PREC003", "PREC004", "PREC008")
+    reads = (
+        PARAM_GATHER, FP8, FP8_RECIPE, FP8_PARAM_GATHER, DDP_REUSE, FP4, FP4_PARAM_GATHER, EVAL_INTERVAL, SAVE, FSDP, CORE,
+    )  # fmt: skip
+    affected = Affected(CORE, until="0.18.0")
+    effect = "Silently wrong weights: training goes on with old ones"
+    why = (
+        "With the overlap the gather's last step is part of the forward hooks, which are off then: MXFP8 weights are not cast "
+        "from the gathered buffer, which stays full of parameters where gradients are added next, and the columnwise copies "
+        "of blockwise FP8 and NVFP4 weights are not made anew."
+    )
+    thread = LM + "pull/4562"
+    source = (
+        "https://github.com/NVIDIA-NeMo/Megatron-Bridge/issues/3801; megatron-core core_v0.16.1 megatron/core/distributed/"
+        "distributed_data_parallel.py:482-511; megatron/core/distributed/param_and_grad_buffer.py:250-303"
+    )
+    refused = (
+        "precision.fp8=e4m3", f"{FP8_RECIPE}=blockwise", f"{FP8_PARAM_GATHER}=true", "ddp.use_distributed_optimizer=true",
+        "optimizer.use_distributed_optimizer=true", "parallelism.world_size=2", f"{EVAL_INTERVAL}=10", f"{CORE}=0.16.1",
+    )  # fmt: skip
+    fixes = (
+        Fix(UNQUANTIZED, KEEPS + ", parameters in 16 bits"),
+        *affected.upgrade(),
+        Fix(f"{EVAL_INTERVAL}=null {SAVE}=null", KEEPS + ", no validation and no checkpoints"),
+    )
+
+    @classmethod
+    def meets(cls, c: Config) -> bool:
+        outside = c[EVAL_INTERVAL] is not None or c[SAVE] is not None
+        return bool(c[PARAM_GATHER]) and outside and not c[FSDP] and _requantized(c)
+
+
+class ADV010(Advisory):
+    """MXFP8 parameters that use the gradient buffer are gathered before a checkpoint."""
+
+    severity = "error"
+    requires = ("DP002", "DP003", "PREC003", "PREC004")
+    reads = (PARAM_GATHER, FP8, FP8_RECIPE, FP8_PARAM_GATHER, DDP_REUSE, SAVE, FSDP, CORE)
+    affected = Affected(CORE, since="0.18.0", until="0.19.0")
+    effect = "Silently wrong weights: old parameters or zeros are gathered over the model"
+    why = (
+        "The buffer holds parameters only while they are gathered; saving gathers it again without putting them back. "
+        "Validation of Megatron-LM puts them back."
+    )
+    thread = LM + "pull/5236"
+    source = "core_v0.18.2 megatron/training/training.py; mended in core_v0.19.0 by prepare_model_params_for_param_sync"
+    refused = (
+        "precision.fp8=e4m3", f"{FP8_RECIPE}=mxfp8", f"{FP8_PARAM_GATHER}=true", f"{DDP_REUSE}=true", f"{OPTIMIZER_REUSE}=true",
+        "ddp.use_distributed_optimizer=true", "optimizer.use_distributed_optimizer=true", "parallelism.world_size=2",
+        f"{SAVE}=checkpoints", f"{CORE}=0.18.2",
+    )  # fmt: skip
+    fixes = (
+        *affected.upgrade(),
+        Fix(UNQUANTIZED, KEEPS + ", parameters in 16 bits"),
+        Fix(f"{SAVE}=null", KEEPS + ", no checkpoints"),
+    )
+
+    @classmethod
+    def meets(cls, c: Config) -> bool:
+        mxfp8 = c[FP8] is not None and c[FP8_RECIPE] == "mxfp8" and bool(c[FP8_PARAM_GATHER] and c[DDP_REUSE])
+        return bool(c[PARAM_GATHER]) and mxfp8 and c[SAVE] is not None and not c[FSDP]
+
+
+class ADV011(Advisory):
+    """Hybrid-sharded Megatron FSDP registers its buffers symmetrically with two groups."""
+
+    requires = ("DP022", "DP026")
+    reads = (FSDP, NCCL_UB, LOCAL_REGISTRATION, OPTIMIZER_INSTANCES, CORE)
+    affected = Affected(CORE)
+    effect = "Hang while buffers are registered"
+    why = (
+        "With several optimizer instances the inner and the outer group register the same buffers as symmetric windows."
+    )
+    thread = LM + "pull/3565"
+    source = (
+        "open; megatron-core core_v0.16.1 megatron/core/distributed/fsdp/src/megatron_fsdp/param_and_grad_buffer.py"
+    )
+    refused = (
+        f"{FSDP}=true", "ddp.use_distributed_optimizer=true",
+        "optimizer.use_distributed_optimizer=true", "parallelism.world_size=4", f"{OPTIMIZER_INSTANCES}=2", f"{NCCL_UB}=true",
+        f"{DOUBLE_BUFFER}=true", f"{CORE}=0.19.0",
+    )  # fmt: skip
+    fixes = (
+        Fix(f"{LOCAL_REGISTRATION}=true", KEEPS + ", buffers registered locally"),
+        Fix(f"{OPTIMIZER_INSTANCES}=1", KEEPS + ", one instance"),
+    )
+
+    @classmethod
+    def meets(cls, c: Config) -> bool:
+        symmetric = bool(c[NCCL_UB]) and not c[LOCAL_REGISTRATION]
+        return bool(c[FSDP]) and symmetric and c[OPTIMIZER_INSTANCES] > 1
+
+
+class ADV012(Advisory):
+    """Expert-parallel overlap over many ranks can start its all-to-alls in different orders."""
+
+    requires = ("EP001", "EP002", "EP005", "PAR001")
+    reads = (EP_OVERLAP, EP, WORLD, CORE)
+    affected = Affected(CORE)
+    effect = "Hang early in training, reported from large runs,"
+    why = (
+        "One event gates all nodes of a model chunk on both streams, so two collectives may be ready at once, and nothing says "
+        "which goes first. The report is open, and the code the same in 0.15.3 to 0.19.2; most runs do not hang."
+    )
+    thread = LM + "issues/1810"
+    source = "megatron-core core_v0.16.1 megatron/core/models/common/model_chunk_schedule_plan.py; megatron/core/pipeline_parallel/utils.py"
+    refused = (
+        f"{EP_OVERLAP}=true", "model.num_moe_experts=64", f"{EP}=64", "model.moe_token_dispatcher_type=alltoall",
+        "precision.bf16=true", "software.torch=2.11.0", f"{CORE}=0.16.1", f"{WORLD}=256",
+    )  # fmt: skip
+    fixes = (Fix(f"{EP_OVERLAP}=false", GIVES_UP),)
+
+    @classmethod
+    def meets(cls, c: Config) -> bool:
+        return bool(c[EP_OVERLAP]) and c[EP] > 1 and c[WORLD] >= LARGE_RUN
+
+
+class ADV013(Advisory):
+    """Overlapped p2p makes a communicator for each pair of stages when they first meet."""
+
+    severity = "note"
+    requires = ("PP001", "PAR001")
+    reads = (P2P, BATCH_P2P, PP, CORE)
+    affected = Affected(CORE)
+    effect = "Hang in a receive, seen in tests with four stages of two chunks and not confirmed since,"
+    why = (
+        "Unbatched sends and receives in a group of more than two ranks create communicators of two ranks at first use, and "
+        "stages may enter these in different orders."
+    )
+    thread = LM + "pull/5240"
+    source = "closed; megatron-core core_v0.16.1 megatron/core/pipeline_parallel/p2p_communication.py:80-130"
+    refused = (
+        f"{PP}=4", "parallelism.virtual_pipeline_model_parallel_size=2", f"{CORE}=0.16.1",
+    )  # fmt: skip
+    fixes = (Fix(f"{P2P}=false {BATCH_P2P}=true", GIVES_UP),)
+
+    @classmethod
+    def meets(cls, c: Config) -> bool:
+        return bool(c[P2P]) and not c[BATCH_P2P] and c[PP] > 2
+
+
+ADVISORIES: tuple[type[Advisory], ...] = (
+    ADV001,
+    ADV002,
+    ADV003,
+    ADV004,
+    ADV005,
+    ADV006,
+    ADV007,
+    ADV008,
+    ADV009,
+    ADV010,
+    ADV011,
+    ADV012,
+    ADV013,
+)
 """In id order; the table a new report is added to."""

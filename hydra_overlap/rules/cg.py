@@ -41,7 +41,7 @@ class GraphRule(Rule):
 
 
 class CG001(GraphRule):
-    """CUDA graphs are asked for by settings that exclude each other."""
+    """CUDA graphs are asked for twice, in settings that contradict each other."""
 
     reads = (GRAPH_IMPL, ENABLE_GRAPH, EXTERNAL_GRAPH, CUDA_GRAPH_SCOPE, CUDA_GRAPH_MODULES)
     why = (
@@ -149,7 +149,7 @@ class CG003(LayerRule):
 
 
 class CG004(GraphRule):
-    """The parts that CUDA graphs are to capture exclude each other."""
+    """CUDA graphs are to capture parts that no graph captures together."""
 
     requires = ("CG001",)
     reads = GRAPHS
@@ -211,7 +211,7 @@ class CG005(LayerRule):
 
 
 class CG006(GraphRule):
-    """A CUDA graph captures what is recomputed with random numbers, or a router whose layer is recomputed."""
+    """A CUDA graph captures dropout that is recomputed, or the router of a recomputed layer."""
 
     requires = ("CG001", "CG003", "CG004")
     reads = (*GRAPHS, RECOMPUTE, RECOMPUTE_MODULES, ATTENTION_DROPOUT, HIDDEN_DROPOUT)

@@ -22,6 +22,7 @@ from ..schema.keys import (
     FSDP_SHARDING,
     GAF,
     GBS,
+    GPU,
     GRAD_REDUCE,
     GRAPH_IMPL,
     GROUPED_GEMM,
@@ -686,6 +687,35 @@ class EP025(Rule):
         return (Fix(" ".join(changes), "keeps the padding"), Fix(f"{PAD_TO_CAPACITY}=false", "all tokens, no padding"))
 
 
+class EP026(Rule):
+    """The DeepEP dispatcher on a Grace GPU, whose nodes it does not know."""
+
+    requires = ("EP017",)
+    reads = (DISPATCHER, FLEX_BACKEND, EXPERTS, GPU)
+    why = (
+        "DeepEP's normal mode takes nodes of eight GPUs over NVLink; GB200 and GB300 have four in a larger domain. "
+        "Megatron-Bridge raises, with Ampere, Hopper, B200 and B300 in its list; megatron-core does not check."
+    )
+    source = (
+        "Megatron-Bridge v0.6.0 src/megatron/bridge/training/flex_dispatcher_backend.py; "
+        "https://github.com/deepseek-ai/DeepEP/issues/392"
+    )
+    refused = (f"{DISPATCHER}=flex", f"{EXPERTS}=4", f"{GPU}=gb200")
+    fixes = (
+        Fix(f"{FLEX_BACKEND}=hybridep", "keeps the flex dispatcher"),
+        Fix(f"{DISPATCHER}=alltoall {FLEX_BACKEND}=null", "sends tokens with NCCL"),
+    )
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        deepep = c[FLEX_BACKEND] in (None, "deepep")
+        return c[EXPERTS] is not None and c[DISPATCHER] == "flex" and deepep
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return c[GPU] not in ("gb200", "gb300")
+
+
 class EP201(EpRule):
     """Expert-parallel overlap over few ranks of one NVLink domain may gain nothing."""
 
@@ -709,7 +739,7 @@ class EP201(EpRule):
 
 RULES: tuple[type[Rule], ...] = (
     EP001, EP002, EP003, EP004, EP005, EP006, EP007, EP008, EP009, EP010, EP011, EP012, EP013, EP014, EP015, EP016,
-    EP017, EP018, EP019, EP020, EP021, EP022, EP023, EP024, EP025, EP201,
+    EP017, EP018, EP019, EP020, EP021, EP022, EP023, EP024, EP025, EP026, EP201,
 )  # fmt: skip
 
 DERIVATIONS: tuple[Derivation, ...] = (

@@ -117,7 +117,7 @@ RICH = (
         "comm_overlap.dp.overlap_param_gather_with_optimizer_step=true", "ddp.overlap_grad_reduce=true",
         "ddp.overlap_param_gather=true", "optimizer.overlap_param_gather=true", "ddp.align_param_gather=true",
         "optimizer.overlap_param_gather_with_optimizer_step=true", "precision.fp8_param_gather=true", "precision.fp8=hybrid",
-        "precision.fp4_param_gather=true", "precision.fp4=e2m1",
+        "precision.fp4_param_gather=true", "precision.fp4=e2m1", "training.eval_interval=10",
     ),
     (
         "model.num_moe_experts=4", "parallelism.expert_model_parallel_size=2", "model.moe_token_dispatcher_type=alltoall",
