@@ -78,17 +78,19 @@ def start(plan: Plan, script: str, environment: Mapping[str, str], *, fork: bool
     saved = save(plan)
     of_ranks = {**environment, RANK_PLAN: str(saved), RANK_PLAN_SUM: checksum(saved)}
     of_ranks[RANK_PARENT] = str(os.getpid())
-    with meeting, exported(of_ranks), processes.stoppable():
-        try:
-            for rank in range(number):  # while this process has one thread; the watch and the store bring more
-                said = _said_to(rank, number, meeting)
-                ranks.append(processes.begin(rank, script, said, logs / str(rank), fork=fork))
-            with heartbeat.watched(plan) as watch, _store(meeting, number):
-                failure = _outcome(ranks)
-        except AskedToStop:
-            _stop(plan)
-        finally:
-            processes.kill(ranks)
+    try:
+        with meeting, exported(of_ranks), processes.stoppable() as settle:
+            try:
+                for rank in range(number):  # while this process has one thread; the watch and the store bring more
+                    said = _said_to(rank, number, meeting)
+                    ranks.append(processes.begin(rank, script, said, logs / str(rank), fork=fork))
+                with heartbeat.watched(plan) as watch, _store(meeting, number):
+                    failure = _outcome(ranks)
+            finally:
+                settle()
+                processes.kill(ranks)
+    except AskedToStop:
+        _stop(plan)
     if failure is None:
         return
     if failure.code == REQUEUE:

@@ -195,23 +195,29 @@ def _signal(pid: int, number: int) -> None:
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
+def stoppable() -> Iterator[Callable[[], None]]:
     """The first SIGTERM, SIGHUP, SIGQUIT or SIGUSR1 (Slurm's warning before a time limit) raises AskedToStop within.
 
-    Further ones change nothing. SIGINT stays what it is.
+    Further ones change nothing, here and afterwards: a process that was asked has its record to write, and ends by itself.
+    -> call it before what must not be cut off: from then on none raises. SIGINT stays what it is.
     """
-    asked = False
+    asked = settled = False
 
     def ask(number: int, _: FrameType | None) -> None:
         nonlocal asked
-        if not asked:
+        if not asked and not settled:
             asked = True
             raise AskedToStop(number)
+
+    def settle() -> None:
+        nonlocal settled
+        settled = True
 
     numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
     before = {number: signal.signal(number, ask) for number in numbers}
     try:
-        yield
+        yield settle
     finally:
+        settle()
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if asked else handler)

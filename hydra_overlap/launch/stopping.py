@@ -19,7 +19,10 @@ class Stopped(HydraOverlapError):
 
 
 class Requests:
-    """Signals that arrived in this rank; a context manager that puts the former handlers back."""
+    """Signals that arrived in this rank; a context manager that puts the former handlers back.
+
+    A rank that was asked to stop ignores further requests instead: its former handlers would kill it while it ends.
+    """
 
     def __init__(self) -> None:
         self._received = 0
@@ -32,7 +35,7 @@ class Requests:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if self._received else handler)
 
     def _note(self, signum: int, _: FrameType | None) -> None:
         self._received = signum

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -219,6 +220,30 @@ def test_nothing_of_a_run_on_this_machine_listens_where_another_machine_could_co
         assert said["device"] == "lo"
         assert {address for _, address, _ in said["listening"]} == {"127.0.0.1"}
         assert said["parent"] in [pid for pid, *_ in said["listening"]], "the store that ranks meet in"
+
+
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGUSR1], ids=["SIGTERM", "SIGUSR1"])
+def test_many_requests_to_stop_are_one(begin, tmp_path, asked):
+    body = """
+    from hydra_overlap.launch import stopping
+    with stopping.Requests() as requests:
+        open(plan.output_dir + f"/seen{rank}", "w").write(str(os.getpid()))
+        while not requests._received:
+            time.sleep(0.02)
+    time.sleep(1)  # it saves, and its handlers are taken back
+    raise stopping.Stopped("asked")
+"""
+    process = begin(body)
+    wait_until_seen(process, tmp_path)
+    pids = [process.pid, *(int((tmp_path / f"seen{rank}").read_text()) for rank in (0, 1))]
+    while process.poll() is None:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, asked)
+        time.sleep(0.02)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    assert "The run was asked to stop" in err and "Traceback" not in err
 
 
 def test_an_interrupt_reaches_the_ranks_as_one(begin, tmp_path):
