@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from . import megatron_arguments, megatron_bridge
+from . import megatron_arguments, megatron_bridge, megatron_flags
 from .intake import Intake, UnreadableError
 from .launchers import Launch, launch
 from .surroundings import facts
@@ -53,7 +53,7 @@ def _read(started: Launch, folder: Path, core: str | None) -> tuple[Intake, Call
         )
     if not started.program:
         raise UnreadableError(f"No program is started here. {MAY_READ}")
-    if megatron_arguments.flagged(started.arguments):
+    if megatron_flags.flagged(started.arguments):
         return megatron_arguments.read(
             started.arguments, started.ranks, folder, started.program
         ), megatron_arguments.say

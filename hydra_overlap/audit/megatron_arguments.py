@@ -1,33 +1,29 @@
 """Arguments of Megatron-LM's pretrain_gpt.py and its relatives -> a request: what its own code would make of them."""
 
-import argparse
-from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ..export.megatron_lm import TRANSLATED, destination, spell
-from ..export.megatron_lm_parser import VERSION, by_dest, default, parser, release_of, releases, rows
-from ..export.megatron_lm_parser import UnreadableError as WrongFlagError
-from ..findings import Finding, Fix, Place
+from ..export.megatron_lm_parser import by_dest, default, release_of
 from ..rules.env import CONNECTIONS
 from ..schema.fields import FIELDS
+from ..schema.keys import POSITION_EMBEDDING
 from ..schema.versions import is_version
 from . import dictionary, megatron_checks, model_chunks, yamls
-from .intake import Intake, UnreadableError, bears
+from .intake import Intake, UnreadableError
 from .launchers import Ranks
+from .megatron_flags import DICTIONARY, needed_release, parsed
 
 KIND = "Megatron-LM command line"
-DICTIONARY = "tp_comm_overlap_cfg"
 WORLD = "parallelism.world_size"
-NEXT = "0.20.0"  # what Megatron-LM's main branch becomes
 PLAIN = (
     "Megatron-LM reads the file with yaml.safe_load: ${...} is an interpolation only for OmegaConf; here it stays text."
 )
-STOPS = "Megatron-LM stops at an unknown flag; it does not accept abbreviated flags."
-PARSER = f"Megatron-LM {VERSION} megatron/training/arguments.py:87-102 (allow_abbrev=False, parse_args)"
+POSITIONS = {"mrope": "rope", "yarn": "rope", "relative": "learned_absolute", "none": "learned_absolute"}
+"""Position embeddings that are none of ours -> the one that is like it in what rules ask: whether heads are rotated."""
 # Destinations that other flags of the same command decide with.
 HELPERS = (
     "swiglu", "untie_embeddings_and_output_weights", "group_query_attention", "num_query_groups", "ffn_hidden_size",
@@ -46,30 +42,6 @@ class _Values(dict[str, Any]):
         return None
 
 
-@lru_cache(maxsize=8)
-def flags_of(release: str) -> frozenset[str]:
-    """Every flag of one release."""
-    return frozenset(flag for row in rows(release) for flag in row["flags"])
-
-
-@lru_cache(maxsize=1)
-def known_flags() -> frozenset[str]:
-    """Every flag of Megatron's parser, of any release."""
-    return frozenset().union(*map(flags_of, releases()))
-
-
-def flagged(words: Sequence[str]) -> bool:
-    """Whether flags of Megatron's parser are among the words."""
-    return any(word.partition("=")[0] in known_flags() for word in words)
-
-
-@lru_cache(maxsize=8)
-def _judged_flags(release: str) -> tuple[str, ...]:
-    """Flags on whose fields a verdict hangs."""
-    dests = {_translated(key) or destination(key, release) for key in FIELDS if bears(key)} | {DICTIONARY}
-    return tuple(flag for row in rows(release) if row["dest"] in dests for flag in row["flags"])
-
-
 def read(
     words: Sequence[str], ranks: Ranks, folder: Path | None = None, program: str = "", core: str | None = None
 ) -> Intake:
@@ -84,9 +56,9 @@ def read(
     if fork:
         intake.notes.append("--deepspeed is a flag of Megatron-DeepSpeed; the rest is judged as Megatron-LM reads it")
     if core is None:
-        core = _needed(words, intake)
+        core = needed_release(words, intake)
     release = release_of(core if core is not None and is_version(core) else None)
-    given, said = _given(list(words), intake, release)
+    given, said = parsed(list(words), intake, release)
     take_ranks(intake, ranks)
     values = _Values({dest: default(row) for dest, row in by_dest(release).items()} | given)
     for key in FIELDS:
@@ -106,101 +78,12 @@ def read(
     return intake
 
 
-def _needed(words: Sequence[str], intake: Intake) -> str | None:
-    """The version of megatron-core that flags ask for which the release of exports does not have; None if it has them all."""
-    known = known_flags()
-    flags = {name for word in words if (name := word.partition("=")[0]) in known}
-    newer = releases()[releases().index(VERSION) :]
-    found = max(newer, key=lambda release: (len(flags & flags_of(release)), -newer.index(release)))
-    if found == VERSION:
-        return None
-    core = NEXT if found == releases()[-1] else found.removeprefix("core_v")
-    new = ", ".join(sorted((flags & flags_of(found)) - flags_of(VERSION)))
-    intake.take("software.megatron_core", core, f"{new}: not in Megatron-LM {VERSION}, in {found}")
-    intake.notes.append(f"Megatron-LM {VERSION} does not have {new}; judged as {found}, the first one that has")
-    return core
-
-
 def take_ranks(intake: Intake, ranks: Ranks) -> None:
     """The number of ranks, or what of it is not known."""
     if ranks.total:
         intake.take(WORLD, ranks.total, f"{ranks.said}: {ranks.total} ranks")
     elif ranks.unknown:
         intake.notes.append(f"the number of ranks is not known: {', '.join(ranks.unknown)}; say it with {WORLD}=...")
-
-
-def _given(words: list[str], intake: Intake, release: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Destination -> value and destination -> text, of every flag that Megatron's parser takes."""
-    taken = parser(suppress_defaults=True, release=release)
-    given: dict[str, Any] = {}
-    said: dict[str, str] = {}
-    for chunk in _chunks(words):
-        text = " ".join(chunk)
-        try:
-            found, unknown = taken.parse_known_args(chunk, argparse.Namespace())
-        except WrongFlagError as error:
-            intake.notes.append(f"not read: {text} ({error})")
-            intake.undecided |= dict.fromkeys(_keys_of(chunk[0], release), text)
-            continue
-        intake.notes += [f"not known: {word}" for word in unknown if word.startswith("$")]
-        flag = chunk[0].partition("=")[0]
-        left = [word for word in unknown if "$" not in word and not word.startswith("--")]
-        if vars(found) and left:
-            intake.findings.append(_too_many(flag, left, text, release))
-        if not vars(found):
-            _unknown(intake, flag, text, release)
-        for dest, value in vars(found).items():
-            given[dest] = value
-            said[dest] = " ".join(word for word in chunk if word not in unknown)
-    return given, said
-
-
-def _unknown(intake: Intake, flag: str, text: str, release: str) -> None:
-    """A flag that this release does not have: of another release, misspelt, or of the program's own."""
-    others = [tag for tag in releases() if any(flag in row["flags"] for row in rows(tag))]
-    if others and flag.startswith("--"):
-        has = f"{others[0]} to {others[-1]} have" if len(others) > 1 else f"{others[0]} has"
-        intake.notes.append(f"{flag} is no flag of Megatron-LM {release}, the release judged; {has} it")
-        intake.overlook(text)
-    else:
-        intake.unknown(flag, _judged_flags(release), text, STOPS, PARSER)
-
-
-def _too_many(flag: str, left: list[str], text: str, release: str) -> Finding:
-    """A flag with more words after it than it takes: `--sequence-parallel True`."""
-    row = next(row for row in rows(release) if flag in row["flags"])
-    takes = "takes no value" if row["action"] != "store" else "takes one value"
-    return Finding(
-        rule=megatron_checks.RULE, severity="error", title="A flag has a value that it does not take", source=PARSER,
-        where=(Place(text, "", ""),), fixes=(Fix(text.removesuffix(" " + " ".join(left)), "what is read"),),
-        why=f"{flag} {takes}: Megatron-LM stops at {' '.join(left)} (unrecognized arguments).",
-    )  # fmt: skip
-
-
-def _keys_of(flag: str, release: str) -> list[str]:
-    """The fields a flag sets, of those a verdict hangs on."""
-    name = flag.partition("=")[0]
-    dests = {row["dest"] for row in rows(release) if name in row["flags"]}
-    return [key for key in FIELDS if bears(key) and (_translated(key) or destination(key, release)) in dests]
-
-
-def _translated(key: str) -> str | None:
-    """The flag's destination of a field that several flags decide."""
-    return key.rpartition(".")[2] if key in TRANSLATED else None
-
-
-def _chunks(words: list[str]) -> Iterator[list[str]]:
-    """A flag and the words after it."""
-    chunk: list[str] = []
-    for word in words:
-        if word.startswith("--"):
-            if chunk:
-                yield chunk
-            chunk = [word]
-        elif chunk:
-            chunk.append(word)
-    if chunk:
-        yield chunk
 
 
 def _take(
@@ -214,7 +97,7 @@ def _take(
     text = said.get(dest, f"no {row['flags'][0]}")
     if value is None or (isinstance(value, str) and FIELDS[key].kind is not str):
         return
-    intake.take(key, value, text)
+    intake.take(key, POSITIONS.get(value, value) if key == POSITION_EMBEDDING else value, text)
 
 
 def _translate(

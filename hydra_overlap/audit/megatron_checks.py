@@ -13,9 +13,8 @@ from ..rules.env import CONNECTIONS
 from ..schema.keys import CORE, EP_OVERLAP, FSDP, PP, STEP_GATHER, TP_OVERLAP
 from ..schema.versions import at_least
 from .intake import Intake
+from .megatron_flags import RULE
 
-RULE = "MEGATRON"
-"""Stands in place of a rule's name: Megatron-LM itself stops, or does not look at what was said."""
 ARGUMENTS = "Megatron-LM core_v0.16.1 megatron/training/arguments.py:"
 
 

@@ -9,7 +9,8 @@ from ..export._base import FACTS_MARK
 from . import megatron_arguments, openings, shell
 from .intake import Intake, UnreadableError
 from .launchers import Launch, launch
-from .megatron_arguments import KIND, flagged, known_flags, say
+from .megatron_arguments import KIND, say
+from .megatron_flags import flagged, known_flags
 
 __all__ = ["KIND", "looks_like", "read", "say", "trains"]
 

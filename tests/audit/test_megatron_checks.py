@@ -45,10 +45,27 @@ def errors(found: Audit) -> list[str]:
         ("--lr 1 2", ["MEGATRON"]),
         ("--lr 1 $MORE", []),
         (f"{EP} --untie-embeddings-and-output-weights", []),
+        ("--recompute-method chunk", ["MEGATRON"]),
+        ("--lr fast", ["MEGATRON"]),
+        ("--num-query-groups", ["MEGATRON"]),
+        ("--position-embedding-type none", []),
     ],
 )  # fmt: skip
 def test_arguments_are_judged_as_megatron_lm_completes_and_asserts_them(flags: str, refused: list[str]) -> None:
     assert errors(judged(flags)) == refused
+
+
+@pytest.mark.parametrize("flags", ["--recompute-method chunk", "--num-experts 8 16 32", "--num-query-groups"])
+def test_what_another_program_may_read_otherwise_stays_open(flags: str) -> None:
+    """A fork has flags of its own, and may have other values: Megatron-DeepSpeed takes several --num-experts."""
+    found = judged(f"{flags} --enable-zero-bubble")
+    assert found.verdict == "undecided" and errors(found) == []
+
+
+def test_a_value_that_only_another_release_takes_stays_open() -> None:
+    found = judged("--position-embedding-type yarn")
+    assert found.verdict == "undecided" and errors(found) == []
+    assert judged("--position-embedding-type yarn", "", "software.megatron_core=0.19.0").verdict == "accepted"
 
 
 def test_expert_overlap_needs_a_program_that_can_take_its_forward_apart() -> None:

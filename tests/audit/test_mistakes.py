@@ -70,16 +70,22 @@ def test_no_field_of_bridge_is_taken_for_another_one_misspelt(node: str) -> None
         (NEMO.format(4, "'${oc.env:SP,False}'", "true"), "parallelism.sequence_parallel"),  # text, and so true
         (NEMO.format("'${oc.decode:${oc.env:TP}}'", "true", "true"), "parallelism.tensor_model_parallel_size"),
         (NEMO.format("'${resolver.of.yours:1}'", "true", "true"), "parallelism.tensor_model_parallel_size"),
-        (f"{MODEL} --tensor-model-parallel-size four --tp-comm-overlap", "parallelism.tensor_model_parallel_size"),
-        (f"{MODEL} --seq-length", "model.seq_length"),
-        (f"{MODEL} --fp8-format e5m2", "precision.fp8"),
-        (f"{MODEL} --tp-comm-overlap=true", "comm_overlap.tp.tp_comm_overlap"),
+        (f"{MODEL} --tensor-model-parallel-size $TP --tp-comm-overlap", "parallelism.tensor_model_parallel_size"),
+        (f"{MODEL} --seq-length --enable-zero-bubble", "model.seq_length"),
     ],
 )  # fmt: skip
 def test_a_known_name_without_a_usable_value_leaves_it_undecided(text: str, undecided: str) -> None:
     found = audit(text, ["platform=h100"])
     assert (found.verdict, found.undecided, found.exit_code) == ("undecided", (undecided,), 1)
     assert f"{undecided}=..." in str(found)
+
+
+@pytest.mark.parametrize(
+    "flag", ["--tensor-model-parallel-size four", "--seq-length", "--fp8-format e5m2", "--tp-comm-overlap=true"]
+)
+def test_a_flag_that_no_release_of_megatron_lm_can_read_is_refused(flag: str) -> None:
+    found = audit(f"{MODEL} {flag}", ["platform=h100"])
+    assert [finding.rule for finding in found.errors] == ["MEGATRON"] and flag in str(found)
 
 
 def test_a_value_said_behind_the_file_name_decides() -> None:
