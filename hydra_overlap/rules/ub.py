@@ -8,6 +8,8 @@ from ..schema.keys import (
     BF16,
     BF16_AT_END,
     BF16_AT_START,
+    BULK_DGRAD,
+    BULK_WGRAD,
     CP,
     FIRST_LAST_BF16,
     FP8,
@@ -17,6 +19,8 @@ from ..schema.keys import (
     MBS,
     NO_FC1,
     NO_QKV,
+    OVERLAP_AG,
+    OVERLAP_RS,
     RS_DGRAD,
     SEQ_LENGTH,
     TP,
@@ -616,6 +620,48 @@ class UB206(UbRule):
 
 PUBLISHED_SM = {"pipeline": (4, MAX_SM), "ring_exchange": (1, 4)}  # SMs in all presets of conf/userbuffers, by method
 
+
+class UB207(UbRule):
+    """The userbuffers dictionary has entries for GEMMs whose part of the overlap is off."""
+
+    severity = "warning"
+    requires = ("TP001", "UB004", "UB008")
+    reads = (UB_LAYERS, TP_OVERLAP, OVERLAP_AG, OVERLAP_RS, RS_DGRAD, BULK_DGRAD, BULK_WGRAD, NO_QKV, NO_FC1)
+    shows = (UB_NAME,)
+    why = "Nothing reads such an entry: its communication stays exposed."
+    source = "megatron-core core_v0.16.1 megatron/core/extensions/transformer_engine.py:543-576, 781-812"
+    refused = (*LEGAL, f"{OVERLAP_RS}=false", "userbuffers.layers.proj_fprop={method:pipeline}")
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return bool(c[UB_LAYERS] and c[TP_OVERLAP])
+
+    @classmethod
+    def problems(cls, c: Config) -> Iterator[Problem]:
+        scattered = dgrad_layers(c)
+        for gemm in c[UB_LAYERS]:
+            key, on = _switch(gemm, scattered, c)
+            if key and bool(c[key]) != on:
+                value = "true" if c[key] else "false"
+                text = f"{gemm} has an entry, and {key.rpartition('.')[2]} is {value}"
+                yield Problem(gemm, text, f"{key}={'true' if on else 'false'}")
+
+
+def _switch(gemm: str, scattered: Mapping[str, bool], c: Config) -> tuple[str, bool]:
+    """The setting that switches a GEMM's overlap, and the value with which it is on; an empty key if none does."""
+    layer, _, part = gemm.partition("_")
+    if layer in scattered:
+        if part == "fprop":
+            disabled = NO_QKV if layer == "qkv" else NO_FC1
+            return (disabled, False) if c[disabled] else (OVERLAP_AG, True)
+        if scattered[layer]:
+            return "", True
+        return (BULK_DGRAD if part == "dgrad" else BULK_WGRAD), True
+    if part == "wgrad":
+        return "", True
+    return (OVERLAP_RS if part == "fprop" else OVERLAP_AG), True
+
+
 RULES: tuple[type[Rule], ...] = (
-    UB001, UB002, UB003, UB004, UB005, UB006, UB007, UB008, UB009, UB010, UB201, UB202, UB203, UB204, UB205, UB206,
+    UB001, UB002, UB003, UB004, UB005, UB006, UB007, UB008, UB009, UB010, UB201, UB202, UB203, UB204, UB205, UB206, UB207,
 )  # fmt: skip

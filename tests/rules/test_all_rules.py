@@ -143,6 +143,11 @@ RICH = (
         "parallelism.sequence_parallel=true", "software.transformer_engine=2.11.0", "platform.sm=80",
     ),
     (
+        "comm_overlap.tp.tp_comm_overlap=true", "parallelism.tensor_model_parallel_size=2", "parallelism.sequence_parallel=true",
+        "software.transformer_engine=2.11.0", "userbuffers.layers.qkv_fprop={method:ring_exchange}",
+        "userbuffers.layers.fc1_wgrad={method:bulk}",
+    ),
+    (
         "launch.trainer=train.py", "training.rampup_batch_size=[4,4,24]", "training.global_batch_size=16",
         "parallelism.pipeline_model_parallel_size=2", "parallelism.virtual_pipeline_model_parallel_size=2",
     ),

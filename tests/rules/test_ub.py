@@ -8,6 +8,7 @@ import pytest
 
 from hydra_overlap import GatingError, Resolution, resolve
 from hydra_overlap.findings import yaml_value
+from hydra_overlap.rules.tp import LEGAL
 from hydra_overlap.rules.ub import meant
 from tests.overrides import refusing, remarks, request_of
 
@@ -263,3 +264,14 @@ def test_names_that_no_override_can_say_are_refused_with_a_fix_that_works(name: 
 ])  # fmt: skip
 def test_a_gemm_under_another_name_is_known_for_what_is_meant(written: str, wanted: str | None) -> None:
     assert meant(written) == wanted
+
+
+@pytest.mark.parametrize(("entry", "off"), [
+    ("proj_fprop={method:pipeline}", "tp_comm_overlap_rs=false"), ("qkv_fprop={method:ring_exchange}", "tp_comm_overlap_ag=false"),
+    ("fc1_fprop={method:ring_exchange}", "tp_comm_overlap_disable_fc1=true"), ("fc2_dgrad={method:ring_exchange}", "tp_comm_overlap_ag=false"),
+    ("qkv_dgrad={method:bulk}", "tp_comm_bulk_dgrad=false"), ("fc1_wgrad={method:bulk}", "tp_comm_bulk_wgrad=false"),
+])  # fmt: skip
+def test_an_entry_whose_part_of_the_overlap_is_off_is_a_finding(entry: str, off: str) -> None:
+    said = (*LEGAL, f"userbuffers.layers.{entry}")
+    assert "UB207" not in remarks(*said)
+    assert "UB207" in remarks(*said, f"comm_overlap.tp.{off}")
