@@ -2,11 +2,13 @@
 
     HydraOverlapError
     ├── GatingError      gating rules refuse the configuration; carries .findings
+    ├── DiskFullError    a file found no room
     └── LaunchError      the configuration is fine, this machine or its data cannot run it
 
 Entry points print these without a traceback and exit with code 1.
 """
 
+import errno
 from collections.abc import Iterable, Sequence
 from typing import ClassVar, TypeVar
 
@@ -101,6 +103,27 @@ class LaunchError(HydraOverlapError):
 
     def __str__(self) -> str:
         return f"{self.headline}\n\n{render(self.finding)}"
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on the disk, in the quota, below the limit of a file's size
+
+
+class DiskFullError(HydraOverlapError):
+    """A file could not be written for want of room, wherever a run stood."""
+
+    def __init__(self, error: OSError) -> None:
+        place = f"{error.filename}: " if error.filename else ""
+        super().__init__(
+            f"A file could not be written, so this ended: {place}{error.strerror}.\n"
+            "Checkpoints that were complete still are. Make room, or choose another place: "
+            "hydra.run.dir=ANOTHER, checkpoint.save=ANOTHER, data.cache_dir=ANOTHER."
+        )
+
+
+def disk_full(error: BaseException) -> DiskFullError | None:
+    """What to tell of an error that a full disk is the cause of; None for any other."""
+    found = raised_from(error, OSError)
+    return DiskFullError(found) if found is not None and found.errno in FULL else None
 
 
 def raised_from(error: BaseException, kind: type[Kind]) -> Kind | None:

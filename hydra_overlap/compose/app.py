@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hydra._internal import utils
 from omegaconf import DictConfig, OmegaConf
 
-from ..errors import REFUSED, USAGE, HydraOverlapError, raised_from
+from ..errors import REFUSED, USAGE, HydraOverlapError, disk_full, raised_from
 from . import enforce
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _report(error: Exception, task: CodeType) -> int:
 
     refusal = raised_from(error, HydraOverlapError)
     mistake = None if refusal or in_task else hydra_errors.explain(error, sys.argv[1:])
-    told = refusal or mistake
+    told = refusal or disk_full(error) or mistake
     if told is None:
         _print_traceback(error, job)
         return REFUSED

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, TextIO
 from . import claims
 
 LOOK_S = 0.05  # between two looks at whether all ranks run
+ERROR_BYTES = 8192
 ERROR_FILE = "HYDRA_OVERLAP_RANK_ERROR"  # set in ranks alone: where a rank says what it failed with
 
 
@@ -67,7 +68,7 @@ def begin(number: int, script: str, environment: Mapping[str, str], folder: Path
     """
     folder.mkdir(parents=True, exist_ok=True)
     error = folder / "error.json"
-    error.unlink(missing_ok=True)
+    error.write_text(" " * ERROR_BYTES)  # a rank that fails of a full disk has this room to say so
     values = {**environment, ERROR_FILE: str(error)}
     if not fork:
         process = _fresh(number, script, values, folder)
@@ -127,8 +128,14 @@ def _text(stream: int) -> TextIO:
 def leave(error: BaseException) -> None:
     """In a rank: leave what it failed with for whoever watches it."""
     path = os.environ.get(ERROR_FILE)
-    if path:
-        Path(path).write_text(json.dumps({"error": f"{type(error).__name__}: {error}", "when": time.monotonic()}))
+    if not path:
+        return
+    text, when = f"{type(error).__name__}: {error}", time.monotonic()
+    content = json.dumps({"error": text, "when": when})
+    if len(content) > ERROR_BYTES:
+        content = json.dumps({"error": text[: ERROR_BYTES // 8], "when": when})  # a character takes up to 6 bytes
+    with suppress(OSError), open(path, "r+") as file:  # in the room it has; a full disk gives no more
+        file.write(content.ljust(ERROR_BYTES))
 
 
 def wait(ranks: Sequence[Rank]) -> Failure | None:

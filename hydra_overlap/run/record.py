@@ -7,6 +7,7 @@ make it of what the run left in its directory, so it says as much after a failur
 import dataclasses
 import json
 import statistics
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -97,11 +98,18 @@ def kept(plan: Plan, job: Joined | None) -> Iterator[None]:
         yield
     except BaseException as error:
         if job is None or job.rank == 0:
-            status, told = _how(plan, error)
-            before = read(plan) or {}
-            if before.get("status") != status:  # a rank that stops as asked wrote it, and knew more
-                write(plan, make(plan, status, error=told, peak_memory_gib=before.get("peak_memory_gib")))
+            try:
+                _leave(plan, error)
+            except OSError as unwritten:  # how the run ended is what counts
+                print(f"{FILE_NAME} cannot be written: {unwritten.strerror or unwritten}", file=sys.stderr)
         raise
+
+
+def _leave(plan: Plan, error: BaseException) -> None:
+    status, told = _how(plan, error)
+    before = read(plan) or {}
+    if before.get("status") != status:  # a rank that stops as asked wrote it, and knew more
+        write(plan, make(plan, status, error=told, peak_memory_gib=before.get("peak_memory_gib")))
 
 
 def _how(plan: Plan, error: BaseException) -> tuple[str, str]:

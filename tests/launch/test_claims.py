@@ -180,6 +180,20 @@ def test_a_refused_run_leaves_no_folder(app, tmp_path):
     assert done.returncode == 1 and not (tmp_path / "outputs").exists()
 
 
+def test_a_full_disk_ends_in_a_sentence_wherever_it_is_found(app, tmp_path):
+    full = "import errno, os\n        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'metrics.jsonl')"
+    (tmp_path / "app.py").write_text(APP.replace('raise LaunchError("no")', full))
+    done = app("+refuse=true")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "metrics.jsonl: No space left on device" in done.stderr and "hydra.run.dir=ANOTHER" in done.stderr
+    limited = (
+        "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"  # Hydra cannot write its config
+    )
+    (tmp_path / "app.py").write_text(limited + APP)
+    done = app("+text=" + "x" * 200)
+    assert done.returncode == 1 and "Traceback" not in done.stderr and "File too large" in done.stderr
+
+
 def test_a_restart_count_that_is_no_number_is_refused_in_a_sentence(monkeypatch):
     for said in ("junk", "²", "-1", "1.5"):
         monkeypatch.setenv(requeue.RESTARTS, said)

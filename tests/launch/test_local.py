@@ -129,6 +129,13 @@ def test_an_exception_names_its_rank_and_stops_the_others(start, tmp_path):
     assert "Traceback" in log and "ZeroDivisionError" in log
 
 
+def test_a_rank_that_finds_no_room_on_the_disk_says_so(start):
+    limit = "import pathlib, resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))"
+    body = f"{limit}; pathlib.Path(plan.output_dir, 'big').write_text('x' * 20000)"
+    error = start(body).error
+    assert "OSError: [Errno 27] File too large" in error and "Traceback" not in error
+
+
 def test_the_first_of_two_exceptions_is_named(start):
     error = start("time.sleep(0.5 * (1 - rank)); 1 / 0 if rank else [][0]").error
     assert error.startswith("Rank 1 failed first") and "ZeroDivisionError" in error
