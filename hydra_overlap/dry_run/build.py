@@ -28,6 +28,7 @@ from ..launch.plan import Plan, world_size
 from ..megatron import configs, cpu, rehearsal
 from . import collectives
 from .collectives import Collective, Event
+from .estimate import require_affordable
 from .holdings import RankFigures, held_by
 from .progress import Told
 
@@ -81,6 +82,12 @@ def ranks_to_build(plan: Plan) -> tuple[int, ...]:
     return tuple(sorted(set(wanted)))
 
 
+def _most_ranks(plan: Plan) -> int:
+    """How many ranks are built at most, counted without listing them: those that are chosen, and one of every stage."""
+    stages, wanted = plan.request.parallelism.pipeline_model_parallel_size, plan.request.launch.dry_run_ranks
+    return stages + (len(set(wanted)) if wanted else min(stages, world_size(plan) - stages))
+
+
 def without_cuda(plan: Plan) -> tuple[Plan, list[str]]:
     """(the plan with what only CUDA has replaced, one line for each such thing). Layout, shapes and batches stay."""
     changed, _, left_out = rehearsal.replace_cuda_only(plan)
@@ -98,17 +105,19 @@ def run(plan: Plan, told: Told = lambda *_: None) -> DryRun:
     """Build the chosen ranks one after another, and record a step on one of every stage.
 
     told: hears before each piece of work how far this is. Raises LaunchError for a plan that megatron-core does not
-    build. Leaves CUDA's names redirected in this process.
+    build, and, before anything is built, for one that would take longer than launch.dry_run_minutes. Leaves CUDA's names
+    redirected in this process.
     """
     plan, _ = without_cuda(plan)
+    cost = require_affordable(plan, _most_ranks(plan))
     ranks = ranks_to_build(plan)
     recorded = ranks_to_record(plan, ranks)
     looks = sorted({*ranks, *recorded})
     work = _Work(told, len(looks) + STEP_COSTS * len(recorded))
-    figures, stages = [], []
+    figures, steps = [], []
     with warnings.catch_warnings(), _quiet(), _refusing(plan, "any rank"), _no_cuda():
         warnings.simplefilter("ignore")  # megatron-core's, on what is not installed here and is not used
-        work.begins("importing torch and megatron-core", cost=0)
+        work.begins(f"{cost} in all; importing torch and megatron-core", cost=0)
         _enter()
         with _modules_left_alone():
             for rank in looks:
@@ -116,8 +125,8 @@ def run(plan: Plan, told: Told = lambda *_: None) -> DryRun:
                     found, step = _look(plan, rank, work, recorded=rank in recorded)
                 gc.collect()
                 figures += [found] if rank in ranks else []
-                stages += [step] if step else []
-    return DryRun(ranks=tuple(figures), stages=tuple(stages))
+                steps += [step] if step else []
+    return DryRun(ranks=tuple(figures), stages=tuple(steps))
 
 
 @contextlib.contextmanager

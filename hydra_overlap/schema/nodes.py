@@ -578,6 +578,8 @@ class Launch(_Node):
     """Start no ranks; report what they would hold, in one process, for any world size, without a GPU."""
     dry_run_ranks: List[int] = whole_numbers(RANKS, default=[])
     """Ranks that a dry run builds, for example [0,7]; [] = the first and last of every pipeline stage."""
+    dry_run_minutes: float = at_least(0, MINUTES, default=60.0)
+    """Start no dry run that is estimated to take longer than this, minutes of one core."""
     distributed_timeout_minutes: float = at_least(0.01, MINUTES, default=10.0)
     """Longest wait of a rank for others in a collective; then the run ends and names the ranks that did not arrive."""
     loggers: List[str] = names("tensorboard", "wandb", "mlflow", default=["tensorboard"])
