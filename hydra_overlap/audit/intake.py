@@ -87,8 +87,13 @@ class Intake:
 
     def unsaid_in(self, finding: Finding) -> tuple[str, ...]:
         """Keys that a finding hangs on and that the source does not say."""
-        keys = dict.fromkeys(place.key for place in finding.where if place.key in FIELDS)
-        return tuple(key for key in keys if key not in self.undecided and self.said.get(key, ABSENT).startswith(ABSENT))
+        places = {place.key: place for place in finding.where if place.key in FIELDS or place.origin.startswith(ABSENT)}
+        return tuple(
+            key
+            for key, place in places.items()
+            if key not in self.undecided
+            and self.said.get(key, place.origin if key not in FIELDS else ABSENT).startswith(ABSENT)
+        )
 
     @property
     def tells_environment(self) -> bool:

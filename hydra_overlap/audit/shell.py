@@ -6,6 +6,8 @@ file holds are not known: such words keep their `$`. A command that depends on a
 once for each way it may turn out.
 """
 
+from __future__ import annotations
+
 import fnmatch
 import itertools
 import re
@@ -15,9 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import prod
 from pathlib import Path
-
-import tree_sitter_bash
-from tree_sitter import Language, Node, Parser
+from typing import TYPE_CHECKING
 
 from . import shell_tests
 from .shell_holes import Hole, Holes, Word, differing, has
@@ -35,6 +35,9 @@ from .shell_words import (
     expansions,
     expansions_of,
 )
+
+if TYPE_CHECKING:
+    from tree_sitter import Node
 
 BYTES = 2_000_000  # of a script
 WORDS = 400_000  # of all commands
@@ -79,7 +82,7 @@ class Command:
     inside: int | None = None
     ways: tuple[str, ...] = ()
     group: int = 0
-    cut: "Cut | None" = None
+    cut: Cut | None = None
     unread: str = ""
 
     @property
@@ -204,6 +207,9 @@ def parse(text: str) -> tuple[bytes, Node]:
     """The text as the grammar sees it, and its tree. Raises ValueError if it is too long."""
     source = OPERAND.sub(lambda found: found[1] + "".join(STANDS_FOR_BACK.get(one, one) for one in found[2]), text)
     source = re.sub(r"\\\n[ \t]*(?=\n|\Z)", "\n", source + "\n")  # a backslash before an empty line continues nothing
+    import tree_sitter_bash
+    from tree_sitter import Language, Parser
+
     encoded = source.encode("utf-8", "replace")
     if len(encoded) > BYTES:
         raise ValueError(f"it is longer than {BYTES // 1_000_000} MB")
@@ -391,7 +397,7 @@ class _Reader:
             return None
         return self.statement(right) if decided is (mark == "&&") else decided
 
-    def _branches(self, bodies: Sequence["Node | list[Node] | None"], names: tuple[str, ...], line: int) -> None:
+    def _branches(self, bodies: Sequence[Node | list[Node] | None], names: tuple[str, ...], line: int) -> None:
         """One of several bodies is run, nobody knows which; None is none at all."""
         start, ends, alive = self.state, [], []
         number = len(self.conditions)

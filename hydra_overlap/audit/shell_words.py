@@ -1,17 +1,20 @@
 """Words of a shell, expanded as far as the text tells: variables, arrays, defaults, patterns, integers, quotes."""
 
+from __future__ import annotations
+
 import fnmatch
 import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
-
-from tree_sitter import Node
+from typing import TYPE_CHECKING, NamedTuple
 
 from . import shell_tests
 from .shell_holes import Holes, has
+
+if TYPE_CHECKING:
+    from tree_sitter import Node
 
 SECONDS = 3.0  # to read one script
 STEPS = 600_000  # parts of the text looked at, those of a loop each time
@@ -63,7 +66,7 @@ class State:
     unread: str = ""
     owner: object = field(default_factory=object)
 
-    def fork(self) -> "State":
+    def fork(self) -> State:
         """A copy, each of the two free to change."""
         self.owner = object()
         return State(
@@ -171,7 +174,7 @@ class Words:
         """Text with its expansions, from `start` to `end`. document: a here-document or what stands in double quotes."""
         fields = _Fields()
         for kind, piece in self._pieces(start, end, children):
-            if isinstance(piece, Node):
+            if not isinstance(piece, str):
                 self._add(piece, fields, whole=True)
             elif piece:
                 fields.text(_quoted(piece) if document or kind else _bare(piece))
@@ -251,7 +254,7 @@ class Words:
             fields.text(self.holes.unknown("<(...)"))
         elif kind in ("concatenation", "command_name", "variable_name") and node.children:
             for _, piece in self._pieces(node.start_byte, node.end_byte, node.children):
-                if isinstance(piece, Node):
+                if not isinstance(piece, str):
                     self._add(piece, fields, whole=whole)
                 else:
                     fields.text(_bare(piece))
@@ -267,7 +270,7 @@ class Words:
             fields.text("")
         only = len(inner) == 1 and (inner[0].start_byte, inner[0].end_byte) == (start, end)
         for _, piece in self._pieces(start, end, [child for child in node.children if child.is_named]):
-            if not isinstance(piece, Node):
+            if isinstance(piece, str):
                 fields.text(_quoted(piece))
             elif piece.type in ("simple_expansion", "expansion"):
                 self._expansion(piece, fields, whole=True, empty=not only)

@@ -15,10 +15,11 @@ from ..resolver.resolve import resolve
 from ..rules.layout import data_parallel_size, smallest_world
 from ..schema.fields import FIELDS
 from . import environment, shell
-from .intake import ABSENT, Intake, UnreadableError, bears, facts_of
+from .intake import ABSENT, Intake, bears, facts_of
 from .overrides import COMMAND_LINE, values
 
 WORLD = "parallelism.world_size"
+BEHIND = "the recipe"  # what a file that says only its changes rests on
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*=")  # no field of ours is in capitals
 VERSIONS = ("torch", "megatron_core", "transformer_engine")
 ASKED_BY_ENVIRONMENT = {
@@ -265,22 +266,24 @@ def _add(found: list[Audit], audit: Audit) -> None:
 
 def _read(text: str, around: shell.Around, core: str | None) -> list[tuple[Intake, Callable[[str], str]]]:
     """What was read in whichever format this is, and how a fix is said there."""
-    from . import megatron_bridge, megatron_lm, nemo, yamls
+    from . import dialects, megatron_bridge, megatron_lm, nemo, yamls
 
+    other = dialects.read(text, around, core)
+    if other:
+        return other
     contents = megatron_bridge.contents(text, around)
     if contents and nemo.looks_like(contents[0].nested):
         return [(nemo.read(contents[0].nested), nemo.say)]
     contents = [content for content in contents if megatron_bridge.looks_like(content.nested)]
-    if contents:
-        return [(megatron_bridge.read(content), megatron_bridge.say) for content in contents]
+    found = [(megatron_bridge.read(content), content.nested) for content in contents]
+    bridge: list[dialects.Read] = [
+        (intake, megatron_bridge.say) for intake, nested in found if dialects.ours(intake, nested)
+    ]
+    if bridge:
+        return bridge
     if megatron_lm.looks_like(text):
         return [(intake, megatron_lm.say) for intake in megatron_lm.read(text, around, core)]
-    broken = "" if text.startswith("#!") else yamls.problem(text)
-    raise UnreadableError(
-        "This is not a configuration that audit can read: neither flags of Megatron-LM's pretrain_gpt.py, nor a YAML or a list "
-        "of overrides for Megatron-Bridge, nor a NeMo-Launcher YAML."
-        + (f" It is not valid YAML: {broken}." if broken else "")
-    )
+    raise dialects.none_of_them("" if text.startswith("#!") else yamls.problem(text))
 
 
 def _complete(intake: Intake, said: list[tuple[str, Any]]) -> list[str]:
@@ -332,11 +335,16 @@ def judged(intake: Intake, say: Callable[[str], str] | None = None, assumed: Seq
     request = dotted.nested(intake.flat)
     undecided = tuple(key for key in intake.undecided if intake.said.get(key) != COMMAND_LINE)
     resolution, findings = (None, list(intake.findings)) if undecided else _judge(intake, request)
+    others = {id(finding): _not_about_it(finding, intake) for finding in findings if finding.severity == "error"}
+    unjudged = tuple(dict.fromkeys(why for why in others.values() if why))
+    findings = [finding for finding in findings if not others.get(id(finding))]
     hanging = {id(finding): intake.open_in(finding) for finding in findings if finding.severity == "error"}
-    undecided += tuple(dict.fromkeys(key for keys in hanging.values() for key in keys if key not in undecided))
+    unsaid = dict.fromkeys(key for keys in hanging.values() for key in keys if key not in undecided)
+    undecided += tuple(key for key in unsaid if key in FIELDS)
     hang = [finding for finding in findings if hanging.get(id(finding))]
     findings = [finding for finding in findings if not hanging.get(id(finding))]
-    behind = " or ".join(intake.surely) or "the recipe"
+    behind = " or ".join(intake.surely) or BEHIND
+    unread = intake.surely or ((BEHIND,) if any(key not in FIELDS for key in unsaid) else ())
     recipes = [
         f"{finding.rule} ({finding.title}) hangs on what {behind} says of {', '.join(hanging[id(finding)])}"
         for finding in hang
@@ -346,6 +354,7 @@ def judged(intake: Intake, say: Callable[[str], str] | None = None, assumed: Seq
         findings = [replace(finding, fixes=tuple(_said(fix, say) for fix in finding.fixes)) for finding in findings]
     notes = [
         *intake.notes,
+        *unjudged,
         *recipes,
         *([f"assumed: {' '.join(assumed)}; to change this, pass other values after the file name"] if assumed else []),
     ]
@@ -361,7 +370,7 @@ def judged(intake: Intake, say: Callable[[str], str] | None = None, assumed: Seq
         request=request,
         undecided=undecided,
         lines=intake.lines,
-        unread=intake.surely,
+        unread=unread,
     )
 
 
@@ -383,6 +392,21 @@ def _judge(intake: Intake, request: Mapping[str, Any]) -> tuple[Resolution | Non
     except GatingError as refusal:
         return None, [*own, *refusal.findings]
     return resolution, [*own, *resolution.findings, *environment.findings(intake, resolution)]
+
+
+def _not_about_it(finding: Finding, intake: Intake) -> str:
+    """Why a refusal is none of the audited program's; empty if it is.
+
+    Limits of our own request, facts that a flag stands in for, and what Megatron FSDP switches on where nobody asked.
+    """
+    if finding.rule == "CP003":
+        return "hierarchical context parallelism is not judged here"
+    if finding.rule == "VER002" and intake.said.get("software.transformer_engine", "").startswith("--transformer-impl"):
+        return "VER002 is about software without Transformer Engine; --transformer-impl local does not say that it is not installed"
+    overlaps = [key for key in intake.unsaid_in(finding) if key.startswith("comm_overlap.")]
+    if finding.rule == "DP023" and overlaps:
+        return f"Megatron FSDP switches {' and '.join(key.rpartition('.')[2] for key in overlaps)} on, which the source does not say"
+    return ""
 
 
 def _said(fix: Fix, say: Callable[[str], str]) -> Fix:
