@@ -29,7 +29,7 @@ from ..launch import preflight
 from ..schema.nodes import Launch, Platform, Request
 from ..suggest import nearest
 from . import folder as folders
-from . import job, outputs, results
+from . import job, leftovers, outputs, results
 from .errors import SweepError
 from .judge import Judged
 from .progress import Line
@@ -70,7 +70,7 @@ def run(
             )
         folder = earlier or folder
     config = folders.moved(config, folder)
-    with folders.opened(folder, config, resume=resume):
+    with folders.opened(folder, config, resume=resume), leftovers.noted():
         places, before = _places(judged, folder, config, hydra_context)
         folders.write(folder, judged, places, config)
         todo = [verdict for verdict in _to_run(judged) if verdict.point.number not in before]
