@@ -12,6 +12,7 @@ import yaml
 from ..findings import Finding, Fix
 from ..quoting import python_literal, python_name
 from ..resolver.resolution import Resolution
+from ..rules.dp import EMERGING
 from ..rules.graphs import WHOLE, implementation, parts
 from ..schema.fields import DEFAULTS, FIELDS
 from ._base import (
@@ -139,6 +140,9 @@ def container(c: Mapping[str, Any], env: Mapping[str, str]) -> tuple[dict[str, A
         found["mixed_precision"]["fp8_recipe"] = "delayed"  # megatron-core's default; MixedPrecisionConfig has another
     if env:
         found["env_vars"] = dict(env)
+    if c["optimizer.optimizer"] in EMERGING:
+        why = "Bridge sets Muon and its relatives up with settings of their own, which the plan does not have."
+        problems.append(unsayable("optimizer.optimizer", c["optimizer.optimizer"], why, ""))
     return found, problems
 
 

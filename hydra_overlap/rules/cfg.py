@@ -71,7 +71,7 @@ class CFG002(CfgRule):
 class CFG003(CfgRule):
     """A choice that does not exist."""
 
-    records = ("cp-comm-type-bogus", "dp-fsdp-sharding-strategy", "dp-muon-overlap")
+    records = ("cp-comm-type-bogus", "dp-fsdp-sharding-strategy")
     source = "hydra_overlap/schema/nodes.py"
     refused = ("gating=lenient",)
 

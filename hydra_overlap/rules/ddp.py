@@ -37,7 +37,7 @@ from ..schema.keys import (
 )
 from ..schema.versions import at_least
 from ._base import ARCHITECTURE, GIVES_UP, KEEPS, Config, Rule
-from .dp import ARGUMENTS, DP205, LAYOUT, MCORE, StepRule, sharing_ranks
+from .dp import ARGUMENTS, DP030, DP031, DP205, LAYOUT, MCORE, StepRule, sharing_ranks
 from .layout import dp_cp_size, expert_ranks
 
 DDP = MCORE + "distributed/distributed_data_parallel.py:"
@@ -537,6 +537,6 @@ class DP204(Rule):
 
 
 RULES: tuple[type[Rule], ...] = (
-    DP016, DP017, DP018, DP019, DP020, DP021, DP022, DP023, DP024, DP025, DP026, DP027, DP028, DP029, DP201,
+    DP016, DP017, DP018, DP019, DP020, DP021, DP022, DP023, DP024, DP025, DP026, DP027, DP028, DP029, DP030, DP031, DP201,
     DP202, DP203, DP204, DP205,
 )  # fmt: skip

@@ -1,12 +1,14 @@
 """DP: gradient reduction under backward and parameter gather under forward."""
 
 from math import gcd
+from typing import Any
 
 from ..findings import Fix
 from ..schema.keys import (
     ALIGN_GATHER,
     BF16,
     BUCKET,
+    CORE,
     DDP_ALIGN_GATHER,
     DDP_BUCKET,
     DDP_DISTRIBUTED,
@@ -21,6 +23,7 @@ from ..schema.keys import (
     FP4,
     FP8,
     FP8_RECIPE,
+    FP16,
     FSDP,
     FSDP_SHARDING,
     GATED,
@@ -46,6 +49,7 @@ from ..schema.keys import (
     VPP,
     WORLD,
 )
+from ..schema.versions import at_least
 from ._base import GIVES_UP, KEEPS, Config, Derivation, Rule
 from .advisories import ADV001
 from .layout import (
@@ -78,6 +82,28 @@ BASES: dict[str, tuple[str, ...]] = {
     ALIGN_GATHER: (DDP_ALIGN_GATHER,),
     BUCKET: (DDP_BUCKET,),
 }
+
+
+MUON = ("muon", "dist_muon")
+EMERGING = (*MUON, "lion", "soap", "adaptive_muon")
+"""Optimizers that Megatron-LM calls emerging; from 0.18 on their distributed optimizer shards whole layers."""
+
+
+def layer_wise(c: Config) -> bool:
+    """Whether whole layers are sharded over ranks and gathered after the step.
+
+    Source: megatron-core core_v0.17.1 megatron/core/optimizer/layer_wise_optimizer.py; core_v0.18.2
+    megatron/training/arguments.py:1557-1571.
+    """
+    newer = c[CORE] is None or at_least(c[CORE], "0.18.0")
+    return bool(c[OPTIMIZER] == "dist_muon") or (c[OPTIMIZER] in EMERGING and newer and bool(c[DDP_DISTRIBUTED]))
+
+
+def without_overlap(c: Config) -> bool:
+    """Whether the optimizer of the plan takes no data-parallel overlap in the megatron-core of the plan."""
+    if c[OPTIMIZER] not in MUON or c[CORE] is None or at_least(c[CORE], "0.18.0"):
+        return False
+    return bool(c[OPTIMIZER] == "muon") or not at_least(c[CORE], "0.17.0")
 
 
 def sharing_ranks(c: Config) -> int:
@@ -120,7 +146,8 @@ class GatherRule(Rule):
 class DP002(GatherRule):
     """Parameter-gather overlap is on without the distributed optimizer."""
 
-    reads = (PARAM_GATHER, DDP_DISTRIBUTED)
+    reads = (PARAM_GATHER, DDP_DISTRIBUTED, OPTIMIZER)
+    shows = (PARAM_GATHER, DDP_DISTRIBUTED)
     why = "Without it every rank holds all parameters: nothing is gathered, and megatron-core ignores the flag."
     records = ("dp-param-gather-requires-dist-optimizer",)
     source = ARGUMENTS + "597-599"
@@ -129,7 +156,7 @@ class DP002(GatherRule):
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return bool(c[DDP_DISTRIBUTED])
+        return bool(c[DDP_DISTRIBUTED]) or bool(c[OPTIMIZER] == "dist_muon")
 
 
 class DP003(GatherRule):
@@ -380,11 +407,16 @@ class DP012(Rule):
 
 
 class DP013(Rule):
-    """The distributed optimizer is on with an optimizer other than Adam."""
+    """The distributed optimizer is on with an optimizer that it does not take.
 
-    reads = (DDP_DISTRIBUTED, OPTIMIZER_DISTRIBUTED, OPTIMIZER)
+    From megatron-core 0.18 on, Muon and the other emerging optimizers have a distributed optimizer of their own, which shards
+    whole layers.
+    """
+
+    reads = (DDP_DISTRIBUTED, OPTIMIZER_DISTRIBUTED, OPTIMIZER, CORE)
+    shows = (DDP_DISTRIBUTED, OPTIMIZER_DISTRIBUTED, OPTIMIZER)
     why = "megatron-core asserts while the optimizer is built: checkpoints of the distributed optimizer hold Adam's moments."
-    source = MCORE + "optimizer/distrib_optimizer.py:514-520"
+    source = MCORE + "optimizer/distrib_optimizer.py:514-520; optimizer/muon.py:192-193"
     refused = (f"{DDP_DISTRIBUTED}=true", f"{OPTIMIZER_DISTRIBUTED}=true", f"{OPTIMIZER}=sgd")
     fixes = (
         Fix(f"{OPTIMIZER}=adam", "keeps the distributed optimizer"),
@@ -397,7 +429,7 @@ class DP013(Rule):
 
     @classmethod
     def holds(cls, c: Config) -> bool:
-        return bool(c[OPTIMIZER] == "adam")
+        return c[OPTIMIZER] == "adam" or (c[OPTIMIZER] != "dist_muon" and layer_wise(c))
 
 
 class DP014(Rule):
@@ -469,6 +501,78 @@ class DP015(StepRule):
         else:
             other = Fix(f"{FP8_RECIPE}=tensorwise", KEEPS + ", with another FP8 recipe")
         return (Fix(f"{STEP_GATHER}=false", GIVES_UP), other)
+
+
+class DP030(Rule):
+    """Data-parallel overlap is on with a Muon that takes none in this megatron-core."""
+
+    requires = ("DP001",)
+    reads = (OPTIMIZER, GRAD_REDUCE, PARAM_GATHER, CORE)
+    why = (
+        "Before 0.17 neither muon nor dist_muon takes the overlaps, in 0.17 dist_muon alone does; Megatron-LM asserts. From "
+        "0.18 on both do."
+    )
+    source = (
+        ARGUMENTS + "1178-1187; core_v0.17.1 1484-1488; https://github.com/NVIDIA/Megatron-LM/issues/3175; "
+        "https://github.com/NVIDIA/Megatron-LM/pull/3524"
+    )
+    records = ("dp-muon-overlap",)
+    refused = (f"{OPTIMIZER}=muon", f"{GRAD_REDUCE}=true", "parallelism.world_size=2", f"{CORE}=0.16.1")
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c[OPTIMIZER] in MUON and bool(c[GRAD_REDUCE] or c[PARAM_GATHER])
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return not without_overlap(c)
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        newer = "" if at_least(c[CORE], "0.17.0") else f" {CORE}=0.17.0"
+        effect = KEEPS + (", if the run will have that version" if newer else ", whole layers sharded over ranks")
+        return (
+            Fix(f"{OPTIMIZER}=dist_muon{newer}", effect),
+            Fix(f"{GRAD_REDUCE}=false {PARAM_GATHER}=false", GIVES_UP),
+        )
+
+
+class DP031(Rule):
+    """Muon or another emerging optimizer is on with what it is not written for."""
+
+    reads = (OPTIMIZER, FSDP, FP16, STEP_GATHER, OPTIMIZER_INSTANCES)
+    why = (
+        "megatron-core raises with fp16, and asserts with the parameter gather in the optimizer step and with several "
+        "optimizer instances; Megatron-LM asserts with Megatron FSDP."
+    )
+    source = (
+        MCORE + "optimizer/muon.py:188-196; core_v0.19.2 megatron/core/optimizer/__init__.py:755-770, 832-845; "
+        + ARGUMENTS + "1178-1187"
+    )  # fmt: skip
+    refused = (f"{OPTIMIZER}=muon", f"{FP16}=true")
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c[OPTIMIZER] in EMERGING
+
+    @classmethod
+    def changes(cls, c: Config) -> dict[str, Any]:
+        """What it is not written for -> what is."""
+        found = {key: "false" for key in (FSDP, FP16, STEP_GATHER) if c[key]}
+        return found | ({OPTIMIZER_INSTANCES: "1"} if c[OPTIMIZER_INSTANCES] > 1 else {})
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return not cls.changes(c)
+
+    @classmethod
+    def shown(cls, c: Config) -> tuple[str, ...]:
+        return (OPTIMIZER, *cls.changes(c))
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        without = " ".join(f"{key}={value}" for key, value in cls.changes(c).items())
+        return (Fix(without, "keeps the optimizer"), Fix(f"{OPTIMIZER}=adam", "another optimizer"))
 
 
 class DP205(Rule):
@@ -561,6 +665,8 @@ def _first_chunk_only(c: Config) -> str:
 
 def _too_early(c: Config) -> str:
     """Why a reduction in backward would miss gradients; empty if it does not."""
+    if without_overlap(c):
+        return f"{c[OPTIMIZER]} takes no overlap in megatron-core {c[CORE]} (DP030)"
     if c[DEFER]:
         return "the output layer's deferred weight gradient would miss its reduction (PP008)"
     if c[OPTIMIZER_INSTANCES] > 1 and not c[FSDP] and ADV001.affected.covers(c[ADV001.affected.component]):

@@ -33,6 +33,7 @@ from ..schema.keys import (
     MIN_LR,
     MLA,
     NUM_LAYERS,
+    OPTIMIZER,
     PP,
     QUERY_GROUPS,
     RAMP,
@@ -655,9 +656,22 @@ class TRN022(RehearsedAwayRule):
         return not TRN021.concerns(c) and not surely_on_cpu(c)
 
 
+class TRN023(NotBuiltRule):
+    """train.py does not build this optimizer."""
+
+    key, off = OPTIMIZER, "adam"
+    reads = (TRAINER, key)
+    why = "It trains with adam and with sgd; Muon and its relatives come from another package."
+    refused = (*FOR_US, f"{key}=lion")
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return c[OPTIMIZER] in ("adam", "sgd")
+
+
 RULES: tuple[type[Rule], ...] = (
     TRN001, TRN002, TRN003, TRN004, TRN005, TRN006, TRN007, TRN008, TRN009, TRN010, TRN011, TRN012, TRN013, TRN014,
-    TRN015, TRN016, TRN017, TRN018, TRN019, TRN020, TRN021, TRN022,
+    TRN015, TRN016, TRN017, TRN018, TRN019, TRN020, TRN021, TRN022, TRN023,
 )  # fmt: skip
 
 

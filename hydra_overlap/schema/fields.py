@@ -159,6 +159,8 @@ def _tree(node: type, prefix: str = "") -> Tree:
 
 def _arrived(key: str, choices: Iterable[str]) -> dict[str, str]:
     """Choice -> the first release that has it, of those that the first release with any choices does not have."""
+    if key in releases.BY_PARSER:
+        return dict(releases.BY_PARSER[key])
     (_, first), *later = releases.choices(key) or (("", ()),)
     return {name: version for name in choices for version, known in later[::-1] if name in known and name not in first}
 

@@ -398,8 +398,8 @@ class Ddp(_Node):
 class Optimizer(_Node):
     """Base values of OptimizerConfig and of the learning-rate schedule."""
 
-    optimizer: str = choice("adam", "sgd", default="adam")
-    """Optimizer: adam or sgd."""
+    optimizer: str = choice("adam", "sgd", "muon", "dist_muon", "lion", "soap", "adaptive_muon", default="adam")
+    """Optimizer. dist_muon shards whole layers over ranks; from megatron-core 0.18 on, use_distributed_optimizer does so for all but adam."""
     use_distributed_optimizer: bool = False
     """Must equal ddp.use_distributed_optimizer."""
     overlap_param_gather: Optional[bool] = None

@@ -28,6 +28,14 @@ OURS = frozenset({"model.name", "model.seq_length", "model.vocab_size", "model.p
                   "optimizer.lr_warmup_iters", "optimizer.lr_decay_style"})  # fmt: skip
 """Keys that are no field of any of these classes."""
 
+BY_PARSER: dict[str, dict[str, str]] = {
+    "optimizer.optimizer": {
+        "muon": "0.16.0", "dist_muon": "0.16.0", "lion": "0.17.0", "soap": "0.18.0", "adaptive_muon": "0.18.0",
+    },
+}  # fmt: skip
+"""Key -> choice -> the first release that has it, where no annotation names the choices but Megatron-LM's parser does
+(--optimizer of its tags, export/megatron_lm_flags.json)."""
+
 Entry = dict[str, Any]  # type, default and, where the release names them all, choices
 
 

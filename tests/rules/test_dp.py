@@ -267,3 +267,33 @@ def test_refuses_optimizer_instances_without_a_distributed_optimizer_or_across_e
     assert refusing(*asked) == ["DP012"]
     experts = ("model.num_moe_experts=4", "parallelism.expert_model_parallel_size=4")
     assert refusing(*asked, *SHARDED, *experts) == ["DP012"]
+
+
+MUON = ("optimizer.optimizer=muon", DP2)
+DIST_MUON = ("optimizer.optimizer=dist_muon", DP2)
+
+
+@pytest.mark.parametrize(("said", "core", "rules"), [
+    (MUON, "0.16.1", ["DP030"]), (DIST_MUON, "0.16.1", ["DP030"]), (MUON, "0.17.1", ["DP030"]), (DIST_MUON, "0.17.1", []),
+    (MUON, "0.18.2", []), (DIST_MUON, "0.19.2", []), (MUON, "0.15.3", ["DP030", "VER003"]),
+])  # fmt: skip
+def test_muon_reduces_gradients_in_backward_where_its_release_can(
+    said: tuple[str, ...], core: str, rules: list[str]
+) -> None:
+    asked = (*said, f"software.megatron_core={core}")
+    assert refusing(*asked, "comm_overlap.dp.overlap_grad_reduce=true") == rules
+    assert [rule for rule in refusing(*asked) if rule != "VER003"] == []
+
+
+@pytest.mark.parametrize(("said", "core", "rules"), [
+    (DIST_MUON, "0.17.1", []), (DIST_MUON, "0.19.2", []), (MUON, "0.19.2", ["DP002"]), ((*MUON, *SHARDED), "0.19.2", []),
+    ((*MUON, *SHARDED), "0.17.1", ["DP013", "DP030"]),
+])  # fmt: skip
+def test_layers_sharded_over_ranks_are_gathered_in_forward(said: tuple[str, ...], core: str, rules: list[str]) -> None:
+    asked = ("comm_overlap.dp.overlap_param_gather=true", "comm_overlap.dp.overlap_grad_reduce=true")
+    assert refusing(*said, *asked, f"software.megatron_core={core}") == rules
+
+
+@pytest.mark.parametrize("said", ["precision.fp16=true", "ddp.num_distributed_optimizer_instances=2"])
+def test_an_emerging_optimizer_is_refused_what_it_is_not_written_for(said: str) -> None:
+    assert "DP031" in refusing(*MUON, said)

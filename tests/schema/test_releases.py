@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from packaging.version import Version
 
+from hydra_overlap.export import megatron_lm_parser
 from hydra_overlap.megatron import configs
 from hydra_overlap.schema import releases
 from hydra_overlap.schema.fields import ARRIVED, FIELDS, SINCE
@@ -115,3 +116,11 @@ def test_the_table_says_what_the_wheel_has(version: str, tmp_path: Path) -> None
     if not wheels:
         pytest.skip(f"no wheel of {version} can be had here: {done.stderr.strip()[-200:]}")
     assert core_releases.read_wheel(wheels[0]) == at(version)
+
+
+def test_a_choice_that_only_the_parser_names_is_as_new_as_its_first_tag() -> None:
+    for name in FIELDS["optimizer.optimizer"].choices:
+        since = releases.BY_PARSER["optimizer.optimizer"].get(name, "0.0.0")
+        for tag in megatron_lm_parser.releases():
+            newer = tag == "main" or Version(tag.removeprefix("core_v")) >= Version(since)
+            assert (name in megatron_lm_parser.by_dest(tag)["optimizer"]["choices"]) == newer, (name, tag)
