@@ -15,7 +15,7 @@ import yaml
 from .. import dotted
 from ..export.megatron_lm import destination
 from ..export.megatron_lm_parser import by_dest
-from . import megatron_arguments, megatron_bridge, nemo, openings, shell, yamls
+from . import megatron_arguments, megatron_bridge, megatron_flags, nemo, openings, shell, yamls
 from .intake import ABSENT, Intake, Unknown, UnreadableError
 from .launchers import Ranks, launch
 
@@ -219,7 +219,7 @@ def _swift(command: shell.Command, core: str | None) -> Intake | None:
 
 def _dashed() -> frozenset[str]:
     """Flags of Megatron-LM with a dash inside, which no parser of dataclasses has."""
-    return frozenset(flag for flag in megatron_arguments.known_flags() if "-" in flag[2:])
+    return frozenset(flag for flag in megatron_flags.known_flags() if "-" in flag[2:])
 
 
 def _chunks(words: Sequence[str]) -> Iterator[list[str]]:
