@@ -571,6 +571,34 @@ def record(overrides: tuple[str, ...], as_json: bool, launcher: tuple[str, ...])
     sys.exit(found.exit_code)
 
 
+@main.command(short_help="Measure how much communication compute hid in a recorded run.")
+@click.argument("sources", metavar="TRACE...", nargs=-1, required=True, type=click.Path())
+@JSON
+def trace(sources: tuple[str, ...], as_json: bool) -> None:
+    """Measure how much of its communication a run hid, from TRACEs of torch's profiler: files of ranks, or their folder.
+
+    Traces of any program can be read, plain or gzip. Userbuffers, DeepEP and peer copies count as communication, not as compute.
+    """
+    from pathlib import Path
+
+    try:
+        from .trace.command import measured
+        from .trace.events import TraceError
+    except ImportError:
+        from . import commands
+
+        raise click.UsageError(f"Reading traces needs msgspec and numpy: {commands.install('trace')}") from None
+    try:
+        found = measured([Path(source) for source in sources])
+    except TraceError as error:
+        raise click.UsageError(str(error)) from None
+    if not _say(as_json, "ok", 0, result=[one.to_dict() for one in found]):
+        from .screen import make_console
+        from .trace.table import print_measured
+
+        print_measured(found, make_console())
+
+
 @main.command(short_help="Rewrite the results of a sweep.")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False))
 @click.option(

@@ -30,6 +30,7 @@ ELSEWHERE = {
     r"pip install ": "tests/packaging/test_packaging.py::test_an_unrelated_app_composes_and_is_refused",
     r"python your_app\.py ": "tests/hosts/test_owned_groups.py",
     r"python app\.py": "tests/hosts/test_scaffold.py::test_a_new_app_runs_and_is_refused",
+    r"hydra-overlap trace ": "tests/trace/test_command.py::test_of_many_ranks_the_middle_and_the_worst_are_told",
     r"benchmarks/gpu_acceptance\.sh": "tests/te/test_gpu_acceptance.py",
 }
 """Commands that are not run here -> the test that runs what they do."""
