@@ -86,13 +86,21 @@ def _missing(intake: Intake, resolution: Resolution) -> Iterator[Finding]:
         here = (
             "the environment of the launch does not have it"
             if intake.exact
+            else "the text sets it and does not export it: programs do not get it, unless it was exported before"
+            if name in intake.unexported
             else "the text does not set it, so that it hangs on the environment it is called in"
         )
         yield replace(
             ENV002.contradiction(name, "", "1"),
             severity="error" if intake.exact else "warning",
             title="A variable that the run needs is not set",
-            where=(Place(name, "", f"not set in the {'environment' if intake.exact else 'source'}"),),
+            where=(
+                Place(
+                    name,
+                    "",
+                    f"not {'exported' if name in intake.unexported else 'set'} in the {'environment' if intake.exact else 'source'}",
+                ),
+            ),
             why=f"The plan needs {name}=1; {here}. {STOPS[name]}",
             fixes=(Fix(f"export {name}=1", ""),),
             source=SOURCES[name],

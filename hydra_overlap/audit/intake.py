@@ -50,7 +50,8 @@ class Intake:
     overlooked: settings that bear on overlap and that no rule reads, with what was said. ignored: how many others were
     left alone. env: variables the source sets. notes: what the reader assumed. undecided: key -> the setting as it stands
     there, whose value is not known or not usable. findings: what the source's own reader would refuse or pass over.
-    lines: of the command, in a script. exact: whether env is the whole environment of the run. asserts_connections: whether the
+    lines: of the command, in a script. unexported: variables that a script sets
+    and does not export. exact: whether env is the whole environment of the run. asserts_connections: whether the
     program asserts CUDA_DEVICE_MAX_CONNECTIONS as Megatron-LM's validate_args does. torch_fsdp: whether torch's own FSDP is
     used, which no field of ours says. rest_is_default: whether what is not said is
     known to be the default; in Megatron-Bridge it is the recipe's. settle: what the program changes first, applied when all that was said is in `flat`. checks: what the program itself would
@@ -67,6 +68,7 @@ class Intake:
     notes: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     lines: tuple[int, ...] = ()
+    unexported: frozenset[str] = frozenset()
     exact: bool = False
     asserts_connections: bool = False
     torch_fsdp: bool = False

@@ -7,6 +7,7 @@ Options as in: torch v2.9 torch/distributed/run.py get_args_parser; Slurm 24.11 
 DeepSpeed v0.18 deepspeed/launcher/runner.py; docker run(1); apptainer exec; GNU env(1).
 """
 
+import json
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -123,7 +124,7 @@ PREFIXES = {
     "eval": "", "taskset": "", "numactl": "CNmipl", "chrt": "", "timeout": "ks", "sudo": "ugCh", "catchsegv": "", "rocprof": "io", "strace": "eo",
 }  # fmt: skip
 """Programs that start what follows them in the same number of ranks -> letters of their short options with a value."""
-SEARCHED = ("uv", "poetry", "pixi", "pipenv", "conda", "nsys", "ncu", "dlprof", "ray", "hydra-overlap")
+SEARCHED = ("uv", "poetry", "pixi", "pipenv", "conda", "nsys", "ncu", "dlprof", "hydra-overlap")
 """Programs of the same kind whose options are not known here: what they start is looked for."""
 STARTS_RANKS = frozenset({"torchrun", *RUN_MODULES, "deepspeed", "accelerate", "srun", "mpirun", "mpiexec", "mpiexec.hydra", "prun", "aprun", "jsrun"})  # fmt: skip
 
@@ -228,7 +229,7 @@ class _Reader:
             "torchrun": self._torchrun, "torchrun.py": self._torchrun, "deepspeed": self._deepspeed, "accelerate": self._accelerate,
             "srun": self._srun, "mpirun": self._mpirun, "mpiexec": self._mpirun, "mpiexec.hydra": self._mpirun, "prun": self._mpirun,
             "docker": self._docker, "podman": self._docker, "nerdctl": self._docker, "apptainer": self._apptainer,
-            "singularity": self._apptainer, "env": self._env, "sbatch": self._batch, "salloc": self._batch,
+            "singularity": self._apptainer, "ray": self._ray, "env": self._env, "sbatch": self._batch, "salloc": self._batch,
         }  # fmt: skip
         if name in SHELLS:
             return self._inside_shell()
@@ -428,6 +429,20 @@ class _Reader:
         if any(name in taken for name in ("--cleanenv", "-e", "--containall", "-C")):
             self._hand_on(frozenset())
         self.at += 1  # the image
+
+    def _ray(self) -> None:
+        """`ray job submit --runtime-env-json={"env_vars": {...}} -- PROGRAM`."""
+        end = self.words.index("--", self.at) if "--" in self.words[self.at :] else len(self.words)
+        options = " ".join(self.words[self.at : end])
+        found = re.search(r"--runtime-env-json[= ](\{.*\})", options, re.DOTALL)
+        try:
+            variables = json.loads(found[1]).get("env_vars", {}) if found else {}
+        except (ValueError, AttributeError):  # a variable of the shell in it
+            variables = {}
+        self.env |= {str(name): str(value) for name, value in variables.items()}
+        self.at = end + 1 if end < len(self.words) else self.at
+        if end == len(self.words):
+            self._to_next_launcher()
 
     def _python(self) -> None:
         while self.at < len(self.words) and self.words[self.at].startswith("-"):

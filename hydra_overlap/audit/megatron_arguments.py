@@ -81,7 +81,7 @@ def read(
 def take_ranks(intake: Intake, ranks: Ranks) -> None:
     """The number of ranks, or what of it is not known."""
     if ranks.total:
-        intake.take(WORLD, ranks.total, f"{ranks.said}: {ranks.total} ranks")
+        intake.take(WORLD, ranks.total, f"{ranks.said}: {ranks.total} rank{'' if ranks.total == 1 else 's'}")
     elif ranks.unknown:
         intake.notes.append(f"the number of ranks is not known: {', '.join(ranks.unknown)}; say it with {WORLD}=...")
 

@@ -110,7 +110,9 @@ def _intake(run: _Run, folder: Path | None, core: str | None) -> Intake:
     intake = megatron_arguments.read(run.words, run.started.ranks, folder, run.started.program, core)
     intake.lines = (run.command.line,) if run.started.outer or run.started.program else ()
     variables = {name: value for name, value in run.command.variables.items() if name.isupper()}
-    intake.env = run.started.environment(variables)
+    exported = {name: value for name, value in variables.items() if name in run.command.exported}
+    intake.env = run.started.environment(exported)
+    intake.unexported = frozenset(variables) - frozenset(intake.env)
     intake.notes += shell.conditions(run.command)
     intake.ways, intake.group = run.command.ways, run.command.group
     openings.ranks(intake, run.started.outer)

@@ -107,6 +107,10 @@ EIGHT = ONE.replace("=1", "=8")
         (f"{ONE}export NCCL_P2P_DISABLE=1\n", TP4, "h100", "note"),
         ("docker run -e CUDA_DEVICE_MAX_CONNECTIONS=8 img ", TP4, "h100", "error"),
         ("env CUDA_DEVICE_MAX_CONNECTIONS=1 ", TP4, "h100", None),
+        ("CUDA_DEVICE_MAX_CONNECTIONS=1 ", TP4, "h100", None),
+        ("CUDA_DEVICE_MAX_CONNECTIONS=1\n", TP4, "h100", "warning"),  # not exported
+        ("CUDA_DEVICE_MAX_CONNECTIONS=1\nexport CUDA_DEVICE_MAX_CONNECTIONS\n", TP4, "h100", None),
+        ("CUDA_LAUNCH_BLOCKING=1\nexport CUDA_DEVICE_MAX_CONNECTIONS=1\n", TP4, "h100", None),
     ],
 )  # fmt: skip
 def test_the_environment_is_held_against_what_programs_assert(
