@@ -1,8 +1,9 @@
 """What joblib leaves in temporary folders when a sweep is killed: taken away when the next one starts.
 
-It names shared folders and semaphores after the process that made them, as torch names shared memory. Only those of our own sweeps go: each writes a note
-of its process while it runs, and one whose process is gone says whose leavings they are. Elsewhere a number may be another
-process's: the note names the machine's boot and the container (its PID namespace) in which the number means something.
+It names shared folders and semaphores after the process that made them, as torch names shared memory. Only those of our own
+sweeps go: each writes a note of its process while it runs, and one whose process is gone says whose leavings they are.
+Elsewhere a number may be another process's: the note names the machine's boot and the container (its PID namespace) in which
+the number means something.
 """
 
 import json
