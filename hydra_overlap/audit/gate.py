@@ -1,6 +1,7 @@
 """A launch judged as it stands: the words and the environment that a shell passes, nothing of them guessed."""
 
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -62,7 +63,23 @@ def _read(started: Launch, folder: Path, core: str | None) -> tuple[Intake, Call
         intake = megatron_bridge.read(megatron_bridge.Content(nested))
         megatron_arguments.take_ranks(intake, started.ranks)
         return intake, megatron_bridge.say
-    raise UnreadableError(f"{started.program} has no arguments that can be judged. {MAY_READ}")
+    other = _other(started, core)
+    if other is None:
+        raise UnreadableError(f"{started.program} has no arguments that can be judged. {MAY_READ}")
+    return other
+
+
+def _other(started: Launch, core: str | None) -> tuple[Intake, Callable[[str], str]] | None:
+    """A program of another format (verl, NeMo-Launcher, ms-swift), whose words an audit reads as well."""
+    from . import dialects, shell  # the reader of scripts
+
+    found = dialects.read(shlex.join([*started.outer, started.program, *started.arguments]), shell.NOTHING, core)
+    if not found:
+        return None
+    intake, say = found[0]
+    intake.lines = ()
+    megatron_arguments.take_ranks(intake, started.ranks)
+    return intake, say
 
 
 RANKS = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "GROUP_RANK")

@@ -33,6 +33,18 @@ def test_overrides_of_bridge_are_judged_with_the_ranks_of_the_launcher() -> None
     assert "TP001" in [finding.rule for finding in found.errors]
 
 
+def test_formats_of_other_programs_are_judged_as_an_audit_reads_them() -> None:
+    megatron = "actor_rollout_ref.actor.megatron"
+    words = f"python3 -m verl.trainer.main_ppo --config-name=ppo_megatron_trainer.yaml {megatron}.tensor_model_parallel_size=4".split()
+    overlap = f"+{megatron}.override_transformer_config."
+    words += [f"{overlap}overlap_moe_expert_parallel_comm=True", f"{overlap}moe_shared_expert_overlap=True"]
+    found = gate.judge(words, ONE, ["platform=h100"])
+    assert (
+        found.kind.startswith("verl") and found.verdict == "undecided"
+    )  # the experts are the model's, which is not said
+    assert found.request["parallelism"]["tensor_model_parallel_size"] == 4
+
+
 def test_the_version_is_that_of_the_checkout_the_program_lies_in(tmp_path: Path) -> None:
     core = tmp_path / "megatron" / "core"
     core.mkdir(parents=True)
