@@ -83,7 +83,7 @@ def require_affordable(plan: Plan, ranks: int) -> Cost:
     ]
     if available is not None and found.gib > available:
         raise LaunchError(
-            f"This dry run needs about {found.gib:.0f} GiB, and this machine has {available:.0f} GiB free", where=where, why=why,
+            f"This dry run would take about {found.gib:.0f} GiB of memory, and {available:.0f} GiB are free", where=where, why=why,
             fixes=[(f"training.global_batch_size={_few(plan)}", "few microbatches; memory of ranks is the same")],
         )  # fmt: skip
     raise LaunchError(
