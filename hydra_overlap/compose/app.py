@@ -13,7 +13,8 @@ from hydra._internal import utils
 from omegaconf import DictConfig, OmegaConf
 
 from ..errors import REFUSED, USAGE, HydraOverlapError, disk_full, raised_from
-from . import enforce
+from . import budgets, enforce
+from .unreadable import unreadable_in
 
 if TYPE_CHECKING:
     from .hydra_errors import Mistake
@@ -32,7 +33,8 @@ def cli(main: Callable[[], Any], *, own_nodes_only: bool = False) -> None:
     the traceback of a refusal as well.
     """
     try:
-        with _errors_raised(), enforce.closed() if own_nodes_only else nullcontext():
+        with _errors_raised(), budgets.bounded(), enforce.closed() if own_nodes_only else nullcontext():
+            budgets.require_short(sys.argv[1:])
             main()
         sys.stdout.flush()
     except SystemExit as end:
@@ -64,7 +66,7 @@ def _report(error: Exception, task: CodeType) -> int:
         return REFUSED
     from . import hydra_errors
 
-    refusal = raised_from(error, HydraOverlapError)
+    refusal = raised_from(error, HydraOverlapError) or unreadable_in(error)
     mistake = None if refusal or in_task else hydra_errors.explain(error, sys.argv[1:])
     told = refusal or disk_full(error) or mistake
     if told is None:

@@ -14,6 +14,7 @@ from ..resolver.resolution import Resolution
 from ..rules.trn import OURS
 from ..schema.keys import TRAINER
 from .overrides import quoted
+from .unreadable import unreadable_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +57,18 @@ def check(overrides: Sequence[str], *, trainer: str = OURS, primary: Primary = P
     """
     from hydra.core.global_hydra import GlobalHydra
 
-    from . import hydra_errors
+    from . import budgets, hydra_errors
     from .enforce import judged, refusal_in
 
     whose = [f"{TRAINER}={trainer}"] if primary.ours and trainer != OURS else []
     GlobalHydra.instance().clear()
     try:
+        budgets.require_short(overrides)
         resolution = judged(_composed(primary, [*whose, *overrides]), foreign_nodes=not primary.ours)
     except Exception as error:
+        unread = unreadable_in(error)
+        if unread is not None:
+            return Verdict(exit_code=unread.exit_code, headline=unread.headline, findings=unread.findings)
         refusal = refusal_in(error)
         if refusal is not None:
             return Verdict(
@@ -77,6 +82,13 @@ def check(overrides: Sequence[str], *, trainer: str = OURS, primary: Primary = P
 
 
 def _composed(primary: Primary, overrides: Sequence[str]) -> Any:
+    from .budgets import bounded
+
+    with bounded():
+        return _compose(primary, overrides)
+
+
+def _compose(primary: Primary, overrides: Sequence[str]) -> Any:
     from hydra import compose, initialize_config_dir, initialize_config_module
 
     if primary.name is None:

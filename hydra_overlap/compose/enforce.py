@@ -35,7 +35,7 @@ from ..rules import env_conflicts, trn
 from ..rules.cfg import CFG001, CFG002, CFG006, CFG009
 from ..rules.env import ENV002
 from ..schema.fields import NODES, OUTPUT
-from . import key_mapping, option_source, origins, pitfalls, secret_values
+from . import budgets, key_mapping, option_source, origins, pitfalls, secret_values
 from .extract import IN_THE_JOBS, OPEN, Reading, read
 from .interpolations import hydra_keys
 from .overrides import COMMAND_LINE, overrides_of, task_overrides
@@ -104,6 +104,7 @@ def check(root: DictConfig) -> list[str]:
 
 def _check(root: DictConfig) -> list[str]:
     sink = _AS_POINT.get()
+    budgets.require_few_interpolations(root)
     master = sink is None and _sweep_master(root.hydra)
     if not option_source.guarded(root):
         copied = [] if master else _without_bundle(root)

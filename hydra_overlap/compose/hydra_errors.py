@@ -3,6 +3,7 @@
 Only what the command line and option files can cause. Whatever `explain` does not know is a bug and keeps its traceback.
 """
 
+import itertools
 import re
 import traceback
 from collections.abc import Iterator, Sequence
@@ -34,6 +35,7 @@ from .key_mapping import BROUGHT, OWN_NODE
 from .option_source import own_group
 from .overrides import COMMAND_LINE
 from .pitfalls import GROUPS, lists_of_options
+from .unreadable import UnreadableError
 
 GRAMMAR = "https://hydra.cc/docs/advanced/override_grammar/basic"
 HOSTS = "docs/hosts.md"
@@ -74,11 +76,13 @@ class Mistake:
         return "\n\n".join([self.headline, *(render(finding) for finding in self.findings)])
 
 
-def explain(error: Exception, arguments: Sequence[str], *, sweeps: bool = True) -> Mistake | None:
+def explain(error: Exception, arguments: Sequence[str], *, sweeps: bool = True) -> "Mistake | UnreadableError | None":
     """The mistake behind `error`, raised outside of the job; None if it is none.
 
     arguments: the command line. sweeps: whether the command knows -m.
     """
+    if isinstance(error, (RecursionError, UnicodeError)) or "embedded null" in str(error):
+        return _unreadable(error)
     if isinstance(error, OverrideParseException):
         return _not_key_value(error, arguments)
     if isinstance(error, (ValueError, ConfigCompositionException)):  # what Hydra makes of an override without a key
@@ -105,6 +109,26 @@ def explain(error: Exception, arguments: Sequence[str], *, sweeps: bool = True) 
     if isinstance(error, (HydraException, OmegaConfBaseException)) or _raised_in(error).partition(".")[0] in _THEIRS:
         return Mistake((_hydra_says(error),))
     return None
+
+
+def _unreadable(error: Exception) -> UnreadableError | None:
+    """Files that choose each other in a circle, and texts that are none."""
+    if isinstance(error, UnicodeError):
+        return UnreadableError("A text is not UTF-8", f"{error}.")
+    if not isinstance(error, RecursionError):
+        return UnreadableError("A path holds a NUL character", "No file can have such a name.")
+    if _from_bug(error):
+        return None
+    names = [
+        str(frame.f_locals["root"].node.get_config_path())
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_name == "_create_defaults_tree_impl" and "root" in frame.f_locals
+    ]
+    if not names:
+        return UnreadableError("The configuration is nested too deep", "Values stand inside of values without end.")
+    circle = names[-1:] + list(itertools.takewhile(lambda name: name != names[-1], names[-2::-1])) + names[-1:]
+    why = f"Each of these chooses the next: {', '.join(reversed(circle))}. Take one of them out of the list before it."
+    return UnreadableError("Defaults lists choose each other in a circle", why, Place(f"{names[-1]}.yaml", ""))
 
 
 def _not_key_value(error: OverrideParseException, arguments: Sequence[str]) -> Mistake:

@@ -8,6 +8,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from .. import dotted
 
+DEEPEST = 200  # interpolations that name each other, one after the other; each takes omegaconf several frames
 VOLATILE = ("hydra", "now")  # resolvers whose answer is the job's or the moment's
 _REFERENCE = re.compile(r"\$\{\s*(\.*)([^{}:\s]+)\s*(:?)")
 _HYDRA = re.compile(r"\$\{\s*hydra:\s*([^{}\s]+)\s*\}")
@@ -32,6 +33,32 @@ def of_the_job(node: Any) -> bool:
 def hydra_keys(text: str) -> list[str]:
     """The keys of Hydra's own node that `${hydra:KEY}` names in a text."""
     return _HYDRA.findall(text)
+
+
+def expanded(node: Any, counted: dict[int, int], most: int, depth: int = 0) -> int:
+    """How much is read to resolve all of a node: one for each interpolation, and one for each 512 characters of a text.
+
+    What an interpolation names counts as often as it is named. Answers `most` + 1 for anything above. counted: answers so far, by
+    id; a circle counts once, for omegaconf says where it is.
+    """
+    if id(node) in counted:
+        return counted[id(node)]
+    counted[id(node)] = 0
+    if depth > DEEPEST:
+        return most + 1
+    if node._is_interpolation():
+        named = (
+            _find(node, len(dots), name) for dots, name, colon in _REFERENCE.findall(str(node._value())) if not colon
+        )
+        below, total = [one for one in named if one is not None], 1
+    else:
+        below, total = list(_children(node)), 0
+        if isinstance(getattr(node, "_val", None), str):
+            total = len(node._val) // 512
+    for one in below:
+        total = min(total + expanded(one, counted, most, depth + 1), most + 1)
+    counted[id(node)] = total
+    return total
 
 
 def _leads_there(node: Any, seen: set[int]) -> bool:
