@@ -45,7 +45,11 @@ def local_platform() -> dict[str, Any]:
     if not names:
         return option("platform", "cpu")
     words = names[0].lower().replace("-", " ").split()
-    known = [name for name in ("gb300", "gb200", "b300", "b200", "h200", "h100", "a100") if name in words]
+    known = [
+        name
+        for name in ("gb300", "gb200", "b300", "b200", "h200", "h100", "h800", "h20", "a100", "a800")
+        if name in words
+    ]
     if known:
         return {**option("platform", known[0]), "gpus_per_node": len(names)}
     return {

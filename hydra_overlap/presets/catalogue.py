@@ -36,7 +36,7 @@ DIMENSIONS = ("gpu", "hidden_size", "tp", "cp", "mbs", "seq_length", "precision"
 TUNED_SHOWN = 2  # presets that a refusal names
 NO_PRESETS = (NO_PRESET, AUTO)  # options of the group that hold no values of their own
 GENERATION = {
-    "a100": "Ampere", "h100": "Hopper", "h200": "Hopper", "b100": "Blackwell", "b200": "Blackwell", "gb200": "Blackwell",
+    "a100": "Ampere", "a800": "Ampere", "h800": "Hopper", "h20": "Hopper", "h100": "Hopper", "h200": "Hopper", "b100": "Blackwell", "b200": "Blackwell", "gb200": "Blackwell",
     "b300": "Blackwell", "gb300": "Blackwell",
 }  # fmt: skip
 OTHER_GPU, OTHER_GENERATION, OTHER_PRECISION, UNSAID = 1.0, 4.0, 2.0, 0.5  # costs; docs/presets.md says why

@@ -8,6 +8,7 @@ from ..schema.keys import (
     CORE,
     CP,
     CUDA_GRAPH_SCOPE,
+    DEEPEP_SMS,
     DELAY_WGRAD,
     DISPATCH_WGRAD,
     DISPATCHER,
@@ -26,6 +27,7 @@ from ..schema.keys import (
     GRAD_REDUCE,
     GRAPH_IMPL,
     GROUPED_GEMM,
+    HYBRIDEP_SMS,
     MBS,
     MTP,
     NVLINK_DOMAIN,
@@ -38,6 +40,7 @@ from ..schema.keys import (
     RECOMPUTE_MODULES,
     SHARED_EXPERT,
     SHARED_EXPERT_OVERLAP,
+    SM,
     TE,
     TORCH,
     TP,
@@ -716,6 +719,61 @@ class EP026(Rule):
         return c[GPU] not in ("gb200", "gb300")
 
 
+class EP027(Rule):
+    """The ncclep dispatcher, but Transformer Engine is missing or too old."""
+
+    requires = ("EP017", "VER003")
+    reads = (DISPATCHER, FLEX_BACKEND, EXPERTS, TE, SM)
+    why = "It calls Transformer Engine's NCCL expert parallelism, which exists from 2.17 on; megatron-core raises."
+    source = "megatron-core core_v0.19.2 transformer_config.py:1609-1615, 869-876"
+    refused = (f"{DISPATCHER}=flex", f"{FLEX_BACKEND}=ncclep", f"{EXPERTS}=4", f"{SM}=90")
+    fixes = (
+        Fix(f"{TE}=2.17.0", "keeps the dispatcher, if the run will have that version"),
+        Fix(f"{FLEX_BACKEND}=hybridep", "another backend"),
+    )
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        ncclep = c[EXPERTS] is not None and c[DISPATCHER] == "flex" and c[FLEX_BACKEND] == "ncclep"
+        return ncclep and c[SM] is not None
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return at_least(c[TE], "2.17.0")
+
+
+class EP028(Rule):
+    """A number of SMs is set for a dispatcher backend that does not send the tokens."""
+
+    severity = "note"
+    requires = ("EP017",)
+    reads = (DEEPEP_SMS, HYBRIDEP_SMS, DISPATCHER, FLEX_BACKEND)
+    why = "Nothing reads it: the kernels of the backend in use take their own number."
+    source = (
+        "megatron-core core_v0.16.1 megatron/core/transformer/moe/token_dispatcher.py:1347-1366; " + MCORE + "722-727"
+    )
+    refused = (f"{DEEPEP_SMS}=24",)
+
+    @classmethod
+    def unread(cls, c: Config) -> list[str]:
+        """The numbers that nobody reads."""
+        used = (c[FLEX_BACKEND] or "deepep") if c[DISPATCHER] == "flex" else ""
+        numbers = {DEEPEP_SMS: "deepep", HYBRIDEP_SMS: "hybridep"}
+        return [key for key, backend in numbers.items() if c[key] is not None and backend != used]
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return not cls.unread(c)
+
+    @classmethod
+    def shown(cls, c: Config) -> tuple[str, ...]:
+        return (*cls.unread(c), DISPATCHER, FLEX_BACKEND)
+
+    @classmethod
+    def fixes_for(cls, c: Config) -> tuple[Fix, ...]:
+        return (Fix(" ".join(f"{key}=null" for key in cls.unread(c)), "the backend's own number"),)
+
+
 class EP201(EpRule):
     """Expert-parallel overlap over few ranks of one NVLink domain may gain nothing."""
 
@@ -739,7 +797,7 @@ class EP201(EpRule):
 
 RULES: tuple[type[Rule], ...] = (
     EP001, EP002, EP003, EP004, EP005, EP006, EP007, EP008, EP009, EP010, EP011, EP012, EP013, EP014, EP015, EP016,
-    EP017, EP018, EP019, EP020, EP021, EP022, EP023, EP024, EP025, EP026, EP201,
+    EP017, EP018, EP019, EP020, EP021, EP022, EP023, EP024, EP025, EP026, EP027, EP028, EP201,
 )  # fmt: skip
 
 DERIVATIONS: tuple[Derivation, ...] = (

@@ -254,6 +254,10 @@ class Model(_Node):
     """How tokens reach their experts: allgather, alltoall or flex."""
     moe_flex_dispatcher_backend: Optional[str] = choice("deepep", "hybridep", "ncclep")
     """Backend of the flex dispatcher: deepep, hybridep or, since megatron-core 0.19, ncclep; null = deepep."""
+    moe_deepep_num_sms: Optional[int] = at_least(1)
+    """SMs of DeepEP's kernels; null = 20. From megatron-core 0.19 on: moe_flex_dispatcher_num_sms."""
+    moe_hybridep_num_sms: Optional[int] = at_least(1)
+    """SMs of HybridEP's kernels; null = megatron-core's or HybridEP's default. From 0.19 on: moe_flex_dispatcher_num_sms."""
     moe_grouped_gemm: bool = False
     """One grouped GEMM for all local experts."""
     moe_expert_capacity_factor: Optional[float] = at_least(0)
@@ -495,7 +499,7 @@ class Platform(_Node):
     """Facts about the GPU that the plan is for; `auto` reads them from the machine that composes."""
 
     name: Optional[str] = None
-    """a100, h100, h200, b200, gb200, b300, gb300, cpu, or auto (read from this machine); null = not set."""
+    """a100, a800, h100, h800, h20, h200, b200, gb200, b300, gb300, cpu, or auto (read from this machine); null = not set."""
     sm: Optional[int] = at_least(1)
     """Compute capability x 10 (90 = Hopper, 100 = Blackwell); null = no GPU."""
     num_sms: Optional[int] = None
