@@ -17,7 +17,7 @@ from ..export.megatron_lm import destination
 from ..export.megatron_lm_parser import by_dest
 from . import megatron_arguments, megatron_bridge, megatron_flags, nemo, openings, shell, yamls
 from .intake import ABSENT, Intake, Unknown, UnreadableError
-from .launchers import Ranks, launch
+from .launchers import Ranks, is_count, launch
 
 Read = tuple[Intake, Callable[[str], str]]
 SWITCHES = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
@@ -209,9 +209,9 @@ def _swift(command: shell.Command, core: str | None) -> Intake | None:
         content[name] = value if equals else (values if len(values) > 1 else values[0] if values else True)
     intake = _open(_of_values(content, core, "ms-swift command line" if swift else "command line with underscores"))
     gpus = command.variables.get("NPROC_PER_NODE", "")
-    if gpus.isdigit() and len(gpus) < 6:
+    if is_count(gpus):
         nodes = command.variables.get("NNODES", "1")
-        if nodes.isdigit() and len(nodes) < 6 and int(gpus) * int(nodes):
+        if is_count(nodes) and int(gpus) * int(nodes):
             world = int(gpus) * int(nodes)
             intake.take("parallelism.world_size", world, f"NPROC_PER_NODE={gpus} NNODES={nodes}: {world} ranks")
     return intake

@@ -9,6 +9,7 @@ from ..rules.env import CONNECTIONS, ENV002, USERBUFFERS, wants_queues
 from ..rules.env_conflicts import OVERLAPS, contrary
 from ..schema.targets import in_effect
 from .intake import Intake
+from .launchers import is_count
 
 SKIP_MULTICAST = "UB_SKIPMC"
 STOPS = {
@@ -67,7 +68,7 @@ def _as_good(name: str, found: str, needed: str, resolution: Resolution) -> bool
     if name != CONNECTIONS or needed != str(DEFAULT_CONNECTIONS):
         return False
     c = in_effect(resolution.request, resolution.to_dict())
-    return (found.isdigit() and int(found) > 1) or not (wants_queues(c) or any(c[key] for key in OVERLAPS))
+    return (is_count(found) and int(found) > 1) or not (wants_queues(c) or any(c[key] for key in OVERLAPS))
 
 
 def _asserts_one(resolution: Resolution) -> bool:

@@ -147,6 +147,11 @@ def launch(
     return reader.found()
 
 
+def is_count(text: str) -> bool:
+    """Whether a text is a number of nodes, ranks or the like: decimal digits of ASCII, and not beyond all bounds."""
+    return re.fullmatch(r"[0-9]{1,9}", text) is not None
+
+
 def directives_of(text: str) -> list[str]:
     """The words of a script's `#SBATCH` lines."""
     lines = (line for line in text.splitlines() if line.startswith("#SBATCH"))
@@ -157,13 +162,13 @@ def batch_variables(directives: Sequence[str]) -> dict[str, str]:
     """Variables that Slurm sets in a job with these options, as far as they tell them."""
     said = _said(_parsed(directives, SRUN)[0])
     nodes, per_node, tasks = said.get("nodes", "1"), said.get("ntasks-per-node"), said.get("ntasks")
-    if tasks is None and nodes.isdigit() and (per_node or "").isdigit():
+    if tasks is None and is_count(nodes) and is_count(per_node or ""):
         tasks = str(int(nodes) * int(per_node or 1))
     values = {
         "SLURM_NNODES": nodes, "SLURM_JOB_NUM_NODES": nodes, "SLURM_NTASKS": tasks, "SLURM_NPROCS": tasks,
         "SLURM_NTASKS_PER_NODE": per_node, "SLURM_GPUS_ON_NODE": said.get("gpus-per-node"),
     }  # fmt: skip
-    return {name: value for name, value in values.items() if value is not None and value.isdigit()}
+    return {name: value for name, value in values.items() if value is not None and is_count(value)}
 
 
 def batch_job(words: Sequence[str]) -> tuple[str | None, list[str], list[str]]:
@@ -203,7 +208,7 @@ class _Reader:
         if self.counts:
             return self.counts[-1]
         world = self.around.get("WORLD_SIZE", "")
-        return Ranks(int(world), f"WORLD_SIZE={world}") if world.isdigit() else Ranks()
+        return Ranks(int(world), f"WORLD_SIZE={world}") if is_count(world) else Ranks()
 
     def read(self) -> None:
         """To the program, which `at` is then the place of."""
@@ -265,10 +270,10 @@ class _Reader:
         named = re.fullmatch(r"\$\{?(\w+)\}?", text)
         if named:
             text = self.around.get(named[1]) or self._slurm(named[1]) or text
-        if text.isdigit():
+        if is_count(text):
             return int(text), True
         low, colon, high = text.partition(":")  # elastic: from so many nodes to so many
-        return (int(low), True) if colon and low == high and low.isdigit() else (None, False)
+        return (int(low), True) if colon and low == high and is_count(low) else (None, False)
 
     def _slurm(self, name: str) -> str | None:
         return {

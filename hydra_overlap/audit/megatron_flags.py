@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -18,6 +19,7 @@ RULE = "MEGATRON"
 """Stands in place of a rule's name: Megatron-LM itself stops, or does not look at what was said."""
 DICTIONARY = "tp_comm_overlap_cfg"
 NEXT = "0.20.0"  # what Megatron-LM's main branch becomes
+MANY = 2_000  # flags of one command
 STOPS = "Megatron-LM stops at an unknown flag; it does not accept abbreviated flags."
 PARSER = f"Megatron-LM {VERSION} megatron/training/arguments.py:87-102 (allow_abbrev=False, parse_args)"
 
@@ -77,7 +79,7 @@ def parsed(words: list[str], intake: Intake, release: str) -> tuple[dict[str, An
     taken, fork = parser(suppress_defaults=True, release=release), is_fork(words)
     given: dict[str, Any] = {}
     said: dict[str, str] = {}
-    for chunk in _chunks(words):
+    for chunk in _last(list(_chunks(words))):
         text = " ".join(chunk)
         try:
             found, unknown = taken.parse_known_args(chunk, argparse.Namespace())
@@ -156,6 +158,16 @@ def _keys_of(flag: str, release: str) -> list[str]:
 def _translated(key: str) -> str | None:
     """The flag's destination of a field that several flags decide."""
     return key.rpartition(".")[2] if key in TRANSLATED else None
+
+
+def _last(chunks: list[list[str]]) -> list[list[str]]:
+    """Of a command with thousands of flags, each flag's last ones: the last one counts, and each takes a parser's time."""
+    if len(chunks) <= MANY:
+        return chunks
+    kept: dict[str, deque[int]] = {}
+    for index, chunk in enumerate(chunks):
+        kept.setdefault(chunk[0].partition("=")[0], deque(maxlen=2)).append(index)
+    return [chunks[index] for index in sorted(index for indices in kept.values() for index in indices)]
 
 
 def _chunks(words: list[str]) -> Iterator[list[str]]:

@@ -93,7 +93,8 @@ def read(content: Mapping[str, Any]) -> Intake:
     intake = Intake(kind=KIND, settle=_settle)
     nested = yamls.resolved(content)
     model: Mapping[str, Any] = nested["model"]
-    trainer = nested.get("trainer") or {}
+    trainer = nested.get("trainer")
+    trainer = trainer if isinstance(trainer, Mapping) else {}
     for name, value in model.items():
         said = f"model.{name}={yamls.shown(value)}"
         if name in MODEL:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import shell_tests
+from .launchers import is_count
 from .shell_holes import Hole, Holes, Word, differing, has
 from .shell_words import (
     BETWEEN,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from tree_sitter import Node
 
 BYTES = 2_000_000  # of a script
-WORDS = 400_000  # of all commands
+WORDS = 150_000  # of all commands
 DEPTH = 100  # of statements in statements
 SCRIPTS = 8  # scripts in words of scripts, functions in functions, files that source files
 ROUNDS = 64  # of one loop
@@ -205,6 +206,8 @@ class _Text:
 
 def parse(text: str) -> tuple[bytes, Node]:
     """The text as the grammar sees it, and its tree. Raises ValueError if it is too long."""
+    if len(text) > BYTES:
+        raise ValueError(f"it is longer than {BYTES // 1_000_000} MB")
     source = OPERAND.sub(lambda found: found[1] + "".join(STANDS_FOR_BACK.get(one, one) for one in found[2]), text)
     source = re.sub(r"\\\n[ \t]*(?=\n|\Z)", "\n", source + "\n")  # a backslash before an empty line continues nothing
     import tree_sitter_bash
@@ -964,7 +967,7 @@ class _Reader:
         if name == "expr" and len(arguments) == 3:
             value = shell_tests.integer(" ".join(arguments), lambda _: None, lambda *_: None)
             return None if value is None else str(value)
-        if name == "seq" and all(one.isdigit() and len(one) < 4 for one in arguments) and 1 <= len(arguments) <= 2:
+        if name == "seq" and all(is_count(one) and len(one) < 4 for one in arguments) and 1 <= len(arguments) <= 2:
             first, last = ([1] if len(arguments) == 1 else []) + [int(one) for one in arguments]
             return "\n".join(map(str, range(first, last + 1)))
         if len(plain_words) != 1:
@@ -1006,7 +1009,7 @@ class _Reader:
         return True
 
     def _shift(self, arguments: list[str], _: str, __: int) -> Status:
-        count = int(arguments[0]) if arguments and arguments[0].isdigit() and len(arguments[0]) < 6 else 1
+        count = int(arguments[0]) if arguments and is_count(arguments[0]) and len(arguments[0]) < 6 else 1
         if self.state.parameters is not None:
             self.state.parameters = self.state.parameters[count:]
         return True

@@ -31,10 +31,11 @@ def _content(name: str) -> bytes:
         raise UnreadableError(f"There is no file {name}.") from None
     except OSError as error:
         raise UnreadableError(f"{_shown(name)} cannot be read: {error.strerror}.") from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise UnreadableError(f"{name} is not a regular file.")
     with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise UnreadableError(f"{name} is not a regular file.")
         if status.st_size > BYTES:
             raise UnreadableError(f"{name} is longer than {BYTES // 1_000_000} MB.")
         try:

@@ -16,6 +16,7 @@ from ..rules.layout import data_parallel_size, smallest_world
 from ..schema.fields import FIELDS
 from . import environment, shell
 from .intake import ABSENT, Intake, bears, facts_of
+from .launchers import is_count
 from .overrides import COMMAND_LINE, values
 
 WORLD = "parallelism.world_size"
@@ -289,7 +290,7 @@ def _read(text: str, around: shell.Around, core: str | None) -> list[tuple[Intak
 def _complete(intake: Intake, said: list[tuple[str, Any]]) -> list[str]:
     """Add what the source does not say: overrides, the reference stack, a number of ranks; -> what was assumed."""
     for key, name in ASKED_BY_ENVIRONMENT.items():
-        if intake.env.get(name, "").isdigit():
+        if is_count(intake.env.get(name, "")):
             intake.take(key, int(intake.env[name]), f"{name}={intake.env[name]}")
     for key, value in said:
         intake.flat[key] = value

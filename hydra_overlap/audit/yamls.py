@@ -53,13 +53,48 @@ def _untagged(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Any:
     return loader.construct_scalar(node) if isinstance(node, yaml.ScalarNode) else None
 
 
-Loader.add_multi_constructor("!", _untagged)
-Loader.add_multi_constructor("tag:", _untagged)
-Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789"))
+def _scalar(constructor: Callable[[Any, yaml.ScalarNode], Any]) -> Callable[[Any, yaml.ScalarNode], Any]:
+    """A value that cannot be (`!!int x`, 31 February, 5,000 digits) is its text."""
+
+    def construct(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
+        try:
+            return constructor(loader, node)
+        except (ValueError, OverflowError, AttributeError, KeyError, TypeError):
+            return node.value
+
+    return construct
+
+
+def _prepare(loader: Any) -> None:
+    loader.add_multi_constructor("!", _untagged)
+    loader.add_multi_constructor("tag:", _untagged)
+    loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789"))
+    for kind in ("int", "float", "timestamp", "bool", "binary"):
+        tag = f"tag:yaml.org,2002:{kind}"
+        loader.add_constructor(tag, _scalar(yaml.SafeLoader.yaml_constructors[tag]))
+
+
+_prepare(Loader)
+LONG = 50_000  # characters, from which on libyaml reads: PyYAML's own scanner takes 20 s for 1 MB
+_Fast: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class LongLoader(_Fast):  # type: ignore[misc]
+    """The same for long texts."""
+
+    construct_mapping = Loader.construct_mapping
+
+
+_prepare(LongLoader)
 
 
 def load(text: str, loader: type[yaml.SafeLoader] = Loader) -> Any:
     """The content of a YAML file. Raises YAMLError on broken text, UnreadableError on content beyond bounds."""
+    if len(text) > LONG:
+        loader = LongLoader if loader is Loader else _Fast
+        for number, _ in enumerate(yaml.parse(text, Loader=_Fast)):
+            if number > 2 * NODES:
+                raise UnreadableError(f"This YAML has more than {NODES} values.")
     reader = loader(text)
     try:
         node = reader.get_single_node()
@@ -70,6 +105,10 @@ def load(text: str, loader: type[yaml.SafeLoader] = Loader) -> Any:
         return reader.construct_document(node)
     except RecursionError:
         raise UnreadableError("This YAML is nested too deeply.") from None
+    except (ValueError, OverflowError, AttributeError, TypeError) as error:
+        if isinstance(error, yaml.YAMLError):
+            raise
+        raise UnreadableError(f"A value in this YAML cannot be: {str(error)[:100]}.") from None
     finally:
         reader.dispose()
 
