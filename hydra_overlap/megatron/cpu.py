@@ -10,7 +10,7 @@ import contextlib
 import ctypes
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from . import matmul
@@ -32,7 +32,7 @@ def install() -> bool:
 
     if torch.cuda.is_available():
         return False
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    torch.set_num_threads(threads(os.environ))
     if _installed:
         return True
     _installed = True
@@ -44,6 +44,12 @@ def install() -> bool:
     _accept_split_tensors()
     matmul.install()
     return True
+
+
+def threads(environment: Mapping[str, str]) -> int:
+    """OMP_NUM_THREADS as OpenMP reads it: the first of its numbers; one thread where it says no number that can be."""
+    first = environment.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(first) if first.isascii() and first.isdigit() and 0 < int(first[:6]) <= 4096 and len(first) <= 6 else 1
 
 
 def finish() -> None:
