@@ -51,6 +51,18 @@ def test_a_forked_rank_sets_the_threads_of_its_own_environment():
 def test_a_number_of_threads_that_is_none_is_one_thread():
     from hydra_overlap.megatron.cpu import threads
 
-    said = {"8": 8, "4,2": 4, " 3 ": 3, "junk": 1, "": 1, "0": 1, "-2": 1, "1e3": 1, "9" * 5000: 1, "\u00b2": 1, "99999": 1}
+    said = {
+        "8": 8,
+        "4,2": 4,
+        " 3 ": 3,
+        "junk": 1,
+        "": 1,
+        "0": 1,
+        "-2": 1,
+        "1e3": 1,
+        "9" * 5000: 1,
+        "\u00b2": 1,
+        "99999": 1,
+    }
     assert {text: threads({"OMP_NUM_THREADS": text}) for text in said} == said
     assert threads({}) == 1
