@@ -280,7 +280,8 @@ def _experts(intake: Intake) -> None:
     """Expert parallelism with the recipe's experts, whose number is not said."""
     ranks = intake.flat.get("parallelism.expert_model_parallel_size", 1)
     if ranks > 1 and "model.num_moe_experts" not in intake.flat:
-        intake.flat["model.num_moe_experts"] = ranks
+        # At least as many as a token goes to, so that nothing is refused for the assumption.
+        intake.flat["model.num_moe_experts"] = ranks * int(intake.flat.get("model.moe_router_topk", 2))
         intake.notes.append("the number of experts is assumed to be divisible by the expert-parallel ranks")
 
 

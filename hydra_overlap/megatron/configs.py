@@ -84,10 +84,14 @@ def transformer_config(plan: Plan, on_gpu: bool) -> Any:
         "pipeline_dtype": dtype,
         "fp8_param": precision.fp8_param_gather,
         "fp4_param": precision.fp4_param_gather,
-        "bias_activation_fusion": on_gpu,
+        "bias_activation_fusion": on_gpu and _fuses_activation(model),
         "bias_dropout_fusion": on_gpu,
         "masked_softmax_fusion": on_gpu,
-        "apply_rope_fusion": on_gpu and model.position_embedding_type == "rope",
+        # The kernel is Transformer Engine's; multi-latent attention has one for YaRN alone (transformer_config.py:1531-1553, 2069).
+        "apply_rope_fusion": on_gpu
+        and model.position_embedding_type == "rope"
+        and request.software.transformer_engine is not None
+        and not model.multi_latent_attention,
     }
     for name in ("cuda_graph_scope", "cuda_graph_modules"):
         values.pop(name, None)  # empty: require_built has refused any other
@@ -99,6 +103,14 @@ def transformer_config(plan: Plan, on_gpu: bool) -> Any:
         values["moe_ffn_hidden_size"] = model.ffn_hidden_size or 4 * known(model.hidden_size)
     values |= _known(plan.resolution.transformer_config, names)
     return TransformerConfig(**values)
+
+
+def _fuses_activation(model: Any) -> bool:
+    """Whether megatron-core has a fused kernel for this MLP: gated ones, and GELU with a bias.
+
+    Source: megatron-core core_v0.16.1 transformer_config.py:1485-1500, transformer/mlp.py forward.
+    """
+    return bool(model.gated_linear_unit or (model.activation_func == "gelu" and model.add_bias_linear))
 
 
 def ddp_config(plan: Plan) -> Any:

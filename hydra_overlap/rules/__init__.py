@@ -1,12 +1,13 @@
 """Every rule and every derivation, in order. The one place that lists them."""
 
-from . import cfg, cg, cp, ddp, dp, env, ep, par, pp, prec, tp, trn, ub, ver
+from . import cfg, cg, cp, ddp, dp, env, ep, model, par, pp, prec, tp, trn, ub, ver
 from ._base import ARCHITECTURE, Config, Derivation, Rule
 from .advisories import ADVISORIES
 
 RULES: tuple[type[Rule], ...] = (
     *cfg.RULES,
     *par.RULES,
+    *model.RULES,
     *prec.RULES,
     *tp.RULES,
     *ub.RULES,

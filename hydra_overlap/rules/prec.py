@@ -14,6 +14,7 @@ from ..schema.keys import (
     FP8_PARAM_GATHER,
     FP8_RECIPE,
     FSDP,
+    GPU,
     NUM_LAYERS,
     OPTIMIZER_REUSE,
     PP,
@@ -312,6 +313,27 @@ class PREC009(Rule):
         return (Fix(" ".join(changes), "keeps FP4 (plans for what has it)"), NO_FP4)
 
 
+class PREC010(Rule):
+    """FP8 GEMMs on a GPU without Transformer Engine.
+
+    When it applies: to plans for a GPU. A rehearsal trains in 16 bits, and says so.
+    """
+
+    reads = (FP8, GPU, TE)
+    why = "megatron-core's own layers have no FP8: its FP8 context is empty without Transformer Engine, and bf16 runs without a word."
+    source = "megatron-core core_v0.16.1 megatron/core/fp8_utils.py:596-668"
+    refused = (f"{FP8}=hybrid", f"{GPU}=h100")
+    fixes = (Fix(f"{TE}=2.11.0", "keeps FP8, if the run will have that version"), OFF)
+
+    @classmethod
+    def applies(cls, c: Config) -> bool:
+        return c[FP8] is not None and c[GPU] not in (None, "cpu")
+
+    @classmethod
+    def holds(cls, c: Config) -> bool:
+        return c[TE] is not None
+
+
 class PREC201(Rule):
     """Blockwise FP8 scaling is emulated with MXFP8 on Blackwell and newer."""
 
@@ -352,5 +374,6 @@ RULES: tuple[type[Rule], ...] = (
     PREC007,
     PREC008,
     PREC009,
+    PREC010,
     PREC201,
 )

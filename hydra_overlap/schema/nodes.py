@@ -246,6 +246,10 @@ class Model(_Node):
     """Width inside one expert; null = ffn_hidden_size."""
     moe_router_topk: int = at_least(1, EXPERTS, default=2)
     """Experts per token."""
+    moe_router_pre_softmax: bool = False
+    """Take the softmax over all experts before the experts of a token are chosen, not over the chosen ones."""
+    moe_router_score_function: str = choice("softmax", "sigmoid", "sqrtsoftplus", default="softmax")
+    """What makes scores of the router's logits: softmax, sigmoid or, since megatron-core 0.19, sqrtsoftplus."""
     moe_router_load_balancing_type: str = choice("aux_loss", "seq_aux_loss", "sinkhorn", "none", default="aux_loss")
     """How the router balances load: aux_loss, seq_aux_loss, sinkhorn or none."""
     moe_aux_loss_coeff: float = at_least(0, default=0.0)

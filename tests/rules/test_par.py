@@ -194,17 +194,18 @@ def test_refuses_microbatches_of_different_lengths_with_the_allgather_dispatcher
     dispatcher: str, rules: list[str]
 ) -> None:
     dispatched = f"model.moe_token_dispatcher_type={dispatcher}"
-    assert refusing("model.variable_seq_lengths=true", "model.num_moe_experts=4", dispatched) == rules
+    experts = ("model.num_moe_experts=4", f"{EP}=2")
+    assert refusing("model.variable_seq_lengths=true", *experts, dispatched) == rules
     assert refusing("model.variable_seq_lengths=true", dispatched) == []
-    assert refusing("model.num_moe_experts=4", dispatched) == []
+    assert refusing(*experts, dispatched) == []
 
 
 def test_refuses_query_heads_that_key_heads_do_not_share_evenly() -> None:
     assert refusing("model.num_attention_heads=6", "model.num_query_groups=4") == ["PAR019"]
     assert refusing("model.num_attention_heads=6", "model.num_query_groups=3") == []
-    assert (
-        refusing("model.num_attention_heads=6", "model.num_query_groups=4", "model.multi_latent_attention=true") == []
-    )
+    latent = "model.multi_latent_attention=true"
+    assert refusing("model.num_attention_heads=6", "model.num_query_groups=4", latent) == ["PAR032"]
+    assert refusing("model.num_attention_heads=6", "model.num_query_groups=6", latent) == []
 
 
 def test_refuses_heads_of_an_odd_width_for_rotary_embedding_alone() -> None:

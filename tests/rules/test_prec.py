@@ -75,6 +75,9 @@ def test_blackwell_emulates_blockwise_scaling_from_transformer_engine_29_on(vers
     assert refusing(*blockwise, "platform.sm=90") == []
 
 
+TE211 = "software.transformer_engine=2.11.0"
+
+
 def test_without_fp8_or_without_a_gpu_nothing_is_held_against_it() -> None:
     assert refusing("precision.fp8_recipe=mxfp8", "platform.sm=80") == []
     assert refusing(*FP8, "precision.fp8_recipe=mxfp8", "platform=cpu") == []
@@ -85,15 +88,21 @@ def test_without_fp8_or_without_a_gpu_nothing_is_held_against_it() -> None:
     (120, "mxfp8", [f"{FP8_RECIPE}=tensorwise", "platform=b200", OFF]), (89, "blockwise", [f"{FP8_RECIPE}=tensorwise", "platform=h100", OFF]),
 ])  # fmt: skip
 def test_fixes_name_a_recipe_for_this_gpu_and_a_gpu_for_this_recipe(sm: int, recipe: str, fixes: list[str]) -> None:
-    (error,) = errors_of(request_of(*FP8, f"{FP8_RECIPE}={recipe}", f"platform.sm={sm}"))
+    (error,) = errors_of(request_of(*FP8, TE211, f"{FP8_RECIPE}={recipe}", f"platform.sm={sm}"))
     assert [fix.override for fix in error.fixes] == fixes
 
 
 def test_a_note_says_that_blockwise_scaling_is_emulated() -> None:
-    blockwise = (*FP8, "precision.fp8_recipe=blockwise")
+    blockwise = (*FP8, TE211, "precision.fp8_recipe=blockwise")
     assert "PREC201" in remarks(*blockwise, "platform=b200")
     assert "PREC201" not in remarks(*blockwise, "platform=h100")
-    assert "PREC201" not in remarks(*FP8, "precision.fp8_recipe=mxfp8", "platform=b200")
+    assert "PREC201" not in remarks(*FP8, TE211, "precision.fp8_recipe=mxfp8", "platform=b200")
+
+
+def test_refuses_fp8_on_a_gpu_without_transformer_engine_where_megatron_core_would_run_bf16() -> None:
+    assert refusing(*FP8, "platform=h100") == ["PREC010"]
+    assert refusing(*FP8, TE211, "platform=h100") == refusing(*FP8, "platform=cpu") == []
+    assert refusing("precision.bf16=true", "platform=h100") == []
 
 
 FP4 = ("precision.fp4=e2m1", "precision.bf16=true")
