@@ -8,6 +8,7 @@ result, or error, is then what Hydra gets. A test compares both on all our files
 import os
 from collections.abc import Mapping
 from functools import cache, lru_cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -256,11 +257,13 @@ class _Unknown(Exception):
 @cache
 def _loader() -> Any:
     """The loader of omegaconf, with libyaml as its parser."""
-    from omegaconf._utils import get_yaml_loader
-
-    theirs: Any = get_yaml_loader()
+    try:
+        module = import_module("omegaconf._yaml")  # 2.4.1
+    except ModuleNotFoundError:
+        module = import_module("omegaconf._utils")
+    theirs: Any = module.get_yaml_loader()
     parser: Any = getattr(getattr(yaml, "cyaml", None), "CParser", None)
-    if parser is None:
+    if parser is None or issubclass(theirs, parser):
         return theirs
 
     class Loader(parser, theirs):  # type: ignore[misc]
