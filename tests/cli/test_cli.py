@@ -81,7 +81,9 @@ def test_explains_a_field_with_the_rules_that_read_it(run):
 
 
 def test_explains_what_a_field_may_hold_and_which_megatron_core_brought_it(run):
-    assert "holds\n  one of deepep, hybridep, ncclep, or null\n" in run("explain", "model.moe_flex_dispatcher_backend")[1]
+    assert (
+        "holds\n  one of deepep, hybridep, ncclep, or null\n" in run("explain", "model.moe_flex_dispatcher_backend")[1]
+    )
     assert "since\n  megatron-core 0.16.0\n" in run("explain", "model.moe_flex_dispatcher_backend")[1]
     assert "since" not in run("explain", "optimizer.adam_beta1")[1]
 

@@ -358,10 +358,19 @@ def test_megatron_core_alone_would_build_what_we_refuse(rule: str) -> None:
     assert {name: getattr(built, name) for name in overlap} == overlap
 
 
+def cited(source: str) -> Iterator[tuple[str, str]]:
+    """(path, lines) of every place in the megatron-core that is tested with; a citation names its release before the path."""
+    release = BUILT_WITH
+    for said, path, lines in re.findall(r"core_v([\d.]+)|(megatron/core/[\w/]+\.py):(\d[\d, -]*)", source):
+        release = said or release
+        if path and release == BUILT_WITH:
+            yield path, lines
+
+
 CITED = [
     (getattr(item, "__name__", None) or getattr(item, "id", ""), path, lines)
     for item in (*RULES, *DERIVATIONS)
-    for path, lines in re.findall(r"(megatron/core/[\w/]+\.py):(\d[\d, -]*)", item.source)
+    for path, lines in cited(item.source)
 ]
 
 

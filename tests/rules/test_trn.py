@@ -49,7 +49,7 @@ CASES = [  # refused, by this rule alone; a neighbour that passes
     (("checkpoint.save_interval=2",), "TRN010", ("checkpoint.save_interval=2", "checkpoint.save=a")),
     (("launch.dry_run_ranks=[0]",), "TRN011", ("launch.dry_run_ranks=[0]", "launch.dry_run=true")),
     (("launch.dry_run_ranks=[2]", "launch.dry_run=true"), "TRN012", ("launch.dry_run_ranks=[1,0,1]", "launch.dry_run=true")),
-    (("launch.dry_run_ranks=[-1]", "launch.dry_run=true"), "TRN012", ("launch.dry_run_ranks=[]", "launch.dry_run=true")),
+    (("launch.dry_run_ranks=[0,9]", "launch.dry_run=true"), "TRN012", ("launch.dry_run_ranks=[]", "launch.dry_run=true")),
     ((*SLURM, "launch.slurm.nodes=3"), "TRN013", (*SLURM, "launch.slurm.nodes=2")),
     ((*SLURM, "platform=cpu", "launch.slurm.gpus_per_node=2"), "TRN014", (*SLURM, "launch.slurm.gpus_per_node=16")),
     ((*SLURM, "launch.slurm.tasks_per_node=16"), "TRN015", (*SLURM, "launch.slurm.tasks_per_node=8")),
