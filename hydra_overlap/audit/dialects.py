@@ -115,6 +115,8 @@ def _flag(name: str, value: Any) -> list[str]:
     flag = next((one for one in row["flags"] if one.startswith("--")), "") if row else f"--{dest.replace('_', '-')}"
     whole = isinstance(value, list) and row is not None and not row.get("nargs")  # Megatron-LM takes "[1, 0]" there
     values = [_text(one) for one in (value if isinstance(value, list) and not whole else [value])]
+    if row is not None and row.get("nargs"):  # "mlp moe" is two words on the command line that such a file becomes
+        values = [word for one in values for word in one.split()]
     if value is None or any(one == "" for one in values):
         return []
     if row is not None and row["action"] != "store":

@@ -97,6 +97,21 @@ def test_megatron_yaml_of_functional_tests_of_flagscale_and_of_primus_is_read() 
         ) or "parallelism.sequence_parallel" in found.undecided, kind
 
 
+def test_several_words_in_one_value_are_several_words_of_a_flag_that_takes_them() -> None:
+    model = {
+        "num-layers": 8,
+        "hidden-size": 512,
+        "num-attention-heads": 8,
+        "micro-batch-size": 1,
+        "recompute-granularity": "selective",
+    }
+    flags = "\n".join(
+        f"  --{name}: {value}" for name, value in (model | {"recompute-modules": '"core_attn mlp"'}).items()
+    )
+    found = judged(f"MODEL_ARGS:\n{flags}\n")
+    assert found.request["model"]["recompute_modules"] == ["core_attn", "mlp"] and found.errors == ()
+
+
 @pytest.mark.parametrize(
     "text",
     [
