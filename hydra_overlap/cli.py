@@ -3,6 +3,7 @@
 Exit codes: 0 fine, 1 refused (or, for doctor, something is wrong), 2 usage.
 """
 
+import errno
 import functools
 import sys
 from collections.abc import Callable, Sequence
@@ -20,7 +21,44 @@ if TYPE_CHECKING:
     from .presets.catalogue import Preset
     from .resolver.resolution import Resolution
 
+UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+"""What the system says of a place that a user named and that cannot be read or written."""
+
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, usage errors included (docs/json.md).")
+
+
+class FaultError(click.ClickException):
+    """A fault of our own, told in a short report with exit code 1; the details are in a file."""
+
+    def __init__(self, error: Exception) -> None:
+        from . import faults
+
+        faults.show_traceback(error)
+        self.report = faults.report(error, sys.argv)
+        super().__init__(str(self.report))
+
+    def show(self, file: Any = None) -> None:
+        """The report, on standard error."""
+        click.echo(self.message, file=file, err=file is None)
+
+
+def _told(error: Exception) -> click.ClickException | None:
+    """What no command foresaw, as an error that click shows: a place of the user's that cannot be used, or our fault.
+
+    None: it was raised in a file of the user's own, whose traceback is what the user needs.
+    """
+    from . import faults
+    from .errors import HydraOverlapError, disk_full
+    from .findings import visible
+
+    refusal = error if isinstance(error, HydraOverlapError) else disk_full(error)
+    if refusal is not None:
+        return click.ClickException(str(refusal))
+    if isinstance(error, OSError) and error.errno in UNUSABLE and isinstance(error.filename, str):
+        name = visible(error.filename)
+        short = name if len(name) <= 200 else f"{name[:100]}... ({len(name):,} characters)"
+        return click.UsageError(f"{short} cannot be read or written: {error.strerror}.")
+    return FaultError(error) if faults.in_our_hands(error) else None
 
 
 class Commands(click.Group):
@@ -34,6 +72,11 @@ class Commands(click.Group):
             return super().main(args, *rest, standalone_mode=standalone_mode, **extra)  # type: ignore[call-overload]
         try:
             code = super().main(args, *rest, standalone_mode=False, **extra)  # type: ignore[call-overload]
+        except FaultError as fault:
+            from .answers import answer
+
+            click.echo(answer(words[0], "failed", fault.exit_code, findings=(fault.report.finding,)))
+            sys.exit(fault.exit_code)
         except click.ClickException as error:
             from .answers import usage_error
 
@@ -42,6 +85,18 @@ class Commands(click.Group):
         except click.Abort:
             sys.exit(1)
         sys.exit(code if isinstance(code, int) else 0)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click's. Whatever no command foresaw is told without a traceback."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception as error:
+            told = _told(error)
+            if told is None:
+                raise
+            raise told from error
 
     def _answers(self, words: Sequence[str]) -> bool:
         """Whether the command that is called has a --json of its own; train hands all its words to Hydra."""
