@@ -46,7 +46,7 @@ def joined(environment: Mapping[str, str] = os.environ) -> Joined | None:
         raise LaunchError(
             "The variables of torchrun or srun are incomplete or not numbers",
             where=[f"{name}={environment[name]}" for name in names if name in environment],
-            why=f"Some are set, but one is missing or not a number: {error}.",
+            why=f"{error.args[0]} is missing." if isinstance(error, KeyError) else f"One is not a number: {error}.",
             fixes=[
                 (f"env -u RANK -u WORLD_SIZE -u SLURM_STEP_ID {commands.train()} ...", "starts ranks on this machine")
             ],
@@ -54,7 +54,7 @@ def joined(environment: Mapping[str, str] = os.environ) -> Joined | None:
 
 
 def _joined(environment: Mapping[str, str]) -> Joined | None:
-    if "RANK" in environment and "WORLD_SIZE" in environment:
+    if "RANK" in environment:  # without WORLD_SIZE as well: who sets it means a rank, and not that ranks start here
         return Joined(
             launcher="torchrun",
             rank=int(environment["RANK"]),

@@ -83,6 +83,14 @@ def test_half_an_environment_is_refused_with_what_is_there(broken):
     assert external.quiet_overrides(broken) == ()
 
 
+def test_a_rank_without_a_world_is_refused_with_the_variable_that_is_missing():
+    with pytest.raises(LaunchError) as refused:
+        external.joined({"RANK": "3"})
+    told = str(refused.value)
+    assert "RANK=3" in told and "WORLD_SIZE is missing." in told and "env -u RANK" in told
+    assert external.joined({"WORLD_SIZE": "4"}) is None  # says how many there are, not that this process is one
+
+
 def test_a_sweep_is_not_started_inside_a_job():
     with pytest.raises(LaunchError, match="A sweep was started under torchrun"):
         external.require_single_run(external.joined(TORCHRUN), sweeping=True)
