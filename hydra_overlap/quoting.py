@@ -12,6 +12,8 @@ from typing import Any
 
 from .findings import visible
 
+_BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Control characters, separators of lines, and halves of pairs: what Python makes of bytes of a path that are not UTF-8."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ANSI_C = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
@@ -22,7 +24,7 @@ class UnwritableError(ValueError):
 
 def breaks_lines(text: str) -> bool:
     """Whether a text holds what could end its line or its quotes somewhere: control characters, separators, half characters."""
-    return any(ord(char) < 32 or 127 <= ord(char) < 160 or char in "\u2028\u2029" or _is_half(char) for char in text)
+    return _BREAKS.search(text) is not None
 
 
 def comment(text: str) -> str:
@@ -60,11 +62,6 @@ def python_name(text: str) -> str:
     if not all(part.isidentifier() and not keyword.iskeyword(part) for part in text.split(".")):
         raise UnwritableError(f"{visible(text)} is no name in Python")
     return text
-
-
-def _is_half(char: str) -> bool:
-    """Whether a character is half of a pair: what Python makes of bytes of a path or an argument that are not UTF-8."""
-    return 0xD800 <= ord(char) < 0xE000
 
 
 def _ansi_c(word: str) -> str:

@@ -211,7 +211,7 @@ def test_all_ways_in_agree_on_many_more(gating: str, platform: str, flat: dict[s
         ({"training.eval_interval": 2}, "TRN006"),
         ({"launch.dry_run_ranks": [99]}, "TRN011"),
         ({"launch.dry_run": True, "launch.dry_run_ranks": [99]}, "TRN012"),
-        ({"model.multi_latent_attention": True}, "TRN017"),
+        ({"model.multi_latent_attention": True, "model.num_query_groups": None}, "TRN017"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )

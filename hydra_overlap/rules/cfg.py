@@ -5,7 +5,7 @@ is judged when one of them refuses.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..findings import Finding, Fix, Place, in_place, typable, yaml_value
@@ -205,12 +205,14 @@ def judge_values(flat: dict[str, Any], origin: Any) -> Iterator[Finding]:
             yield CFG005.refuse(key, flat[key], origin(key), f"{key} has to be below {limit:,}.", _default_fix(key))
     for key, least in MINIMUM.items():
         value = flat[key]
-        if any(number < least for number in _numbers(value)):
+        if value is not None and any(number < least for number in _numbers(value)):
             why = f"{key} has to be at least {least:g}."
             if key == BUCKET:
                 why += " It counts parameters, not bytes."
             yield CFG005.refuse(key, value, origin(key), why, _default_fix(key))
     for key, ceiling in MOST.items():
+        if flat[key] is None:
+            continue
         if any(value > ceiling.most for value in _numbers(flat[key])) and (key not in BELOW or flat[key] < BELOW[key]):
             why = f"{key} may be at most {_readable(ceiling.most)}. {ceiling.why}"
             yield CFG005.refuse(key, flat[key], origin(key), why, _default_fix(key))
@@ -227,25 +229,32 @@ def _readable(number: float) -> str:
     return f"{number:,}" if isinstance(number, int) else f"{number:.3g}"
 
 
+_LINES = {ord("\n"): None, ord("\t"): None}  # what commands of several lines may hold
+
+
 def _judge_texts(flat: dict[str, Any], origin: Any) -> Iterator[Finding]:
     """CFG011: a text of one line, wherever it stands in a value."""
     for key, value in flat.items():
-        allowed = "\n\t" if key == COMMANDS else ""
-        if any(breaks_lines(text.translate(dict.fromkeys(map(ord, allowed)))) for text in _texts(value)):
+        if value is None or isinstance(value, (bool, int, float)):
+            continue
+        text = value if isinstance(value, str) else _text(value)
+        if breaks_lines(text.translate(_LINES) if key == COMMANDS else text):
             why = f"{key} holds a line break, a control character or bytes that are not UTF-8. Write it without them."
             yield CFG011.refuse(key, value, origin(key), why, _default_fix(key))
 
 
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from _texts(name)
-            yield from _texts(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _texts(item)
+def _text(value: Any) -> str:
+    """All texts that stand in a value, one behind the other."""
+    found, left = [], [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, str):
+            found.append(one)
+        elif isinstance(one, dict):
+            left += [*one, *one.values()]
+        elif isinstance(one, (list, tuple)):
+            left += one
+    return "".join(found)
 
 
 def _default_fix(key: str) -> Fix:

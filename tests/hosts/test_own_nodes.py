@@ -53,7 +53,7 @@ def test_values_of_an_apps_own_node_that_mean_something_else_go_unread_and_are_n
     host = {
         "model": {"recompute_modules": ["my_block"], "cp_comm_type": "ring", "hidden_size": 512, "hidden_dropout": 1.0},
         "ddp": {"use_distributed_optimizer": True},
-        "optimizer": {"use_distributed_optimizer": True, "lr": 1e-5, "optimizer": "lion", "weight_decay": -1.0},
+        "optimizer": {"use_distributed_optimizer": True, "lr": 1e-5, "optimizer": "lamb", "weight_decay": -1.0},
         "training": {"seed": 2**40, "micro_batch_size": "auto", "on_nonfinite": "ignore"},
         "launch": {"loggers": ["neptune"], "slurm": {"nodes": 4}, "where": "kubernetes"},
     }
