@@ -10,7 +10,25 @@ from .plan import Plan
 
 
 def require_checkpoint_folders(plan: Plan) -> None:
-    """Raise LaunchError for a checkpoint.save that cannot be written, or is another run's, and for nothing to resume."""
+    """Raise LaunchError for a checkpoint.save that cannot be written, or is another run's, and for nothing to resume.
+
+    So it does for a folder that cannot be looked at: a name that is too long, a parent that this user may not enter.
+    """
+    try:
+        _look(plan)
+    except OSError as error:
+        wanted = plan.request.checkpoint
+        raise LaunchError(
+            "A folder of checkpoints cannot be read",
+            where=[
+                f"checkpoint.{key}={value}" for key, value in (("save", wanted.save), ("load", wanted.load)) if value
+            ],
+            why=f"{error.strerror or error}.",
+            fixes=[("checkpoint.save=ANOTHER", "saves there"), ("checkpoint.load=ANOTHER", "resumes from there")],
+        ) from None
+
+
+def _look(plan: Plan) -> None:
     wanted = plan.request.checkpoint
     save, load = wanted.save, wanted.load
     if load is not None and load != save and not named(load):

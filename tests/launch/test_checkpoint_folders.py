@@ -67,3 +67,10 @@ def test_copies_under_other_names_are_no_checkpoints_and_steps_are_numbers(used)
         (used / name).mkdir()
         (used / name / STATE).write_text("{}")
     assert [path.name for path in complete(used)] == ["iter_0000004", "iter_10000000"]
+
+
+@pytest.mark.parametrize("key", ["save", "load"])
+def test_a_name_that_is_too_long_for_the_system_is_refused_in_a_sentence(key):
+    with pytest.raises(LaunchError, match="A folder of checkpoints cannot be read") as refused:
+        look(f"checkpoint.{key}={'x' * 5000}")
+    assert "File name too long." in str(refused.value) and f"checkpoint.{key}=ANOTHER" in str(refused.value)
