@@ -63,12 +63,14 @@ def _print_rank(one: Measured, console: Console) -> None:
     idle = sum(window.idle for window in one.windows)
     name = "rank" if one.rank is not None else one.path
     title = f"{name} {one.rank}" if one.rank is not None else name
-    said = f"{title}: {steps} step{'s' if steps > 1 else ''} of {one.length / steps / MS:.2f} ms, {compute / one.length:.0%} compute, {idle / one.length:.0%} idle"
-    console.print(Text(said, "bold"), soft_wrap=True)
+    headline = f"{title}: {steps} step{'s' if steps > 1 else ''} of {one.length / steps / MS:.2f} ms, {compute / one.length:.0%} compute, {idle / one.length:.0%} idle"
+    console.print(Text(headline, "bold"), soft_wrap=True)
     if not one.dimensions:
         print_prose("This rank communicated nothing.", console)
     else:
-        print_rows(_COLUMNS, [_row(one, name) for name in one.dimensions], console)
+        rows = [_row(one, name) for name in one.dimensions]
+        said = [number for number, cells in enumerate(zip(*rows, strict=True)) if any(map(str, cells))]
+        print_rows([_COLUMNS[number] for number in said], [[row[number] for number in said] for row in rows], console)
     console.print()
 
 
