@@ -31,8 +31,7 @@ $(SITE)/.docs: pyproject.toml constraints.txt
 train: $(VENV)/.train
 	@$(BIN)/python train.py $(ARGS)
 
-# Three workers for two cores: a worker of the Slurm and signal tests mostly waits.
-PYTEST := $(BIN)/pytest -n 3 --dist loadgroup --durations=20
+PYTEST := $(BIN)/pytest -n 2 --dist loadgroup --durations=20
 test: $(VENV)/.dev lint
 	$(PYTEST)
 
