@@ -15,6 +15,7 @@ from . import _version
 from .reference import completion
 
 if TYPE_CHECKING:
+    from .audit.verdict import Audit, Audits
     from .compose.check import Primary, Verdict
     from .errors import HydraOverlapError
     from .findings import Finding
@@ -61,13 +62,19 @@ def _told(error: Exception) -> click.ClickException | None:
     return FaultError(error) if faults.in_our_hands(error) else None
 
 
+def _parted(words: Sequence[str]) -> tuple[list[str], list[str] | None]:
+    """Words of a command, and those of another program that come after the first `--`: None where there is no `--`."""
+    at = words.index("--") if "--" in words else None
+    return list(words[:at]), None if at is None else list(words[at + 1 :])
+
+
 class Commands(click.Group):
     """Commands that answer a wrong command line in JSON as well, where JSON is asked for."""
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, standalone_mode: bool = True, **extra: Any) -> Any:  # type: ignore[override]
         """As click's. A usage error is told on standard output if the command is to print JSON."""
         words = list(sys.argv[1:] if args is None else args)
-        own = words[: words.index("--")] if "--" in words else words
+        own, _ = _parted(words)
         if not (standalone_mode and "--json" in own and self._answers(words)):
             return super().main(args, *rest, standalone_mode=standalone_mode, **extra)  # type: ignore[call-overload]
         try:
@@ -114,6 +121,11 @@ def _say(
         command = click.get_current_context().command_path.partition(" ")[2]
         click.echo(answer(command, verdict, exit_code, findings=findings, result=result))
     return as_json
+
+
+def _facts(found: "Audit | Audits") -> dict[str, Any]:
+    """What an audit found, for JSON, without what the answer says of it anyway."""
+    return {name: value for name, value in found.to_dict().items() if name not in ("verdict", "findings")}
 
 
 def _refuse(told: "Verdict | HydraOverlapError", as_json: bool) -> NoReturn:
@@ -421,9 +433,9 @@ class WithArguments(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click's, for the words before `--`."""
-        at = args.index("--") if "--" in args else None
-        left = super().parse_args(ctx, args[:at])
-        ctx.params["arguments"] = None if at is None else tuple(args[at + 1 :])
+        own, rest = _parted(args)
+        left = super().parse_args(ctx, own)
+        ctx.params["arguments"] = None if rest is None else tuple(rest)
         return left
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
@@ -484,7 +496,7 @@ def audit(
         raise click.UsageError(str(error)) from None
     except (GatingError, OverrideError) as error:
         _refuse(error, as_json)
-    result = {name: value for name, value in found.to_dict().items() if name not in ("verdict", "findings")}
+    result = _facts(found)
     if not _say(as_json, found.verdict, found.exit_code, findings=found.findings, result=result):
         print_audit(found, make_console())
     sys.exit(found.exit_code)
@@ -495,11 +507,11 @@ class BeforeLauncher(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click's, for the words before `--`. Raises UsageError if no launcher follows."""
-        own, rest = (args[: args.index("--")], args[args.index("--") + 1 :]) if "--" in args else (args, [])
+        own, rest = _parted(args)
         left = super().parse_args(ctx, own)
         if not rest and not ctx.resilient_parsing:
             raise click.UsageError(f"Write -- and the launcher after it: {ctx.command_path} -- {self.example}", ctx)
-        ctx.params["launcher"] = tuple(rest)
+        ctx.params["launcher"] = tuple(rest or ())
         return left
 
     @property
@@ -559,7 +571,7 @@ def gate(
     starts = not only_print and (report_only or found.verdict != "refused")
     exit_code = 0 if starts else found.exit_code
     if first_rank(os.environ):
-        result = {name: value for name, value in found.to_dict().items() if name not in ("verdict", "findings")}
+        result = _facts(found)
         result["starts"] = starts
         if as_json:
             from .answers import answer
@@ -613,7 +625,7 @@ def record(overrides: tuple[str, ...], as_json: bool, launcher: tuple[str, ...])
     if found is None:
         why = "\n".join(left) or f"{script} started no launcher and no Python program that trains."
         raise click.UsageError(f"Nothing can be judged (the script ended with exit code {recording.exit_code}). {why}")
-    result = {name: value for name, value in found.to_dict().items() if name not in ("verdict", "findings")}
+    result = _facts(found)
     result |= {"launches": [list(one.words) for one in recording.launches], "not_judged": left}
     result |= {"script_exit_code": recording.exit_code, "job": dict(recording.job)}
     if not _say(as_json, found.verdict, found.exit_code, findings=found.findings, result=result):

@@ -50,17 +50,16 @@ def report(
     error: BaseException,
     words: Sequence[str],
     *,
-    folder: Path | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> Report:
     """Write the details of an unexpected exception to a file of its own; -> what to tell.
 
-    words: the command line. folder: where the file goes; without it, the directory for temporary files. Secrets of the
-    environment and of the command line are in neither. Raises nothing: a report that fails would hide what it is of.
+    words: the command line. The file lies in the directory for temporary files. Secrets of the environment and of the command
+    line are in neither. Raises nothing: a report that fails would hide what it is of.
     """
     text = visible(_without_secrets(_one_line(error), words, environment))
     problem = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
-    return Report(problem=problem, place=_place(error), details=_written(error, words, folder, environment))
+    return Report(problem=problem, place=_place(error), details=_written(error, words, environment))
 
 
 def in_our_hands(error: BaseException) -> bool:
@@ -93,13 +92,11 @@ def _place(error: BaseException) -> str:
     return f"{path.relative_to(_HERE.parent)}:{line}"
 
 
-def _written(
-    error: BaseException, words: Sequence[str], folder: Path | None, environment: Mapping[str, str]
-) -> Path | None:
+def _written(error: BaseException, words: Sequence[str], environment: Mapping[str, str]) -> Path | None:
     trace = "".join(traceback.format_exception(error))
     text = f"hydra-overlap {__version__}\n{_versions()}\ncommand: {command(words)}\n\n{trace}"
     try:
-        handle, name = tempfile.mkstemp(prefix="hydra-overlap-fault-", suffix=".txt", dir=folder)
+        handle, name = tempfile.mkstemp(prefix="hydra-overlap-fault-", suffix=".txt")
         with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(_without_secrets(text, words, environment))
     except OSError:

@@ -206,7 +206,7 @@ def _swift(command: shell.Command, core: str | None) -> Intake | None:
     ):
         return None
     content: dict[str, Any] = {}
-    for flag, *values in _chunks(command.words):
+    for flag, *values in megatron_flags.chunks(command.words):
         name, equals, value = flag[2:].partition("=")
         content[name] = value if equals else (values if len(values) > 1 else values[0] if values else True)
     intake = _open(_of_values(content, core, "ms-swift command line" if swift else "command line with underscores"))
@@ -222,19 +222,6 @@ def _swift(command: shell.Command, core: str | None) -> Intake | None:
 def _dashed() -> frozenset[str]:
     """Flags of Megatron-LM with a dash inside, which no parser of dataclasses has."""
     return frozenset(flag for flag in megatron_flags.known_flags() if "-" in flag[2:])
-
-
-def _chunks(words: Sequence[str]) -> Iterator[list[str]]:
-    chunk: list[str] = []
-    for word in words:
-        if word.startswith("--"):
-            if chunk:
-                yield chunk
-            chunk = [word]
-        elif chunk:
-            chunk.append(word)
-    if chunk:
-        yield chunk
 
 
 def _with_underscores(override: str) -> str:

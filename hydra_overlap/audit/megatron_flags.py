@@ -79,7 +79,7 @@ def parsed(words: list[str], intake: Intake, release: str) -> tuple[dict[str, An
     taken, fork = parser(suppress_defaults=True, release=release), is_fork(words)
     given: dict[str, Any] = {}
     said: dict[str, str] = {}
-    for chunk in _last(list(_chunks(words))):
+    for chunk in _last(list(chunks(words))):
         text = " ".join(chunk)
         try:
             found, unknown = taken.parse_known_args(chunk, argparse.Namespace())
@@ -170,8 +170,8 @@ def _last(chunks: list[list[str]]) -> list[list[str]]:
     return [chunks[index] for index in sorted(index for indices in kept.values() for index in indices)]
 
 
-def _chunks(words: list[str]) -> Iterator[list[str]]:
-    """A flag and the words after it."""
+def chunks(words: Sequence[str]) -> Iterator[list[str]]:
+    """Each flag with the words after it; words before the first flag are left out."""
     chunk: list[str] = []
     for word in words:
         if word.startswith("--"):

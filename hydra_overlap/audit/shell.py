@@ -190,7 +190,6 @@ class _Found:
     state: State
     inside: int | None
     exported: frozenset[str]
-    document: str = ""
     cut: Cut | None = None
 
 
@@ -467,7 +466,7 @@ class _Reader:
     def _if(self, node: Node) -> Status:
         """The arms whose conditions may hold, up to the first that does."""
         bodies: list[list[Node] | None] = []
-        names: list[str] = []
+        lines: list[int] = []
         line = self._line(node)
         for condition, body, at in _arms(node):
             status: Status = True
@@ -477,17 +476,17 @@ class _Reader:
                 status = None if status == PRESUMED else status
             if status is False:
                 continue
-            names.append(f"the condition on line {self.text.line + at} holds")
+            lines.append(self.text.line + at)
             bodies.append(body)
             if status is True:
                 break
         else:
             bodies.append(None)
-            names.append("")
         if len(bodies) == 1:
             return self._body(bodies[0])
-        lines = [name.split()[4] for name in names[:-1]]
-        names[-1] = f"no condition on line {' or '.join(lines)} holds"
+        before = lines[: len(bodies) - 1]  # the last body is that of no condition, or of the one that is left then
+        names = [f"the condition on line {number} holds" for number in before]
+        names.append(f"no condition on line {' or '.join(map(str, before))} holds")
         self._branches(bodies, tuple(names), line)
         return PRESUMED
 
@@ -888,7 +887,7 @@ class _Reader:
         state = self.state.fork()
         state.unread = self.state.unread
         self.found.append(
-            _Found(line, words, list(outer), state, self.inside[-1] if self.inside else None, frozenset(self.state.exported | given), document)
+            _Found(line, words, list(outer), state, self.inside[-1] if self.inside else None, frozenset(self.state.exported | given))
         )  # fmt: skip
         if PROGRAM in document:
             self._nested(document, line + 1, [*outer, *words])

@@ -23,7 +23,7 @@ LENGTH = 1_000_000  # of one value
 ITEMS = 200_000  # of one array
 SHORT = 40  # characters of a substitution that is shown as it stands
 BETWEEN = "\x1f"  # between the items of an array in one hole
-# Characters that the parser takes for operators inside ${X:-...}, stood in for there (`Reader` in shell.py).
+# Characters that the parser takes for operators inside ${X:-...}, stood in for there (`parse` in shell.py).
 STANDS_FOR = {chr(0xE000 + ord(one)): one for one in "|;&()<>*"}
 ESCAPES = {
     "n": "\n",

@@ -102,14 +102,13 @@ def _print_spread(found: Sequence[Measured], console: Console) -> None:
     rows = []
     names = dict.fromkeys(name for one in found for name in one.dimensions)
     for name in names:
-        having = [one for one in found if name in one.dimensions]
-        per_step = [(one.total(name).exposed / len(one.windows) / MS, one) for one in having]
-        worst, rank = max(per_step, key=lambda pair: pair[0])
-        volume = median(one.total(name).volume / len(one.windows) / MS for one in having)
-        hidden = median(one.total(name).hidden or 0 for one in having)
-        exposed = median(pair[0] for pair in per_step)
-        who = "" if rank.rank is None else str(rank.rank)
-        rows.append((name, f"{volume:.2f}", f"{hidden:.0%}", f"{exposed:.2f}", f"{worst:.2f}", who))
+        totals = [(one, one.total(name)) for one in found if name in one.dimensions]
+        exposed = [total.exposed / len(one.windows) / MS for one, total in totals]
+        worst, rank = max(zip(exposed, (one.rank for one, _ in totals), strict=True), key=lambda pair: pair[0])
+        volume = median(total.volume / len(one.windows) / MS for one, total in totals)
+        hidden = median(total.hidden or 0 for _, total in totals)
+        who = "" if rank is None else str(rank)
+        rows.append((name, f"{volume:.2f}", f"{hidden:.0%}", f"{median(exposed):.2f}", f"{worst:.2f}", who))
     console.print(Text(f"{len(found)} ranks; medians of a step", "bold"))
     print_rows(columns, rows, console)
     console.print()

@@ -27,13 +27,16 @@ print(first, faults(10))
 
 @pytest.mark.slow
 def test_memory_that_a_step_frees_is_there_for_the_next_one():
-    """Ten rounds take 240,000 page faults with glibc's own settings, and none or few with these once the first are over.
+    """Ten rounds take 240,000 page faults with glibc's own settings, and none with these once the first are over.
 
-    Few: where the heap happens to lie so that one block does not fit the place of its like.
+    Where the system happens to lay the heap, one block may miss the place of its like: the best of three processes counts.
     """
-    done = subprocess.run([sys.executable, "-c", PAGE_FAULTS], capture_output=True, text=True, check=True)
-    first, later = map(int, done.stdout.split())
-    assert first > 10_000 and later < 5_000
+    counted = []
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", PAGE_FAULTS], capture_output=True, text=True, check=True)
+        counted.append(tuple(map(int, done.stdout.split())))
+    assert all(first > 10_000 for first, _ in counted)
+    assert min(later for _, later in counted) < 1_000
 
 
 THREADS = """
